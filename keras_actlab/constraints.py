@@ -1,0 +1,75 @@
+"""Constraints that an optimizer applies to a weight after each step."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_actlab.ops.tensor import Tensor
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class CanonicalAngles(keras.constraints.Constraint):
+    """Maps spherical angles to their principal values without changing the direction that they name.
+
+    All rows but the last come to lie in [0, pi], the last in [0, 2 pi). Angles that are there already stay as they
+    are, to the bit. A polar angle outside is reflected; where that turns the sign of its sine, all later coordinates
+    change sign, so the later polar angles become `pi - angle` and the last one `angle + pi`.
+
+    Directions are periodic in the angles, so this is for reading angles, not for training them: a reflected angle's
+    gradient changes sign, while an optimizer's momentum for it does not.
+
+    Example: two angles just outside their ranges, and the same direction named by angles within them.
+
+    >>> angles = keras_actlab.constraints.CanonicalAngles()(np.array([[-0.25], [1.0]], "float32"))
+    >>> keras.ops.convert_to_numpy(angles)[:, 0].round(4)
+    array([0.25  , 4.1416], dtype=float32)
+
+    Reference:
+
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), section 3.
+    """
+
+    def __call__(self, w: Tensor) -> Tensor:
+        w = ops.convert_to_tensor(w)
+        if len(w.shape) != 2 or w.shape[0] == 0:
+            raise ValueError(
+                f"`w` must hold angles of shape (n - 1, units), n >= 2. Received: w.shape={tuple(w.shape)}"
+            )
+        polar, last = w[:-1], w[-1:]
+        outside = ops.logical_or(polar < 0, polar > math.pi)
+        reflected = ops.logical_and(outside, ops.sin(polar) < 0)
+        reflections = ops.cumsum(ops.cast(reflected, "int32"), axis=0)  # up to and including each row
+        before = reflections - ops.cast(reflected, "int32")
+        # arctan2 reduces an angle of any size without the rounding error of a remainder by 2 pi.
+        polar = ops.where(outside, ops.abs(_reduce(polar)), polar)
+        polar = ops.where(before % 2 == 1, math.pi - polar, polar)
+        flipped = ops.sum(ops.cast(reflected, "int32"), axis=0, keepdims=True) % 2 == 1
+        last = ops.where(flipped, last + math.pi, last)
+        reduced = _reduce(last)
+        reduced = ops.where(reduced < 0, reduced + 2 * math.pi, reduced)
+        reduced = ops.where(reduced >= 2 * math.pi, 0.0, reduced)  # a tiny negative angle plus 2 pi rounds to 2 pi
+        last = ops.where(ops.logical_or(last < 0, last >= 2 * math.pi), reduced, last)
+        return ops.concatenate([polar, last], axis=0)
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class Increasing(keras.constraints.Constraint):
+    """Sorts the entries of a vector into increasing order.
+
+    Keeps the trained thresholds of `keras_actlab.layers.TMAF` in order when a step carries one past another.
+
+    Example:
+
+    >>> w = keras_actlab.constraints.Increasing()(np.array([0.5, -1.0, 2.0], "float32"))
+    >>> keras.ops.convert_to_numpy(w)
+    array([-1. ,  0.5,  2. ], dtype=float32)
+    """
+
+    def __call__(self, w: Tensor) -> Tensor:
+        return ops.sort(ops.convert_to_tensor(w), axis=-1)
+
+
+def _reduce(angle: Tensor) -> Tensor:
+    """The same angle in [-pi, pi]."""
+    return ops.arctan2(ops.sin(angle), ops.cos(angle))

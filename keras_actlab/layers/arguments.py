@@ -1,0 +1,53 @@
+"""What the layers accept as arguments, and the checks that they share."""
+
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_actlab.ops.tensor import Tensor
+
+# What `keras.activations.get` and its like understand: a name, a config, an object; None for none.
+Activation: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
+Initializer: TypeAlias = str | dict[str, Any] | Callable[..., Tensor] | None
+Regularizer: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
+Constraint: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
+
+Shape: TypeAlias = tuple[int | None, ...]
+
+
+def integer(name: str, value: Any) -> int:
+    """Returns `value` as an int; raises a TypeError that names the argument if it is not one."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r} (of type {type(value).__name__})")
+    return int(value)
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """Returns `value` as an int; raises unless it is at least 1."""
+    value = integer(name, value)
+    if value < 1:
+        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+    return value
+
+
+def channel_axis(axis: int, input_shape: Shape) -> int:
+    """Returns `axis` counted from the front; raises unless it is a known, non-batch axis of the input."""
+    rank = len(input_shape)
+    if not -rank <= axis < rank or axis % rank == 0:
+        raise ValueError(
+            f"`axis` must name an axis of the input other than the batch axis. Received: axis={axis}, "
+            f"input_shape={tuple(input_shape)}"
+        )
+    axis = axis % rank
+    if input_shape[axis] is None:
+        raise ValueError(
+            f"The input must have a known length along `axis`. Received: axis={axis}, input_shape={tuple(input_shape)}"
+        )
+    return axis
+
+
+def channel_spec(axis: int, input_shape: Shape) -> keras.layers.InputSpec:
+    """The input spec of a layer whose weights lie along one axis: the same rank and as many channels on each call."""
+    return keras.layers.InputSpec(ndim=len(input_shape), axes={axis: input_shape[axis]})

@@ -1,0 +1,167 @@
+"""The geometric parameterization, for any layer whose units are affine maps."""
+
+import functools
+import math
+from typing import Any
+
+import keras
+
+from keras_actlab import ops
+from keras_actlab.initializers import UniformSphereAngles
+from keras_actlab.layers.arguments import Activation, Constraint, Initializer, Regularizer, Shape
+from keras_actlab.ops.tensor import Tensor, along_axis
+
+
+class GmP(keras.layers.Layer):
+    """`z = scale * activation(direction . x + radius)`: what `GmPDense` and the `GmPConv` layers share.
+
+    A subclass says how many `units` there are, which shape its kernel has for an input (`kernel_shape`, the units
+    last), how the kernel acts on the input (`apply_kernel`), and on which axis of the result the units lie
+    (`unit_axis`).
+    """
+
+    unit_axis = -1
+
+    def __init__(
+        self,
+        units: int,
+        activation: Activation,
+        use_bias: bool,
+        scale_inside: bool,
+        kernel_initializer: Initializer,
+        angles_initializer: Initializer,
+        angles_regularizer: Regularizer,
+        angles_constraint: Constraint,
+        radius_initializer: Initializer,
+        radius_regularizer: Regularizer,
+        radius_constraint: Constraint,
+        scale_initializer: Initializer,
+        scale_regularizer: Regularizer,
+        scale_constraint: Constraint,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if kernel_initializer is not None and (angles_initializer is not None or scale_initializer is not None):
+            raise ValueError(
+                "`kernel_initializer` determines the start of angles and scale, so `angles_initializer` and "
+                f"`scale_initializer` must be None beside it. Received: kernel_initializer={kernel_initializer}, "
+                f"angles_initializer={angles_initializer}, scale_initializer={scale_initializer}"
+            )
+        self._units = units
+        self.angles = self.sign = self.radius = self.scale = None  # variables from `build` on
+        self.activation = keras.activations.get(activation)
+        self.use_bias = use_bias
+        self.scale_inside = scale_inside
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.angles_initializer = keras.initializers.get(angles_initializer)
+        self.angles_regularizer = keras.regularizers.get(angles_regularizer)
+        self.angles_constraint = keras.constraints.get(angles_constraint)
+        self.radius_initializer = keras.initializers.get(radius_initializer)
+        self.radius_regularizer = keras.regularizers.get(radius_regularizer)
+        self.radius_constraint = keras.constraints.get(radius_constraint)
+        self.scale_initializer = keras.initializers.get(scale_initializer)
+        self.scale_regularizer = keras.regularizers.get(scale_regularizer)
+        self.scale_constraint = keras.constraints.get(scale_constraint)
+
+    def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def apply_kernel(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def build(self, input_shape: Shape) -> None:
+        self._kernel_shape = self.kernel_shape(input_shape)
+        fan_in = math.prod(self._kernel_shape[:-1])
+        angles, scale, sign = self._starting_values(fan_in)
+        # Not autocast: the direction is computed in float32 and cast once, whatever the policy.
+        if fan_in > 1:
+            self.angles = self.add_weight(
+                name="angles",
+                shape=(fan_in - 1, self._units),
+                initializer=angles,
+                regularizer=self.angles_regularizer,
+                constraint=self.angles_constraint,
+                autocast=False,
+            )
+        else:
+            self.sign = self.add_weight(
+                name="sign", shape=(self._units,), initializer=sign, trainable=False, autocast=False
+            )
+        if self.use_bias:
+            self.radius = self.add_weight(
+                name="radius",
+                shape=(self._units,),
+                initializer=self.radius_initializer,
+                regularizer=self.radius_regularizer,
+                constraint=self.radius_constraint,
+            )
+        self.scale = self.add_weight(
+            name="scale",
+            shape=(self._units,),
+            initializer=scale,
+            regularizer=self.scale_regularizer,
+            constraint=self.scale_constraint,
+        )
+        # On loading, Keras may have built a nested layer before its parent.
+        if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
+            self.activation.build(self.compute_output_shape(input_shape))
+
+    def _starting_values(self, fan_in: int) -> tuple[Initializer, Initializer, Initializer]:
+        """Returns the initializers of angles, scale and, for a fan-in of 1, sign."""
+        shape = self._kernel_shape
+
+        @functools.cache  # one draw, from which angles and scale start
+        def kernel() -> Tensor:
+            initializer = self.kernel_initializer or keras.initializers.RandomNormal(stddev=1.0)
+            return keras.ops.reshape(initializer(shape, dtype="float32"), (fan_in, self._units))
+
+        def angles(shape: Shape, dtype: str) -> Tensor:
+            return keras.ops.cast(ops.direction_to_angles(kernel()), dtype)
+
+        def scale(shape: Shape, dtype: str) -> Tensor:
+            return keras.ops.cast(keras.ops.norm(kernel(), axis=0), dtype)
+
+        def sign(shape: Shape, dtype: str) -> Tensor:
+            return keras.ops.cast(keras.ops.where(kernel()[0] < 0, -1.0, 1.0), dtype)
+
+        if self.kernel_initializer is not None:
+            return angles, scale, sign
+        return self.angles_initializer or UniformSphereAngles(), self.scale_initializer or "ones", sign
+
+    @property
+    def direction(self) -> Tensor:
+        """The unit vectors u(angles) as a kernel, in the shape of the Keras counterpart's; float32 or wider."""
+        if not self.built:
+            raise AttributeError(f"Layer {self.name!r} has no `direction` before it is built.")
+        rows = self.sign if self.angles is None else ops.angles_to_direction(self.angles)
+        return keras.ops.reshape(rows, self._kernel_shape)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        outputs = self.apply_kernel(inputs, keras.ops.cast(self.direction, self.compute_dtype))
+        if self.use_bias:
+            outputs = outputs + self._along_units(self.radius, outputs)
+        scale = self._along_units(self.scale, outputs)
+        if self.scale_inside:
+            return self.activation(outputs * scale)
+        return self.activation(outputs) * scale
+
+    def _along_units(self, vector: Tensor, outputs: Tensor) -> Tensor:
+        return along_axis(vector, self.unit_axis, len(outputs.shape))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "activation": keras.activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "scale_inside": self.scale_inside,
+            "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "angles_initializer": keras.initializers.serialize(self.angles_initializer),
+            "angles_regularizer": keras.regularizers.serialize(self.angles_regularizer),
+            "angles_constraint": keras.constraints.serialize(self.angles_constraint),
+            "radius_initializer": keras.initializers.serialize(self.radius_initializer),
+            "radius_regularizer": keras.regularizers.serialize(self.radius_regularizer),
+            "radius_constraint": keras.constraints.serialize(self.radius_constraint),
+            "scale_initializer": keras.initializers.serialize(self.scale_initializer),
+            "scale_regularizer": keras.regularizers.serialize(self.scale_regularizer),
+            "scale_constraint": keras.constraints.serialize(self.scale_constraint),
+        }

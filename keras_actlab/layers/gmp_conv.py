@@ -1,0 +1,358 @@
+"""The geometric counterparts of Conv1D, Conv2D and Conv3D."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_actlab.layers.arguments import Activation, Constraint, Initializer, Regularizer, Shape, positive_integer
+from keras_actlab.layers.gmp import GmP
+from keras_actlab.ops.tensor import Tensor
+
+
+class GmPConv(GmP):
+    """What the three convolutions share: all but their `rank`, the number of spatial axes."""
+
+    rank: int
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: int | Sequence[int] = 1,
+        groups: int = 1,
+        activation: Activation = None,
+        use_bias: bool = True,
+        scale_inside: bool = False,
+        kernel_initializer: Initializer = None,
+        angles_initializer: Initializer = None,
+        angles_regularizer: Regularizer = None,
+        angles_constraint: Constraint = None,
+        radius_initializer: Initializer = "zeros",
+        radius_regularizer: Regularizer = None,
+        radius_constraint: Constraint = None,
+        scale_initializer: Initializer = None,
+        scale_regularizer: Regularizer = None,
+        scale_constraint: Constraint = None,
+        activity_regularizer: Regularizer = None,
+        **kwargs: Any,
+    ) -> None:
+        self.filters = positive_integer("filters", filters)
+        self.kernel_size = self._one_per_axis("kernel_size", kernel_size)
+        self.strides = self._one_per_axis("strides", strides)
+        self.dilation_rate = self._one_per_axis("dilation_rate", dilation_rate)
+        self.groups = positive_integer("groups", groups)
+        paddings = ("valid", "same", "causal") if self.rank == 1 else ("valid", "same")
+        if padding not in paddings:
+            raise ValueError(f"`padding` must be one of {paddings}. Received: padding={padding!r}")
+        self.padding = padding
+        data_formats = ("channels_last", "channels_first")
+        if data_format is not None and data_format not in data_formats:
+            raise ValueError(
+                f"`data_format` must be one of {data_formats} or None. Received: data_format={data_format!r}"
+            )
+        self.data_format = data_format or keras.config.image_data_format()
+        if self.filters % self.groups:
+            raise ValueError(f"`groups` must divide `filters`. Received: filters={filters}, groups={groups}")
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(
+                "`strides` and `dilation_rate` must not both exceed 1. "
+                f"Received: strides={strides}, dilation_rate={dilation_rate}"
+            )
+        super().__init__(
+            units=self.filters,
+            activation=activation,
+            use_bias=use_bias,
+            scale_inside=scale_inside,
+            kernel_initializer=kernel_initializer,
+            angles_initializer=angles_initializer,
+            angles_regularizer=angles_regularizer,
+            angles_constraint=angles_constraint,
+            radius_initializer=radius_initializer,
+            radius_regularizer=radius_regularizer,
+            radius_constraint=radius_constraint,
+            scale_initializer=scale_initializer,
+            scale_regularizer=scale_regularizer,
+            scale_constraint=scale_constraint,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
+
+    def _one_per_axis(self, name: str, value: int | Sequence[int]) -> tuple[int, ...]:
+        """Returns one positive integer per spatial axis."""
+        if not isinstance(value, Sequence):
+            return (positive_integer(name, value),) * self.rank
+        if len(value) != self.rank:
+            raise ValueError(f"`{name}` must be an integer or have {self.rank} entries. Received: {name}={value!r}")
+        return tuple(positive_integer(name, entry) for entry in value)
+
+    @property
+    def unit_axis(self) -> int:
+        return -1 if self.data_format == "channels_last" else 1
+
+    def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
+        if len(input_shape) != self.rank + 2 or input_shape[self.unit_axis] is None:
+            raise ValueError(
+                f"The input must have {self.rank} spatial axes and a known number of channels ({self.data_format}). "
+                f"Received: input_shape={tuple(input_shape)}"
+            )
+        channels = input_shape[self.unit_axis]
+        if channels % self.groups:
+            raise ValueError(
+                "`groups` must divide the number of input channels. "
+                f"Received: groups={self.groups}, input_shape={tuple(input_shape)}"
+            )
+        return (*self.kernel_size, channels // self.groups, self.filters)
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2, axes={self.unit_axis: input_shape[self.unit_axis]})
+
+    def apply_kernel(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        padding = self.padding
+        if padding == "causal":
+            widths = [[0, 0], [0, 0], [0, 0]]
+            steps_axis = 1 if self.data_format == "channels_last" else 2
+            widths[steps_axis] = [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0]
+            inputs = ops.pad(inputs, widths)
+            padding = "valid"
+        return ops.conv(
+            inputs,
+            kernel,
+            strides=self.strides,
+            padding=padding,
+            data_format=self.data_format,
+            dilation_rate=self.dilation_rate,
+        )
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        # Keras' symbolic convolution knows no groups, and the output's shape does not depend on them.
+        kernel_shape = (*self.kernel_size, input_shape[self.unit_axis], self.filters)
+        outputs = self.apply_kernel(keras.KerasTensor(input_shape), keras.KerasTensor(kernel_shape))
+        return tuple(outputs.shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "dilation_rate": self.dilation_rate,
+            "groups": self.groups,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class GmPConv1D(GmPConv):
+    """A convolution over one axis whose kernel is given by angles, radius and scale (geometric parameterization).
+
+    `z = scale * activation(conv(x, direction) + radius)` (equation 13 of the paper), where each filter of `direction`
+    is the unit vector that its `angles` name in spherical coordinates, read in the kernel's own order (kernel axes,
+    then input channels).
+
+    - `angles` (the paper's theta), (fan_in - 1, filters), where fan_in is the number of entries of one filter, start
+      with directions uniform on the sphere. With a fan-in of 1 there are none, but a fixed `sign` drawn at random.
+    - `radius` (lambda), (filters,), starts at 0.
+    - `scale` (r), (filters,), starts at 1.
+
+    Args:
+        filters: Number of filters.
+        kernel_size: Extent of the kernel, an integer or one per axis.
+        strides: Steps of the kernel, an integer or one per axis.
+        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape), "causal" (no output depends on later
+            steps).
+        data_format: "channels_last", "channels_first", or None for Keras' global setting.
+        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
+        groups: Number of groups that the channels, and the filters, are split into.
+        activation: Name, function or layer; None for linear.
+        use_bias: Whether there is a radius.
+        scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
+            The two agree for positively homogeneous activations, such as ReLU, and positive scales.
+        kernel_initializer: None, or an initializer of a plain kernel, from which angles and scale start: the angles of
+            each unit's weights, and their norm (the start of the authors' code, with "glorot_uniform").
+        angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
+        angles_regularizer: Regularizer of the angles.
+        angles_constraint: Constraint of the angles.
+        radius_initializer: Initializer of the radius.
+        radius_regularizer: Regularizer of the radius.
+        radius_constraint: Constraint of the radius.
+        scale_initializer: Initializer of the scale; None for ones.
+        scale_regularizer: Regularizer of the scale.
+        scale_constraint: Constraint of the scale.
+        activity_regularizer: Regularizer of the layer's output.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Tensor of rank 3.
+
+    Input shape:
+        (batch, steps, channels), or (batch, channels, steps) with "channels_first"
+
+    Output shape:
+        The same with the new extents, and `filters` in place of the channels.
+
+    Raises:
+        ValueError: If a number is not positive, a name not known, `groups` does not divide channels and filters,
+            strides and dilation both exceed 1, or `kernel_initializer` stands beside an initializer of angles or scale.
+        TypeError: If a number is not an integer.
+
+    Example:
+
+    >>> layer = keras_actlab.layers.GmPConv1D(4, kernel_size=3, activation="relu")
+    >>> tuple(layer(np.ones((2, 10, 3))).shape)
+    (2, 8, 4)
+    >>> tuple(layer.angles.shape)
+    (8, 4)
+
+    Reference:
+
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
+      Parameterization for ReLU Networks".
+    """
+
+    rank = 1
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class GmPConv2D(GmPConv):
+    """A convolution over two axes whose kernel is given by angles, radius and scale (geometric parameterization).
+
+    `z = scale * activation(conv(x, direction) + radius)` (equation 13 of the paper), where each filter of `direction`
+    is the unit vector that its `angles` name in spherical coordinates, read in the kernel's own order (kernel axes,
+    then input channels).
+
+    - `angles` (the paper's theta), (fan_in - 1, filters), where fan_in is the number of entries of one filter, start
+      with directions uniform on the sphere. With a fan-in of 1 there are none, but a fixed `sign` drawn at random.
+    - `radius` (lambda), (filters,), starts at 0.
+    - `scale` (r), (filters,), starts at 1.
+
+    Args:
+        filters: Number of filters.
+        kernel_size: Extent of the kernel, an integer or one per axis.
+        strides: Steps of the kernel, an integer or one per axis.
+        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape).
+        data_format: "channels_last", "channels_first", or None for Keras' global setting.
+        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
+        groups: Number of groups that the channels, and the filters, are split into.
+        activation: Name, function or layer; None for linear.
+        use_bias: Whether there is a radius.
+        scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
+            The two agree for positively homogeneous activations, such as ReLU, and positive scales.
+        kernel_initializer: None, or an initializer of a plain kernel, from which angles and scale start: the angles of
+            each unit's weights, and their norm (the start of the authors' code, with "glorot_uniform").
+        angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
+        angles_regularizer: Regularizer of the angles.
+        angles_constraint: Constraint of the angles.
+        radius_initializer: Initializer of the radius.
+        radius_regularizer: Regularizer of the radius.
+        radius_constraint: Constraint of the radius.
+        scale_initializer: Initializer of the scale; None for ones.
+        scale_regularizer: Regularizer of the scale.
+        scale_constraint: Constraint of the scale.
+        activity_regularizer: Regularizer of the layer's output.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Tensor of rank 4.
+
+    Input shape:
+        (batch, height, width, channels), or (batch, channels, height, width) with "channels_first"
+
+    Output shape:
+        The same with the new extents, and `filters` in place of the channels.
+
+    Raises:
+        ValueError: If a number is not positive, a name not known, `groups` does not divide channels and filters,
+            strides and dilation both exceed 1, or `kernel_initializer` stands beside an initializer of angles or scale.
+        TypeError: If a number is not an integer.
+
+    Example:
+
+    >>> layer = keras_actlab.layers.GmPConv2D(4, kernel_size=3, activation="relu")
+    >>> tuple(layer(np.ones((2, 8, 8, 3))).shape)
+    (2, 6, 6, 4)
+    >>> tuple(layer.angles.shape)
+    (26, 4)
+
+    Reference:
+
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
+      Parameterization for ReLU Networks".
+    """
+
+    rank = 2
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class GmPConv3D(GmPConv):
+    """A convolution over three axes whose kernel is given by angles, radius and scale (geometric parameterization).
+
+    `z = scale * activation(conv(x, direction) + radius)` (equation 13 of the paper), where each filter of `direction`
+    is the unit vector that its `angles` name in spherical coordinates, read in the kernel's own order (kernel axes,
+    then input channels).
+
+    - `angles` (the paper's theta), (fan_in - 1, filters), where fan_in is the number of entries of one filter, start
+      with directions uniform on the sphere. With a fan-in of 1 there are none, but a fixed `sign` drawn at random.
+    - `radius` (lambda), (filters,), starts at 0.
+    - `scale` (r), (filters,), starts at 1.
+
+    Args:
+        filters: Number of filters.
+        kernel_size: Extent of the kernel, an integer or one per axis.
+        strides: Steps of the kernel, an integer or one per axis.
+        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape).
+        data_format: "channels_last", "channels_first", or None for Keras' global setting.
+        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
+        groups: Number of groups that the channels, and the filters, are split into.
+        activation: Name, function or layer; None for linear.
+        use_bias: Whether there is a radius.
+        scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
+            The two agree for positively homogeneous activations, such as ReLU, and positive scales.
+        kernel_initializer: None, or an initializer of a plain kernel, from which angles and scale start: the angles of
+            each unit's weights, and their norm (the start of the authors' code, with "glorot_uniform").
+        angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
+        angles_regularizer: Regularizer of the angles.
+        angles_constraint: Constraint of the angles.
+        radius_initializer: Initializer of the radius.
+        radius_regularizer: Regularizer of the radius.
+        radius_constraint: Constraint of the radius.
+        scale_initializer: Initializer of the scale; None for ones.
+        scale_regularizer: Regularizer of the scale.
+        scale_constraint: Constraint of the scale.
+        activity_regularizer: Regularizer of the layer's output.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Tensor of rank 5.
+
+    Input shape:
+        (batch, depth, height, width, channels), or (batch, channels, depth, height, width) with "channels_first"
+
+    Output shape:
+        The same with the new extents, and `filters` in place of the channels.
+
+    Raises:
+        ValueError: If a number is not positive, a name not known, `groups` does not divide channels and filters,
+            strides and dilation both exceed 1, or `kernel_initializer` stands beside an initializer of angles or scale.
+        TypeError: If a number is not an integer.
+
+    Example:
+
+    >>> layer = keras_actlab.layers.GmPConv3D(4, kernel_size=3, activation="relu")
+    >>> tuple(layer(np.ones((2, 8, 8, 8, 3))).shape)
+    (2, 6, 6, 6, 4)
+    >>> tuple(layer.angles.shape)
+    (80, 4)
+
+    Reference:
+
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
+      Parameterization for ReLU Networks".
+    """
+
+    rank = 3

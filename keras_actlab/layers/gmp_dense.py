@@ -1,0 +1,133 @@
+"""The geometric counterpart of Dense."""
+
+from typing import Any
+
+import keras
+
+from keras_actlab.layers.arguments import Activation, Constraint, Initializer, Regularizer, Shape, positive_integer
+from keras_actlab.layers.gmp import GmP
+from keras_actlab.ops.tensor import Tensor
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class GmPDense(GmP):
+    """A densely connected layer whose weights are given by angles, radius and scale (geometric parameterization).
+
+    `z = scale * activation(direction . x + radius)` (equation 13 of the paper), where `direction` is the unit vector
+    u(theta) that `angles` name in spherical coordinates, see `keras_actlab.ops.angles_to_direction`. The boundary at
+    which a ReLU unit switches on is `{x : direction . x = -radius}`: the angles turn it, the radius shifts it, the
+    scale leaves it where it is.
+
+    - `angles` (the paper's theta), (fan_in - 1, units), start with directions uniform on the sphere. With a fan-in of
+      1, where the sphere is {-1, 1}, there are none, but a fixed `sign` drawn at random.
+    - `radius` (lambda), (units,), starts at 0.
+    - `scale` (r), (units,), starts at 1.
+
+    A unit has `fan_in + 1` parameters, as many as in Dense.
+
+    Args:
+        units: Number of units.
+        activation: Name, function or layer; None for linear.
+        use_bias: Whether there is a radius.
+        scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
+            The two agree for positively homogeneous activations, such as ReLU, and positive scales.
+        kernel_initializer: None, or an initializer of a plain kernel, from which angles and scale start: the angles of
+            each unit's weights, and their norm (the start of the authors' code, with "glorot_uniform").
+        angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
+        angles_regularizer: Regularizer of the angles.
+        angles_constraint: Constraint of the angles.
+        radius_initializer: Initializer of the radius.
+        radius_regularizer: Regularizer of the radius.
+        radius_constraint: Constraint of the radius.
+        scale_initializer: Initializer of the scale; None for ones.
+        scale_regularizer: Regularizer of the scale.
+        scale_constraint: Constraint of the scale.
+        activity_regularizer: Regularizer of the layer's output.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Tensor of rank 2 or more.
+
+    Input shape:
+        (batch, ..., fan_in)
+
+    Output shape:
+        (batch, ..., units)
+
+    Raises:
+        ValueError: If `units` is not positive, or `kernel_initializer` stands beside an initializer of angles or scale.
+        TypeError: If `units` is not an integer.
+
+    Example:
+
+    >>> layer = keras_actlab.layers.GmPDense(4, activation="relu")
+    >>> tuple(layer(np.ones((2, 3))).shape)
+    (2, 4)
+    >>> tuple(layer.angles.shape), tuple(layer.radius.shape), tuple(layer.scale.shape)
+    ((2, 4), (4,), (4,))
+
+    Reference:
+
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
+      Parameterization for ReLU Networks".
+    """
+
+    def __init__(
+        self,
+        units: int,
+        activation: Activation = None,
+        use_bias: bool = True,
+        scale_inside: bool = False,
+        kernel_initializer: Initializer = None,
+        angles_initializer: Initializer = None,
+        angles_regularizer: Regularizer = None,
+        angles_constraint: Constraint = None,
+        radius_initializer: Initializer = "zeros",
+        radius_regularizer: Regularizer = None,
+        radius_constraint: Constraint = None,
+        scale_initializer: Initializer = None,
+        scale_regularizer: Regularizer = None,
+        scale_constraint: Constraint = None,
+        activity_regularizer: Regularizer = None,
+        **kwargs: Any,
+    ) -> None:
+        self.units = positive_integer("units", units)
+        super().__init__(
+            units=self.units,
+            activation=activation,
+            use_bias=use_bias,
+            scale_inside=scale_inside,
+            kernel_initializer=kernel_initializer,
+            angles_initializer=angles_initializer,
+            angles_regularizer=angles_regularizer,
+            angles_constraint=angles_constraint,
+            radius_initializer=radius_initializer,
+            radius_regularizer=radius_regularizer,
+            radius_constraint=radius_constraint,
+            scale_initializer=scale_initializer,
+            scale_regularizer=scale_regularizer,
+            scale_constraint=scale_constraint,
+            activity_regularizer=activity_regularizer,
+            **kwargs,
+        )
+        self.supports_masking = True
+
+    def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
+        if len(input_shape) < 2 or input_shape[-1] is None:
+            raise ValueError(
+                f"The input must have rank 2 or more and a known last axis. Received: input_shape={tuple(input_shape)}"
+            )
+        return (input_shape[-1], self.units)
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
+
+    def apply_kernel(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        return keras.ops.matmul(inputs, kernel)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], self.units)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"units": self.units}

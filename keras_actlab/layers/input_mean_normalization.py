@@ -1,0 +1,134 @@
+"""Subtracting the mean of a layer's input."""
+
+from typing import Any
+
+import keras
+from keras import backend, ops
+
+from keras_actlab.layers.arguments import Shape, channel_axis, channel_spec, integer
+from keras_actlab.ops.tensor import Tensor, along_axis, floating
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class InputMeanNormalization(keras.layers.Layer):
+    """Input mean normalization: subtracts from each channel its mean over the mini-batch.
+
+    `y = x - mean(x)` (equation 14 of the paper), the mean over all axes but the channels' (the batch, and time or
+    space). There are no trainable parameters. In training the mean is the batch's, and the gradient flows through it.
+    At inference it is a moving average, which starts at 0 and after each training batch becomes
+    `momentum * moving_mean + (1 - momentum) * mean`. The mean is computed in float32 under every mixed policy.
+
+    Place it before a geometric layer for the paper's GmP+IMN: with centred inputs, `radius = 0` starts every boundary
+    in the middle of the data.
+
+    Args:
+        axis: The channel axis.
+        momentum: Momentum of the moving average, in [0, 1].
+        synchronized: Whether the replicas of `tf.distribute` share one mean, each weighted with the number of
+            its samples. TensorFlow only; on JAX, under `keras.distribution`, the mean always is that of the global
+            batch.
+        **kwargs: Base layer arguments, such as `name` and `dtype`. A layer that is not `trainable` runs in inference
+            mode, as Keras' `BatchNormalization` does.
+
+    Call arguments:
+        inputs: Tensor of rank 2 or more.
+        training: Whether to use and record the batch's mean.
+        mask: Boolean tensor that covers the leading axes of `inputs`, (batch,) or (batch, time) say. Entries where it
+            is False do not count in the mean. A batch in which nothing counts has the mean 0 and is not recorded.
+
+    Input shape:
+        Any with a known number of channels on `axis`, which stays the same.
+
+    Output shape:
+        Same as the input.
+
+    Raises:
+        ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], the mask has more axes
+            than the input, or `synchronized` is asked for on another backend than TensorFlow.
+        TypeError: If `axis` is not an integer.
+
+    Example:
+
+    >>> layer = keras_actlab.layers.InputMeanNormalization()
+    >>> keras.ops.convert_to_numpy(layer(np.array([[1.0, 5.0], [3.0, 9.0]]), training=True))
+    array([[-1., -2.],
+           [ 1.,  2.]], dtype=float32)
+
+    Reference:
+
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), section 3.4.
+    """
+
+    def __init__(self, axis: int = -1, momentum: float = 0.99, synchronized: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.axis = integer("axis", axis)
+        if not 0.0 <= momentum <= 1.0:
+            raise ValueError(f"`momentum` must be in [0, 1]. Received: momentum={momentum}")
+        self.momentum = momentum
+        if synchronized and backend.backend() != "tensorflow":
+            raise ValueError(
+                "`synchronized=True` works on the TensorFlow backend only. "
+                f"Received: synchronized={synchronized}, backend={backend.backend()!r}"
+            )
+        self.synchronized = synchronized
+
+    def build(self, input_shape: Shape) -> None:
+        axis = channel_axis(self.axis, input_shape)
+        self.moving_mean = self.add_weight(
+            name="moving_mean",
+            shape=(input_shape[axis],),
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+        )
+        self.input_spec = channel_spec(axis, input_shape)
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        x = floating(inputs, at_least="float32")
+        use_batch = training and self.trainable
+        mean = self._batch_mean(x, mask) if use_batch else ops.cast(self.moving_mean, x.dtype)
+        return ops.cast(x - along_axis(mean, self.axis, len(x.shape)), self.compute_dtype)
+
+    def _batch_mean(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Returns the mean of each channel of `x`, (channels,), and records it."""
+        rank = len(x.shape)
+        axes = [axis for axis in range(rank) if axis != self.axis % rank]
+        if mask is None:
+            present = ops.ones_like(x)
+        else:
+            if len(mask.shape) > rank:
+                raise ValueError(
+                    "`mask` must not have more axes than `inputs`. "
+                    f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}"
+                )
+            mask = ops.reshape(ops.cast(mask, x.dtype), tuple(ops.shape(mask)) + (1,) * (rank - len(mask.shape)))
+            present = ops.broadcast_to(mask, ops.shape(x))
+            x = ops.where(present > 0, x, 0.0)
+        count = ops.sum(present, axis=axes, keepdims=True)
+        # Divided before they are summed, so that large values do not overflow.
+        mean = ops.sum(x / ops.maximum(count, 1.0), axis=axes)
+        count = ops.reshape(count, (-1,))
+        if self.synchronized:
+            mean_count = _mean_over_replicas(count)
+            mean = _mean_over_replicas(mean * count / ops.maximum(mean_count, 1e-9))
+            count = mean_count
+        moving_mean = ops.cast(self.moving_mean, mean.dtype)
+        updated = self.momentum * moving_mean + (1.0 - self.momentum) * ops.stop_gradient(mean)
+        self.moving_mean.assign(ops.where(count > 0, updated, moving_mean))
+        return mean
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "axis": self.axis,
+            "momentum": self.momentum,
+            "synchronized": self.synchronized,
+        }
+
+
+def _mean_over_replicas(x: Tensor) -> Tensor:
+    mean, _ = ops.moments(x[None], axes=[0], synchronized=True)
+    return mean

@@ -1,0 +1,176 @@
+"""Trainable matrix activation functions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_actlab import constraints, ops
+from keras_actlab.layers.arguments import (
+    Constraint,
+    Initializer,
+    Regularizer,
+    Shape,
+    channel_axis,
+    channel_spec,
+    integer,
+)
+from keras_actlab.ops.matrix_activation import check_thresholds
+from keras_actlab.ops.tensor import Tensor
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class TMAF(keras.layers.Layer):
+    """Trainable matrix activation function: `y = A(x) x`, with a banded matrix of piecewise constant entries.
+
+    `y[i] = sum over |d| <= bandwidth of a[d, i + d](x[i + d]) * x[i + d]`, where the entry of column `j`, `d` places
+    off the diagonal, is a step function of channel `j` (our reading of the paper for the off-diagonals):
+
+    `a[d, j](s) = levels[bandwidth + d, k, j]  for  thresholds[k - 1] < s <= thresholds[k]`
+
+    The levels (the paper's t) are trained. They start as exactly ReLU: on the diagonal 0 left of 0 and 1 right of it,
+    and zero off the diagonal. The thresholds (the paper's s) are fixed, as in the paper, unless
+    `train_thresholds=True`; they start, or stay, as given. There are no other parameters.
+
+    Training the thresholds is our extension. Their true gradient is 0 almost everywhere; in its place the step at a
+    threshold counts as having a slope of hat shape, `max(0, 1 - |x - s| / w) / w`, in the derivative with respect to
+    the threshold alone, where `w` is the mean distance between neighbouring `thresholds` as given, or 1 if there is
+    only one. For `w -> 0` this is the derivative of the expected output. After each step the thresholds are sorted.
+
+    Args:
+        bandwidth: Number of off-diagonals on either side: 0 for the diagonal, 1 for the tri-diagonal activation, at
+            most channels - 1, which is also what "full" stands for.
+        thresholds: The m points, finite and strictly increasing, at which the entries step.
+        axis: The channel axis.
+        shared: Whether all channels share one set of levels.
+        train_thresholds: Whether the thresholds are trained, with the surrogate gradient above.
+        levels_initializer: "relu", or an initializer for the shape (2 * bandwidth + 1, m + 1, channels). "relu" needs
+            a threshold at 0.
+        levels_regularizer: Regularizer of the levels.
+        levels_constraint: Constraint of the levels.
+        **kwargs: Base layer arguments, such as `name` and `dtype`.
+
+    Call arguments:
+        inputs: Tensor of rank 2 or more.
+
+    Input shape:
+        Any with a known number of channels on `axis`, which stays the same.
+
+    Output shape:
+        Same as the input.
+
+    Raises:
+        ValueError: If the thresholds are not finite and strictly increasing, "relu" is asked for without a threshold at
+            0, the bandwidth is negative or does not fit the channels, or `axis` is not a non-batch axis of the input.
+        TypeError: If an argument has the wrong type.
+
+    Example:
+
+    >>> layer = keras_actlab.layers.TMAF(bandwidth=1, thresholds=(-1.0, 0.0, 1.0))
+    >>> keras.ops.convert_to_numpy(layer(np.array([[-2.0, 0.5, 3.0]])))
+    array([[0. , 0.5, 3. ]], dtype=float32)
+    >>> tuple(layer.levels.shape)
+    (3, 4, 3)
+
+    Reference:
+
+    - [Liu et al., 2024](https://arxiv.org/abs/2109.09948), "Neural networks with trainable matrix activation
+      functions".
+    """
+
+    def __init__(
+        self,
+        bandwidth: int | str = 1,
+        thresholds: Sequence[float] = (-1.0, 0.0, 1.0),
+        axis: int = -1,
+        shared: bool = False,
+        train_thresholds: bool = False,
+        levels_initializer: Initializer = "relu",
+        levels_regularizer: Regularizer = None,
+        levels_constraint: Constraint = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        if bandwidth != "full":
+            if isinstance(bandwidth, str):
+                raise ValueError(f'`bandwidth` must be an integer or "full". Received: bandwidth={bandwidth!r}')
+            bandwidth = integer("bandwidth", bandwidth)
+            if bandwidth < 0:
+                raise ValueError(f"`bandwidth` must not be negative. Received: bandwidth={bandwidth}")
+        self.bandwidth = bandwidth
+        self.initial_thresholds = check_thresholds(thresholds)
+        self.thresholds: Any = self.initial_thresholds  # a variable from `build` on where they are trained
+        self.axis = integer("axis", axis)
+        self.shared = shared
+        self.train_thresholds = train_thresholds
+        if levels_initializer == "relu":
+            if 0.0 not in self.initial_thresholds:
+                raise ValueError(
+                    "`levels_initializer='relu'` needs a threshold at 0, where ReLU has its kink. "
+                    f"Received: thresholds={self.initial_thresholds}"
+                )
+            self.levels_initializer = "relu"
+        else:
+            self.levels_initializer = keras.initializers.get(levels_initializer)
+        self.levels_regularizer = keras.regularizers.get(levels_regularizer)
+        self.levels_constraint = keras.constraints.get(levels_constraint)
+
+    def build(self, input_shape: Shape) -> None:
+        axis = channel_axis(self.axis, input_shape)
+        channels = input_shape[axis]
+        bandwidth = channels - 1 if self.bandwidth == "full" else self.bandwidth
+        if bandwidth >= channels:
+            raise ValueError(
+                "`bandwidth` must be less than the number of channels. "
+                f"Received: bandwidth={bandwidth}, input_shape={tuple(input_shape)}, axis={self.axis}"
+            )
+        intervals = len(self.initial_thresholds) + 1
+        self.levels = self.add_weight(
+            name="levels",
+            shape=(2 * bandwidth + 1, intervals, 1 if self.shared else channels),
+            initializer=self._relu_levels if self.levels_initializer == "relu" else self.levels_initializer,
+            regularizer=self.levels_regularizer,
+            constraint=self.levels_constraint,
+        )
+        if self.train_thresholds:
+            self.thresholds = self.add_weight(
+                name="thresholds",
+                shape=(intervals - 1,),
+                initializer=lambda shape, dtype: keras.ops.convert_to_tensor(self.initial_thresholds, dtype),
+                constraint=constraints.Increasing(),
+            )
+        self.input_spec = channel_spec(axis, input_shape)
+
+    def _relu_levels(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        levels = np.zeros(shape)
+        first_positive = self.initial_thresholds.index(0.0) + 1
+        levels[shape[0] // 2, first_positive:] = 1.0
+        return keras.ops.convert_to_tensor(levels, dtype)
+
+    def call(self, inputs: Tensor) -> Tensor:
+        width = self._mean_spacing() if self.train_thresholds else None
+        return ops.matrix_activation(inputs, self.levels, self.thresholds, axis=self.axis, surrogate_width=width)
+
+    def _mean_spacing(self) -> float:
+        spacings = np.diff(self.initial_thresholds)
+        return float(np.mean(spacings)) if spacings.size else 1.0
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        levels_initializer = self.levels_initializer
+        if levels_initializer != "relu":
+            levels_initializer = keras.initializers.serialize(levels_initializer)
+        return super().get_config() | {
+            "bandwidth": self.bandwidth,
+            "thresholds": self.initial_thresholds,
+            "axis": self.axis,
+            "shared": self.shared,
+            "train_thresholds": self.train_thresholds,
+            "levels_initializer": levels_initializer,
+            "levels_regularizer": keras.regularizers.serialize(self.levels_regularizer),
+            "levels_constraint": keras.constraints.serialize(self.levels_constraint),
+        }

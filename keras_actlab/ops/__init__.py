@@ -1,0 +1,7 @@
+"""Pure functions of tensors, the same on every backend."""
+
+from keras_actlab.ops.crrelu import crrelu
+from keras_actlab.ops.matrix_activation import matrix_activation
+from keras_actlab.ops.spherical import angles_to_direction, direction_to_angles
+
+__all__ = ["angles_to_direction", "crrelu", "direction_to_angles", "matrix_activation"]

@@ -1,0 +1,41 @@
+"""The Correction Regularized Rectified Linear Unit."""
+
+import keras
+from keras import ops
+
+from keras_actlab.ops.tensor import Tensor, floating
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
+    """Applies the Correction Regularized Rectified Linear Unit, elementwise.
+
+    `crrelu(x) = max(0, x) + epsilon * x * exp(-x**2 / 2)`
+
+    The second term is the entropy correction of ReLU (equation 7 of the paper) for pre-activations that are distributed
+    as N(0, 1). With `epsilon = 0` the function is ReLU. The slope is `epsilon` just left of 0 and `1 + epsilon` just
+    right of it; the function increases on x > 0 for -1 <= epsilon <= 2.24.
+
+    Args:
+        x: Tensor of any shape. Integers are converted to `keras.config.floatx()`.
+        epsilon: Size of the correction: a number, or a tensor that broadcasts against `x`.
+
+    Returns:
+        A tensor with the shape and dtype of `x`. Finite input gives finite output and gradients in every dtype.
+
+    Example:
+
+    >>> y = keras_actlab.ops.crrelu([-1.0, 0.0, 1.0], epsilon=0.5)
+    >>> keras.ops.convert_to_numpy(y).round(3)
+    array([-0.303,  0.   ,  1.303], dtype=float32)
+
+    Reference:
+
+    - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
+    """
+    x = floating(x)
+    epsilon = ops.cast(epsilon, x.dtype)
+    # exp(-40**2 / 2) is 0 in every dtype, so the clip changes no value; without it the derivative of the square
+    # overflows for large x and meets that 0 as inf * 0 = NaN.
+    bounded = ops.clip(x, -40.0, 40.0)
+    return ops.relu(x) + epsilon * (bounded * ops.exp(-0.5 * bounded * bounded))

@@ -1,0 +1,156 @@
+"""Piecewise constant matrices, applied to the vector that they depend on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from keras import ops
+
+from keras_actlab.ops.tensor import Tensor, along_axis, floating
+
+
+def check_thresholds(thresholds: Sequence[float] | np.ndarray) -> tuple[float, ...]:
+    """Returns `thresholds` as a tuple of floats; raises unless they are finite and strictly increasing, and any."""
+    try:
+        values = np.asarray(thresholds, dtype="float64")
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`thresholds` must be a sequence of numbers. Received: thresholds={thresholds!r}") from error
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(
+            "`thresholds` must be a one-dimensional sequence of at least one number. "
+            f"Received: thresholds={thresholds!r}"
+        )
+    if not np.all(np.isfinite(values)) or np.any(np.diff(values) <= 0):
+        raise ValueError(f"`thresholds` must be finite and strictly increasing. Received: thresholds={thresholds!r}")
+    return tuple(values.tolist())
+
+
+def matrix_activation(
+    x: Tensor,
+    levels: Tensor,
+    thresholds: Tensor,
+    axis: int = -1,
+    surrogate_width: float | None = None,
+) -> Tensor:
+    """Multiplies the channels of `x` by a banded matrix whose entries are piecewise constant functions of `x`.
+
+    `y[i] = sum over |d| <= bandwidth of a[d, i + d](x[i + d]) * x[i + d]`, for the channels `i + d` that exist (the
+    band does not wrap around), where the entry of column `j`, `d` places off the diagonal, is
+
+    `a[d, j](s) = levels[bandwidth + d, k, j]  for  thresholds[k - 1] < s <= thresholds[k]`
+
+    with intervals that are open on the left and closed on the right, the first reaching down to minus and the last up
+    to plus infinity. `bandwidth = 0` is the diagonal activation of the paper, 1 the tri-diagonal one, `channels - 1`
+    the full matrix. That an off-diagonal entry depends on the channel of its column is our reading of the paper.
+
+    Args:
+        x: Tensor with the channels on `axis`. Integers are converted to `keras.config.floatx()`.
+        levels: Tensor, (2 * bandwidth + 1, m + 1, channels), or (2 * bandwidth + 1, m + 1, 1) when all channels share
+            their levels.
+        thresholds: (m,), finite and strictly increasing. Lists, tuples and NumPy arrays are checked; the values of
+            a backend's tensor or of a variable are trusted.
+        axis: The channel axis.
+        surrogate_width: The derivative with respect to a threshold is 0 almost everywhere. With a width `w`, in units
+            of `x`, a surrogate takes its place: the step at a threshold `s` counts as having the slope
+            `max(0, 1 - |x - s| / w) / w`. The output and all other gradients are unaffected.
+
+    Returns:
+        A tensor with the shape and dtype of `x`.
+
+    Raises:
+        ValueError: If an axis, shape, order or width does not fit.
+        TypeError: If `thresholds` are not numbers.
+
+    Example: a leaky ReLU, and in the second channel a ReLU that looks the other way.
+
+    >>> levels = [[[0.5, 1.0], [1.0, 0.0]]]  # one diagonal, two intervals, two channels
+    >>> y = keras_actlab.ops.matrix_activation([[-2.0, -2.0], [3.0, 3.0]], levels, thresholds=(0.0,))
+    >>> keras.ops.convert_to_numpy(y)
+    array([[-1., -2.],
+           [ 3.,  0.]], dtype=float32)
+
+    Reference:
+
+    - [Liu et al., 2024](https://arxiv.org/abs/2109.09948), "Neural networks with trainable matrix activation
+      functions".
+    """
+    if isinstance(thresholds, (list, tuple, np.ndarray)):
+        thresholds = check_thresholds(thresholds)
+    if surrogate_width is not None and not surrogate_width > 0:
+        raise ValueError(f"`surrogate_width` must be positive or None. Received: surrogate_width={surrogate_width}")
+    x = floating(x)
+    levels = ops.cast(levels, x.dtype)
+    thresholds = ops.cast(thresholds, x.dtype)
+    rank = len(x.shape)
+    if not -rank <= axis < rank:
+        raise ValueError(f"`axis` must name an axis of `x`. Received: axis={axis}, x.shape={tuple(x.shape)}")
+    axis = axis % rank
+    bandwidth = _check_shapes(tuple(x.shape), tuple(levels.shape), tuple(thresholds.shape), axis)
+
+    intervals = levels.shape[1]
+    above = [x > thresholds[k] for k in range(intervals - 1)]
+    output = None
+    for row in range(2 * bandwidth + 1):
+        steps = [along_axis(levels[row, k], axis, rank) for k in range(intervals)]
+        entry = steps[0]
+        for k in range(1, intervals):
+            entry = ops.where(above[k - 1], steps[k], entry)
+        if surrogate_width is not None:
+            entry = entry + _threshold_surrogate(x, steps, thresholds, surrogate_width)
+        term = _shift(entry * x, row - bandwidth, axis)
+        output = term if output is None else output + term
+    return output
+
+
+def _check_shapes(
+    x_shape: tuple[int | None, ...],
+    levels_shape: tuple[int, ...],
+    thresholds_shape: tuple[int, ...],
+    axis: int,
+) -> int:
+    """Returns the bandwidth; raises unless the three shapes belong together."""
+    channels = x_shape[axis]
+    if len(thresholds_shape) != 1 or thresholds_shape[0] == 0:
+        raise ValueError(
+            f"`thresholds` must have the shape (m,), m >= 1. Received: thresholds.shape={thresholds_shape}"
+        )
+    if (
+        len(levels_shape) != 3
+        or levels_shape[0] % 2 == 0
+        or levels_shape[1] != thresholds_shape[0] + 1
+        or levels_shape[2] not in (1, channels)
+    ):
+        raise ValueError(
+            "`levels` must have the shape (2 * bandwidth + 1, m + 1, channels or 1), here "
+            f"(2 * bandwidth + 1, {thresholds_shape[0] + 1}, {channels} or 1). Received: levels.shape={levels_shape}, "
+            f"x.shape={x_shape}, axis={axis}"
+        )
+    bandwidth = levels_shape[0] // 2
+    if bandwidth > 0 and (channels is None or bandwidth >= channels):
+        raise ValueError(
+            f"The bandwidth of `levels`, {bandwidth}, must be less than the number of channels. "
+            f"Received: levels.shape={levels_shape}, x.shape={x_shape}, axis={axis}"
+        )
+    return bandwidth
+
+
+def _threshold_surrogate(x: Tensor, steps: list[Tensor], thresholds: Tensor, width: float) -> Tensor:
+    """Zeros whose derivative with respect to threshold k is the drop in level there, times a hat around it."""
+    surrogate = 0.0
+    for k in range(len(steps) - 1):
+        threshold = thresholds[k]
+        hat = ops.relu(1.0 - ops.abs(x - threshold) / width) / width
+        slope = ops.stop_gradient((steps[k] - steps[k + 1]) * hat)
+        surrogate = surrogate + slope * (threshold - ops.stop_gradient(threshold))
+    return surrogate
+
+
+def _shift(x: Tensor, by: int, axis: int) -> Tensor:
+    """Moves entry `i + by` along `axis` to place `i`, and zeros to the places that nothing moves to."""
+    if by == 0:
+        return x
+    length = x.shape[axis]
+    kept = [slice(None)] * len(x.shape)
+    kept[axis] = slice(max(by, 0), length + min(by, 0))
+    widths = [[0, 0] for _ in x.shape]
+    widths[axis] = [max(-by, 0), max(by, 0)]
+    return ops.pad(x[tuple(kept)], widths)

@@ -1,0 +1,141 @@
+"""Spherical coordinates of the unit vectors in n dimensions: angles to direction, and back."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_actlab.ops.tensor import Tensor, floating
+
+
+def angles_to_direction(angles: Tensor) -> Tensor:
+    """Maps spherical angles to the unit vectors that they name, one per column.
+
+    ```
+    u[0]     = cos(angles[0])
+    u[i]     = sin(angles[0]) * ... * sin(angles[i - 1]) * cos(angles[i])
+    u[n - 1] = sin(angles[0]) * ... * sin(angles[n - 2])
+    ```
+
+    Any real angles are allowed; `keras_actlab.constraints.CanonicalAngles` names their principal values. The gradient
+    is exact everywhere, also where a sine is 0.
+
+    Args:
+        angles: Tensor, (n - 1, units), radians, n >= 2. Half-precision angles are widened to float32, because a product
+            of thousands of sines means nothing below that.
+
+    Returns:
+        A tensor of unit columns, (n, units), float32 or wider.
+
+    Raises:
+        ValueError: If `angles` is not a matrix with at least one row.
+
+    Example:
+
+    >>> direction = keras_actlab.ops.angles_to_direction([[np.pi / 2], [np.pi / 6]])
+    >>> abs(keras.ops.convert_to_numpy(direction)[:, 0]).round(4)
+    array([0.   , 0.866, 0.5  ], dtype=float32)
+
+    Reference:
+
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
+      Parameterization for ReLU Networks".
+    """
+    angles = floating(angles, at_least="float32")
+    if len(angles.shape) != 2 or angles.shape[0] == 0:
+        raise ValueError(
+            f"`angles` must have the shape (n - 1, units) with n >= 2. Received: angles.shape={tuple(angles.shape)}"
+        )
+    one = ops.ones_like(angles[:1])
+    cosines = ops.cos(angles)
+    products = _prefix_products(_accurate_sines(ops.sin(angles), cosines))
+    return ops.concatenate([one, products], axis=0) * ops.concatenate([cosines, one], axis=0)
+
+
+def direction_to_angles(kernel: Tensor) -> Tensor:
+    """Maps the columns of a matrix to the spherical angles of their directions.
+
+    The right inverse of `angles_to_direction` on the whole sphere: `angles_to_direction(direction_to_angles(w))` is
+    `w / norm(w)` for every column, the sign of its last entry included.
+
+    `angles[i] = arctan2(norm(w[i + 1:]), w[i])`, except `angles[n - 2] = arctan2(w[n - 1], w[n - 2])`
+
+    Args:
+        kernel: Tensor, (n, units), n >= 2. Columns need not have norm 1 but must not be 0. The zeros of a kernel that
+            is being traced cannot be seen, and give angles of NaN.
+
+    Returns:
+        A tensor, (n - 1, units), radians, float32 or wider: all but the last row in [0, pi], the last in [0, 2 pi). The
+        map has no derivative where all entries below the first non-zero one are 0.
+
+    Raises:
+        ValueError: If `kernel` is not a matrix with at least two rows, or has a zero column.
+
+    Example:
+
+    >>> angles = keras_actlab.ops.direction_to_angles([[0.0], [0.0], [-3.0]])
+    >>> (keras.ops.convert_to_numpy(angles)[:, 0] / np.pi).round(4)
+    array([0.5, 1.5], dtype=float32)
+
+    Reference:
+
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), section 3.
+    """
+    kernel = floating(kernel, at_least="float32")
+    if len(kernel.shape) != 2 or kernel.shape[0] < 2:
+        raise ValueError(
+            f"`kernel` must have the shape (n, units) with n >= 2. Received: kernel.shape={tuple(kernel.shape)}"
+        )
+    largest = ops.max(ops.abs(kernel), axis=0, keepdims=True)
+    _check_no_zero_column(largest)
+    kernel = kernel / largest  # so that no square overflows, and none that matters underflows
+    # Summed from the last row up, so that a column's trailing zeros leave norms of exactly 0.
+    squares = ops.flip(ops.square(kernel), axis=0)
+    norms = ops.sqrt(ops.flip(ops.cumsum(squares, axis=0), axis=0))  # norms[i] = norm(kernel[i:])
+    angles = ops.arctan2(ops.concatenate([norms[1:-1], kernel[-1:]], axis=0), kernel[:-1])
+    # Only the last row can be negative. A tiny negative angle plus 2 pi rounds to 2 pi, whose principal value is 0.
+    angles = ops.where(angles < 0, angles + 2 * math.pi, angles)
+    return ops.where(angles >= 2 * math.pi, 0.0, angles)
+
+
+def _accurate_sines(sines: Tensor, cosines: Tensor) -> Tensor:
+    """Sines near 1 rounded to nearest, by |s| = 1 - c**2 / (1 + |s|).
+
+    XLA's float32 sine of pi/2 is 1 - 6e-8. Most angles of a long kernel lie near pi/2, and an error with always the
+    same sign adds up: to 3e-5 after a thousand factors.
+    """
+    size = ops.abs(sines)
+    return ops.where(size > 0.5, ops.sign(sines) * (1.0 - cosines * cosines / (1.0 + size)), sines)
+
+
+def _prefix_products(x: Tensor) -> Tensor:
+    """Products of the first 1, 2, ..., rows of `x`, in about three passes over the data.
+
+    Multiplies neighbours, solves the problem of half the size, and fills in the rows between. `ops.cumprod` would do,
+    but its gradient on TensorFlow is wrong where a factor is 0 (tensorflow#119430), as sines of a kernel with trailing
+    zeros are; `ops.associative_scan` fails under XLA on TensorFlow.
+    """
+    rows = x.shape[0]
+    if rows == 1:
+        return x
+    if rows % 2:
+        but_last = _prefix_products(x[:-1])
+        return ops.concatenate([but_last, but_last[-1:] * x[-1:]], axis=0)
+    odd, even = x[0::2], x[1::2]  # the first, third, ... and the second, fourth, ... row
+    ends = _prefix_products(odd * even)  # products of the first 2, 4, ... rows
+    starts = ops.concatenate([odd[:1], ends[:-1] * odd[1:]], axis=0)  # products of the first 1, 3, ... rows
+    return ops.reshape(ops.stack([starts, ends], axis=1), x.shape)
+
+
+def _check_no_zero_column(largest: Tensor) -> None:
+    """Raises if a column's largest magnitude, (1, units), is 0 or subnormal; says nothing while tracing."""
+    try:
+        values = ops.convert_to_numpy(largest)
+    except (TypeError, ValueError, NotImplementedError, RuntimeError):
+        return  # a tracer, a symbolic or a meta tensor, each refused by its backend with another of these
+    zero = np.flatnonzero(values < np.finfo(values.dtype).tiny)
+    if zero.size:
+        raise ValueError(
+            "Every column of `kernel` must have a direction, that is, a non-zero entry. "
+            f"Received: zero columns at kernel[:, {zero.tolist()[:10]}]"
+        )

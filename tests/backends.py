@@ -1,0 +1,65 @@
+"""What Keras has no common name for: installed backends, and gradients."""
+
+import importlib.util
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+INSTALLED = [name for name in ("jax", "tensorflow", "torch") if importlib.util.find_spec(name)]
+
+
+def numpy(x) -> np.ndarray:
+    return keras.ops.convert_to_numpy(x)
+
+
+def gradients(function: Callable, *arrays) -> list[np.ndarray]:
+    """Derivatives of the scalar `function(*arrays)` with respect to each array."""
+    tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    match keras.backend.backend():
+        case "jax":
+            import jax
+
+            found = jax.grad(function, argnums=tuple(range(len(tensors))))(*tensors)
+        case "tensorflow":
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                result = function(*tensors)
+            found = tape.gradient(result, tensors, unconnected_gradients="zero")
+        case "torch":
+            import torch
+
+            tensors = [tensor.detach().requires_grad_() for tensor in tensors]
+            found = torch.autograd.grad(function(*tensors), tensors, allow_unused=True, materialize_grads=True)
+    return [numpy(gradient) for gradient in found]
+
+
+def layer_gradients(layer: keras.Layer, x: np.ndarray, cotangent: np.ndarray, **call) -> list[np.ndarray]:
+    """Derivatives of `sum(layer(x) * cotangent)` with respect to x and each trainable weight."""
+    variables = layer.trainable_variables
+    fixed = [variable.value for variable in layer.non_trainable_variables]
+
+    def function(x, *values):
+        outputs, _ = layer.stateless_call(values, fixed, x, **call)
+        return keras.ops.sum(keras.ops.cast(outputs, "float32") * cotangent)
+
+    return gradients(function, x, *[variable.value for variable in variables])
+
+
+def finite_differences(function: Callable, *arrays: np.ndarray, step: float = 1e-6) -> list[np.ndarray]:
+    """Central differences of a NumPy function in float64, as a reference for `gradients`."""
+    arrays = [np.array(array, "float64") for array in arrays]
+    found = []
+    for array in arrays:
+        gradient = np.empty_like(array)
+        for index in np.ndindex(array.shape):
+            centre = array[index]
+            array[index] = centre + step
+            above = function(*arrays)
+            array[index] = centre - step
+            gradient[index] = (above - function(*arrays)) / (2 * step)
+            array[index] = centre
+        found.append(gradient)
+    return found
