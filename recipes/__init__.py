@@ -1,0 +1,1 @@
+"""One thin script for each table or figure; run them as `python -m recipes.NAME`."""

@@ -13,39 +13,43 @@ def numpy(x) -> np.ndarray:
     return keras.ops.convert_to_numpy(x)
 
 
-def gradients(function: Callable, *arrays) -> list[np.ndarray]:
-    """Derivatives of the scalar `function(*arrays)` with respect to each array."""
+def gradients(function: Callable, *arrays, cotangent=1.0) -> list[np.ndarray]:
+    """Derivatives of `sum(function(*arrays) * cotangent)` with respect to each array."""
     tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+    cotangent = keras.ops.cast(cotangent, "float32")
+
+    def total(*tensors):
+        return keras.ops.sum(keras.ops.cast(function(*tensors), "float32") * cotangent)
+
     match keras.backend.backend():
         case "jax":
             import jax
 
-            found = jax.grad(function, argnums=tuple(range(len(tensors))))(*tensors)
+            found = jax.jit(jax.grad(total, argnums=tuple(range(len(tensors)))))(*tensors)
         case "tensorflow":
             import tensorflow as tf
 
             with tf.GradientTape() as tape:
                 tape.watch(tensors)
-                result = function(*tensors)
+                result = total(*tensors)
             found = tape.gradient(result, tensors, unconnected_gradients="zero")
         case "torch":
             import torch
 
             tensors = [tensor.detach().requires_grad_() for tensor in tensors]
-            found = torch.autograd.grad(function(*tensors), tensors, allow_unused=True, materialize_grads=True)
-    return [numpy(gradient) for gradient in found]
+            found = torch.autograd.grad(total(*tensors), tensors, allow_unused=True, materialize_grads=True)
+    return [numpy(keras.ops.cast(gradient, "float32")) for gradient in found]
 
 
 def layer_gradients(layer: keras.Layer, x: np.ndarray, cotangent: np.ndarray, **call) -> list[np.ndarray]:
     """Derivatives of `sum(layer(x) * cotangent)` with respect to x and each trainable weight."""
-    variables = layer.trainable_variables
+    weights = [variable.value for variable in layer.trainable_variables]
     fixed = [variable.value for variable in layer.non_trainable_variables]
 
-    def function(x, *values):
-        outputs, _ = layer.stateless_call(values, fixed, x, **call)
-        return keras.ops.sum(keras.ops.cast(outputs, "float32") * cotangent)
+    def outputs(x, *weights):
+        return layer.stateless_call(weights, fixed, x, **call)[0]
 
-    return gradients(function, x, *[variable.value for variable in variables])
+    return gradients(outputs, x, *weights, cotangent=cotangent)
 
 
 def finite_differences(function: Callable, *arrays: np.ndarray, step: float = 1e-6) -> list[np.ndarray]:

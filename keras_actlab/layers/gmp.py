@@ -102,7 +102,7 @@ class GmP(keras.layers.Layer):
             regularizer=self.scale_regularizer,
             constraint=self.scale_constraint,
         )
-        # On loading, Keras may have built a nested layer before its parent.
+        # A layer that the caller built, or shares, stays as it is.
         if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
             self.activation.build(self.compute_output_shape(input_shape))
 
@@ -132,7 +132,8 @@ class GmP(keras.layers.Layer):
     def direction(self) -> Tensor:
         """The unit vectors u(angles) as a kernel, in the shape of the Keras counterpart's; float32 or wider."""
         if not self.built:
-            raise AttributeError(f"Layer {self.name!r} has no `direction` before it is built.")
+            # Not an AttributeError, which PyTorch's attribute look-up would replace with one of its own.
+            raise ValueError(f"Layer {self.name!r} has no `direction` before it is built.")
         rows = self.sign if self.angles is None else ops.angles_to_direction(self.angles)
         return keras.ops.reshape(rows, self._kernel_shape)
 
@@ -142,15 +143,21 @@ class GmP(keras.layers.Layer):
             outputs = outputs + self._along_units(self.radius, outputs)
         scale = self._along_units(self.scale, outputs)
         if self.scale_inside:
-            return self.activation(outputs * scale)
-        return self.activation(outputs) * scale
+            outputs = outputs * scale
+        # An activation that is a layer may have a dtype policy of its own.
+        outputs = keras.ops.cast(self.activation(outputs), self.compute_dtype)
+        return outputs if self.scale_inside else outputs * scale
 
     def _along_units(self, vector: Tensor, outputs: Tensor) -> Tensor:
         return along_axis(vector, self.unit_axis, len(outputs.shape))
 
     def get_config(self) -> dict[str, Any]:
+        activation = keras.activations.serialize(self.activation)
+        if isinstance(activation, dict):
+            # Keras would build the nested layer when loading it, outside its parent, under a shorter variable path.
+            activation.pop("build_config", None)
         return super().get_config() | {
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation,
             "use_bias": self.use_bias,
             "scale_inside": self.scale_inside,
             "activity_regularizer": keras.regularizers.serialize(self.activity_regularizer),

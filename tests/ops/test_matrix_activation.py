@@ -75,11 +75,7 @@ def test_gradients_match_finite_differences(bandwidth):
     x, levels, thresholds = example(bandwidth, channels=4, shape=(3,))
     cotangent = np.random.default_rng(1).standard_normal(x.shape)
     expected = finite_differences(lambda x, levels: np.sum(reference(x, levels, thresholds) * cotangent), x, levels)
-    found = gradients(
-        lambda x, levels: keras.ops.sum(ops.matrix_activation(x, levels, thresholds) * cotangent.astype("float32")),
-        x,
-        levels,
-    )
+    found = gradients(lambda x, levels: ops.matrix_activation(x, levels, thresholds), x, levels, cotangent=cotangent)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
@@ -90,13 +86,11 @@ def test_the_surrogate_changes_nothing_but_the_gradient_of_the_thresholds():
     cotangent = np.random.default_rng(1).standard_normal(x.shape).astype("float32")
     width = 0.4
 
-    def loss(width):
-        # Not an array: as a variable's would be in a layer, the values of these thresholds are a tensor's.
-        return lambda x, levels, thresholds: keras.ops.sum(
-            ops.matrix_activation(x, levels, thresholds + 0.0, surrogate_width=width) * cotangent
-        )
+    def activation(width):
+        return lambda x, levels, thresholds: ops.matrix_activation(x, levels, thresholds, surrogate_width=width)
 
-    plain, surrogate = (gradients(loss(w), x, levels, thresholds) for w in (None, width))
+    plain = gradients(activation(None), x, levels, thresholds, cotangent=cotangent)
+    surrogate = gradients(activation(width), x, levels, thresholds, cotangent=cotangent)
     np.testing.assert_array_equal(plain[0], surrogate[0])
     np.testing.assert_array_equal(plain[1], surrogate[1])
     np.testing.assert_array_equal(plain[2], 0.0)
@@ -122,28 +116,28 @@ def test_the_surrogate_is_the_gradient_of_the_expected_output():
     x = np.linspace(-1, 1, 200001, dtype="float32")[:, None]
     levels = np.array([[[0.2], [1.5]]], "float32")
     (gradient,) = gradients(
-        lambda s: keras.ops.mean(ops.matrix_activation(x, levels, s, surrogate_width=0.05)), np.array([0.4], "float32")
+        lambda s: ops.matrix_activation(x, levels, s, surrogate_width=0.05),
+        np.array([0.4], "float32"),
+        cotangent=1 / len(x),
     )
     assert gradient[0] == pytest.approx(-1.3 * 0.4 / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("dtype", LARGEST)
 def test_finite_in_finite_out(dtype):
-    levels = np.array([[[0.0], [0.5], [1.0]]] * 3, "float32")
-    levels[0] = levels[2] = 0.0
-    for magnitude in [value for value in [*EXTREMES, LARGEST[dtype]] if value <= LARGEST[dtype]]:
-        for sign in (1, -1):
-            x = keras.ops.cast(np.array([[sign * magnitude, 1.0]], "float32"), dtype)
-            results = gradients(
-                lambda x, levels, thresholds: keras.ops.sum(
-                    ops.matrix_activation(x, levels, thresholds + 0.0, surrogate_width=0.5)[:, 0]
-                ),
-                x,
-                keras.ops.convert_to_tensor(np.repeat(levels, 2, axis=2)),
-                np.array([-1.0, 0.0], "float32"),
-            )
-            for result in (ops.matrix_activation(x, levels, (-1.0, 0.0)), *results):
-                assert np.all(np.isfinite(numpy(keras.ops.cast(result, "float32")))), (sign, magnitude)
+    magnitudes = [value for value in [*EXTREMES, LARGEST[dtype]] if value <= LARGEST[dtype]]
+    # One value a channel, so that no sum over entries hides or makes an overflow.
+    x = keras.ops.cast(np.array([[sign * value for value in magnitudes for sign in (1, -1)]], "float32"), dtype)
+    levels = np.zeros((3, 3, x.shape[1]), "float32")
+    levels[1] = [[0.0], [0.5], [1.0]]
+    thresholds = np.array([-1.0, 0.0], "float32")
+    results = gradients(
+        lambda x, levels, s: ops.matrix_activation(x, levels, s, surrogate_width=0.5), x, levels, thresholds
+    )
+    y = ops.matrix_activation(x, levels, thresholds)
+    assert keras.backend.standardize_dtype(y.dtype) == dtype
+    for result in (numpy(keras.ops.cast(y, "float32")), *results):
+        assert np.all(np.isfinite(result))
 
 
 def test_nan_in_nan_out():
@@ -162,7 +156,6 @@ def test_nan_in_nan_out():
         ((), ValueError),
         (((0.0, 1.0, 2.0),), ValueError),
         (("a", "b", "c"), TypeError),
-        ((0.0, 1.0), ValueError),  # fine, but one too few for the levels
     ],
 )
 def test_bad_thresholds(thresholds, error):
@@ -176,6 +169,12 @@ def test_bad_levels(shape):
     x, _, thresholds = example(0, channels=4)
     with pytest.raises(ValueError, match=r"`levels` must have .* Received: levels.shape="):
         ops.matrix_activation(x, np.zeros(shape, "float32"), thresholds)
+
+
+def test_thresholds_and_levels_that_do_not_belong_together():
+    x, levels, _ = example(0, channels=4)
+    with pytest.raises(ValueError, match=r"`levels` must have .* Received: levels.shape="):
+        ops.matrix_activation(x, levels, (0.0, 1.0))
 
 
 def test_a_band_wider_than_the_channels():

@@ -1,0 +1,306 @@
+"""What every exported class promises, whatever it does."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pytest
+
+import keras_actlab
+from keras_actlab import constraints, initializers, layers
+from tests.backends import INSTALLED, numpy
+from tests.replay import compute
+
+
+@dataclass
+class Case:
+    """A layer under contract."""
+
+    make: Callable[..., keras.Layer]  # accepts the base layer's arguments
+    shape: tuple[int, ...]  # of the input, the batch included
+    channels_first: Callable[..., keras.Layer] | None = None  # the same layer for channels on axis 1
+    keeps_mask: bool = True
+    learns: bool = True
+
+
+def _case(cls, shape, channels_first=None, keeps_mask=True, learns=True, **arguments):
+    def make(**kwargs):
+        return cls(**arguments, **kwargs)
+
+    def make_first(**kwargs):
+        return cls(**arguments | channels_first, **kwargs)
+
+    return Case(make, shape, make_first if channels_first else None, keeps_mask, learns)
+
+
+AXIS = {"axis": 1}
+FIRST = {"data_format": "channels_first"}
+IMAGE = (4, 6, 7, 5)
+CASES = {
+    "CRReLU": _case(layers.CRReLU, (4, 5)),
+    "CRReLU per channel": _case(layers.CRReLU, IMAGE, AXIS, axis=-1, epsilon_initializer=0.3),
+    "TMAF": _case(layers.TMAF, (4, 5), AXIS),
+    "TMAF diagonal shared": _case(layers.TMAF, IMAGE, AXIS, bandwidth=0, shared=True),
+    "TMAF full": _case(layers.TMAF, IMAGE, AXIS, bandwidth="full", thresholds=(0.0,)),
+    "TMAF trained thresholds": _case(layers.TMAF, IMAGE, AXIS, bandwidth=2, train_thresholds=True),
+    "GmPDense": _case(layers.GmPDense, (4, 5), units=3, activation="relu"),
+    "GmPDense on steps": _case(layers.GmPDense, (4, 6, 5), units=3, use_bias=False, scale_inside=True),
+    "GmPDense fan-in 1": _case(layers.GmPDense, (4, 1), units=3),
+    "GmPDense with layer": Case(lambda **base: layers.GmPDense(3, layers.TMAF(name="inner"), **base), (4, 5)),
+    "GmPConv1D": _case(
+        layers.GmPConv1D, (4, 8, 5), FIRST, keeps_mask=False, filters=3, kernel_size=3, padding="causal"
+    ),
+    "GmPConv2D": _case(
+        layers.GmPConv2D, IMAGE, FIRST, keeps_mask=False, filters=4, kernel_size=3, padding="same", activation="gelu"
+    ),
+    "GmPConv2D from kernel": _case(
+        layers.GmPConv2D, (4, 6, 7, 4), FIRST, keeps_mask=False, filters=6, kernel_size=2, groups=2, strides=(2, 1),
+        kernel_initializer="glorot_uniform", angles_regularizer="l2", scale_constraint="non_neg",
+    ),
+    "GmPConv3D": _case(layers.GmPConv3D, (4, 4, 5, 6, 2), FIRST, keeps_mask=False, filters=3, kernel_size=2),
+    "InputMeanNormalization": _case(layers.InputMeanNormalization, IMAGE, AXIS, learns=False, momentum=0.9),
+}  # fmt: skip
+OTHERS = {
+    "UniformSphereAngles": initializers.UniformSphereAngles(seed=3),
+    "CanonicalAngles": constraints.CanonicalAngles(),
+    "Increasing": constraints.Increasing(),
+}
+
+each_case = pytest.mark.parametrize("name", CASES)
+
+
+def data(shape, seed=1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def randomized(model: keras.Model) -> keras.Model:
+    """Moves every variable off its start, so that no test passes by comparing starts."""
+    rng = np.random.default_rng(2)
+    for variable in model.variables:
+        if variable.name != "sign":
+            variable.assign(numpy(variable) + rng.uniform(-0.3, 0.3, variable.shape).astype("float32"))
+    return model
+
+
+def functional(layer: keras.Layer, shape) -> keras.Model:
+    inputs = keras.Input(shape[1:])
+    return keras.Model(inputs, layer(inputs))
+
+
+def test_the_table_names_every_exported_class():
+    in_table = {type(case.make()).__name__ for case in CASES.values()} | set(OTHERS)
+    exported = {name for module in (layers, initializers, constraints) for name in vars(module) if name[0].isupper()}
+    exported &= {
+        name
+        for module in (layers, initializers, constraints)
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__.startswith("keras_actlab")
+    }
+    assert in_table == exported
+
+
+@each_case
+def test_config_round_trip(name):
+    layer = CASES[name].make(name="under_test", dtype="mixed_bfloat16")
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    restored = keras.saving.deserialize_keras_object(config)
+    assert type(restored) is type(layer)
+    assert json.loads(json.dumps(keras.saving.serialize_keras_object(restored))) == config
+    assert restored.dtype_policy.name == "mixed_bfloat16"
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_config_round_trip_of_others(name):
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(OTHERS[name])))
+    assert config["registered_name"] == f"keras_actlab>{name}"
+    restored = keras.saving.deserialize_keras_object(config)
+    assert restored.get_config() == OTHERS[name].get_config()
+
+
+@each_case
+def test_shapes(name):
+    case = CASES[name]
+    layer = case.make()
+    symbolic = layer(keras.Input(case.shape[1:]))
+    eager = layer(data(case.shape))
+    expected = tuple(eager.shape)
+    assert symbolic.shape == (None, *expected[1:])
+    assert tuple(layer.compute_output_shape(case.shape)) == expected
+    assert tuple(layer.compute_output_shape((None, *case.shape[1:]))) == (None, *expected[1:])
+
+
+@each_case
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_dtypes(name, policy):
+    case = CASES[name]
+    full = randomized(functional(case.make(), case.shape))
+    mixed = functional(case.make(dtype=policy), case.shape)
+    mixed.set_weights(full.get_weights())
+    # Numbers that every dtype holds, so that rounding carries none of them over a threshold of TMAF.
+    x = numpy(keras.ops.cast(keras.ops.cast(data(case.shape), "bfloat16"), "float32"))
+    y = mixed(x)
+    assert keras.backend.standardize_dtype(y.dtype) == mixed.layers[-1].compute_dtype
+    assert {variable.dtype for variable in mixed.variables} <= {"float32"}
+    expected = numpy(full(x))
+    tolerance = {"float32": 1e-6, "mixed_bfloat16": 3e-2, "mixed_float16": 4e-3}[policy]
+    found = numpy(keras.ops.cast(y, "float32"))
+    np.testing.assert_allclose(found, expected, atol=tolerance * max(1.0, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.channels_first])
+def test_channels_first(name):
+    case = CASES[name]
+    x = data(case.shape)
+    last = randomized(functional(case.make(), case.shape))
+    moved = np.ascontiguousarray(np.moveaxis(x, -1, 1))
+    first = functional(case.channels_first(), moved.shape)
+    first.set_weights(last.get_weights())
+    for training in (False, True):
+        found = np.moveaxis(numpy(first(moved, training=training)), 1, -1)
+        np.testing.assert_allclose(found, numpy(last(x, training=training)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.keeps_mask and len(case.shape) > 2])
+def test_masks_pass_through(name):
+    case = CASES[name]
+    inputs = keras.Input(case.shape[1:])
+    mask = keras.ops.any(keras.ops.not_equal(inputs, 0.0), axis=tuple(range(2, len(case.shape))))
+    inputs._keras_mask = mask
+    outputs = case.make()(inputs)
+    assert outputs._keras_mask is mask
+
+
+@each_case
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_training_lowers_the_loss(name, jit_compile):
+    if jit_compile and keras.backend.backend() == "torch":
+        pytest.skip("torch.compile takes a minute for each; test_torch_compile compiles all layers as one model")
+    case = CASES[name]
+    x = data(case.shape)
+    layer = case.make()
+    model = keras.Sequential([keras.Input(case.shape[1:]), layer, keras.layers.Flatten(), keras.layers.Dense(1)])
+    before = [numpy(weight).copy() for weight in layer.trainable_weights]
+    model.compile(optimizer=keras.optimizers.SGD(1e-2), loss="mse", jit_compile=jit_compile)
+    target = np.ones((len(x), 1), "float32")
+    losses = [float(model.train_on_batch(x, target)) for _ in range(4)]
+    assert losses[-1] < losses[0]
+    assert case.learns == bool(before)
+    for weight, old in zip(layer.trainable_weights, before, strict=True):
+        assert not np.array_equal(numpy(weight), old), weight.path
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="elsewhere jit_compile=True is cheap enough for each layer"
+)
+def test_torch_compile():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 2)),
+            layers.InputMeanNormalization(),
+            layers.GmPConv2D(4, 3, activation=layers.TMAF(train_thresholds=True)),
+            keras.layers.Flatten(),
+            layers.GmPDense(3),
+            layers.CRReLU(),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(optimizer=keras.optimizers.SGD(1e-2), loss="mse", jit_compile=True)
+    x, target = data((4, 8, 8, 2)), np.ones((4, 1), "float32")
+    losses = [float(model.train_on_batch(x, target)) for _ in range(4)]
+    assert losses[-1] < losses[0]
+
+
+@each_case
+def test_another_number_of_channels(name):
+    case = CASES[name]
+    layer = case.make()
+    layer(data(case.shape))
+    if name == "CRReLU":  # one scalar for whatever comes
+        layer(data((4, 9)))
+    else:
+        with pytest.raises(ValueError, match=r"incompatible with the layer: expected axis"):
+            layer(data((*case.shape[:-1], case.shape[-1] + 1)))
+
+
+@each_case
+def test_unknown_arguments(name):
+    with pytest.raises(ValueError, match="Unrecognized keyword arguments"):
+        CASES[name].make(bandwith=3)
+
+
+@each_case
+def test_unknown_dtype(name):
+    with pytest.raises(ValueError, match="float7"):
+        CASES[name].make(dtype="float7")
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """Each case as a model that is saved, with what it computes here."""
+    directory = tmp_path_factory.mktemp("contract")
+    keras.utils.set_random_seed(0)
+    here = {}
+    for name, case in CASES.items():
+        folder = directory / name.replace(" ", "_")
+        folder.mkdir()
+        model = randomized(functional(case.make(), case.shape))
+        x, cotangent = data(case.shape), data(model.compute_output_shape(case.shape), seed=3)
+        here[name] = folder, compute(model, x, cotangent)
+        model.save(folder / "model.keras")
+        model.save_weights(folder / "model.weights.h5")
+        np.savez(folder / "data.npz", x=x, cotangent=cotangent)
+    return directory, here
+
+
+@pytest.fixture(scope="session", params=INSTALLED)
+def replayed(saved, request):
+    """The same, loaded and computed in a new process on each installed backend."""
+    directory, here = saved
+    environment = os.environ | {"KERAS_BACKEND": request.param}
+    command = [sys.executable, "-m", "tests.replay", str(directory)]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    results = {}
+    for name, (folder, computed_here) in here.items():
+        with np.load(folder / f"{request.param}.npz") as computed_there:
+            results[name] = computed_here, dict(computed_there)
+    return results
+
+
+@each_case
+def test_files_hold_the_raw_variables(replayed, name):
+    here, there = replayed[name]
+    for key, value in here.items():
+        if key.startswith("variable"):
+            np.testing.assert_array_equal(there[key], value, err_msg=key)
+            np.testing.assert_array_equal(there[key.replace("variable", "weights file")], value, err_msg=key)
+
+
+@each_case
+def test_backends_agree(replayed, name):
+    here, there = replayed[name]
+    for key, value in here.items():
+        tolerance = 1e-4 if key.startswith("gradient") else 1e-5
+        scale = max(np.abs(value).max(initial=0.0), 1e-3)
+        np.testing.assert_allclose(there[key], value, atol=tolerance * scale, rtol=0, err_msg=key)
+
+
+def test_import_is_light():
+    heavy = ["matplotlib", "pandas", "scipy", "sklearn", "keras_hub", "keras_nlp", "keras_cv"]
+    code = (
+        "import sys, keras; before = set(sys.modules); import keras_actlab; "
+        f"print([m for m in {heavy} if m in set(sys.modules) - before])"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.stdout.strip() == "[]", finished.stdout + finished.stderr
+
+
+def test_public_names():
+    for module in (keras_actlab, keras_actlab.layers, keras_actlab.ops):
+        for name in module.__all__:
+            assert hasattr(module, name)

@@ -1,0 +1,23 @@
+import doctest
+
+import keras
+import numpy as np
+import pytest
+
+import keras_actlab
+
+PUBLIC = {
+    f"{module.__name__}.{name}": value
+    for module in (keras_actlab.ops, keras_actlab.layers, keras_actlab.initializers, keras_actlab.constraints)
+    for name, value in vars(module).items()
+    if callable(value) and not name.startswith("_") and getattr(value, "__module__", "").startswith("keras_actlab")
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_example_runs(name):
+    names = {"np": np, "keras": keras, "keras_actlab": keras_actlab}
+    (test,) = doctest.DocTestFinder(recurse=False).find(PUBLIC[name], name, globs=names)
+    assert test.examples, f"{name} has no example"
+    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
+    assert result.failed == 0
