@@ -197,6 +197,7 @@ def test_training_lowers_the_loss(name, jit_compile):
 @pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="elsewhere jit_compile=True is cheap enough for each layer"
 )
+@pytest.mark.filterwarnings("ignore")  # PyTorch's compiler warns of what it does itself
 def test_torch_compile():
     model = keras.Sequential(
         [
