@@ -1,0 +1,21 @@
+# Both targets do all set-up in a virtual environment of their own, .venv unless VENV says otherwise.
+VENV ?= .venv
+PYTHON ?= python3
+PIP = $(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt
+
+.PHONY: quickstart test
+
+quickstart: $(VENV)/bin/python
+	$(PIP) --editable ".[jax,recipes]"
+	KERAS_BACKEND=jax $(VENV)/bin/python -m recipes.quickstart
+
+test: $(VENV)/bin/python
+	$(PIP) --editable ".[test]"
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	for backend in jax tensorflow torch; do \
+		KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --cov=keras_actlab --cov-fail-under=95 || exit 1; \
+	done
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
