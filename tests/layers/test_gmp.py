@@ -22,7 +22,7 @@ PAIRS = {
     "2-D same": (*CONV2D, {"filters": 4, "kernel_size": 3, "padding": "same", "dilation_rate": 2}, (2, 8, 9, 3)),
     "2-D groups": (*CONV2D, {"filters": 6, "kernel_size": 3, "groups": 3}, (2, 8, 9, 3)),
     "2-D first": (*CONV2D, {"filters": 4, "kernel_size": 3} | FIRST, (2, 3, 8, 9)),
-    "3-D": (*CONV3D, {"filters": 4, "kernel_size": 2, "padding": "same"}, (2, 4, 5, 3, 2)),
+    "3-D": (*CONV3D, {"filters": 4, "kernel_size": 3, "padding": "same"}, (2, 4, 5, 3, 2)),
 }
 
 
