@@ -32,20 +32,20 @@ def positive_integer(name: str, value: Any) -> int:
     return value
 
 
-def channel_axis(axis: int, input_shape: Shape) -> int:
-    """Returns `axis` counted from the front; raises unless it is a known, non-batch axis of the input."""
+def channels_along(axis: int, input_shape: Shape) -> int:
+    """Returns the length of the input along `axis`; raises unless that is a non-batch axis of known length."""
     rank = len(input_shape)
     if not -rank <= axis < rank or axis % rank == 0:
         raise ValueError(
             f"`axis` must name an axis of the input other than the batch axis. Received: axis={axis}, "
             f"input_shape={tuple(input_shape)}"
         )
-    axis = axis % rank
-    if input_shape[axis] is None:
+    channels = input_shape[axis]
+    if channels is None:
         raise ValueError(
             f"The input must have a known length along `axis`. Received: axis={axis}, input_shape={tuple(input_shape)}"
         )
-    return axis
+    return channels
 
 
 def channel_spec(axis: int, input_shape: Shape) -> keras.layers.InputSpec:

@@ -10,8 +10,8 @@ from keras_actlab.layers.arguments import (
     Initializer,
     Regularizer,
     Shape,
-    channel_axis,
     channel_spec,
+    channels_along,
     integer,
 )
 from keras_actlab.ops.tensor import Tensor, along_axis
@@ -79,11 +79,10 @@ class CRReLU(keras.layers.Layer):
         self.epsilon_constraint = keras.constraints.get(epsilon_constraint)
 
     def build(self, input_shape: Shape) -> None:
-        shape: tuple[int | None, ...] = ()
+        shape: tuple[int, ...] = ()
         if self.axis is not None:
-            axis = channel_axis(self.axis, input_shape)
-            shape = (input_shape[axis],)
-            self.input_spec = channel_spec(axis, input_shape)
+            shape = (channels_along(self.axis, input_shape),)
+            self.input_spec = channel_spec(self.axis, input_shape)
         self.epsilon = self.add_weight(
             name="epsilon",
             shape=shape,

@@ -20,7 +20,7 @@ class GmP(keras.layers.Layer):
     (`unit_axis`).
     """
 
-    unit_axis = -1
+    unit_axis: int = -1
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class GmP(keras.layers.Layer):
                 f"`scale_initializer` must be None beside it. Received: kernel_initializer={kernel_initializer}, "
                 f"angles_initializer={angles_initializer}, scale_initializer={scale_initializer}"
             )
-        self._units = units
+        self.units = units
         self.angles = self.sign = self.radius = self.scale = None  # variables from `build` on
         self.activation = keras.activations.get(activation)
         self.use_bias = use_bias
@@ -77,7 +77,7 @@ class GmP(keras.layers.Layer):
         if fan_in > 1:
             self.angles = self.add_weight(
                 name="angles",
-                shape=(fan_in - 1, self._units),
+                shape=(fan_in - 1, self.units),
                 initializer=angles,
                 regularizer=self.angles_regularizer,
                 constraint=self.angles_constraint,
@@ -85,19 +85,19 @@ class GmP(keras.layers.Layer):
             )
         else:
             self.sign = self.add_weight(
-                name="sign", shape=(self._units,), initializer=sign, trainable=False, autocast=False
+                name="sign", shape=(self.units,), initializer=sign, trainable=False, autocast=False
             )
         if self.use_bias:
             self.radius = self.add_weight(
                 name="radius",
-                shape=(self._units,),
+                shape=(self.units,),
                 initializer=self.radius_initializer,
                 regularizer=self.radius_regularizer,
                 constraint=self.radius_constraint,
             )
         self.scale = self.add_weight(
             name="scale",
-            shape=(self._units,),
+            shape=(self.units,),
             initializer=scale,
             regularizer=self.scale_regularizer,
             constraint=self.scale_constraint,
@@ -113,7 +113,7 @@ class GmP(keras.layers.Layer):
         @functools.cache  # one draw, from which angles and scale start
         def kernel() -> Tensor:
             initializer = self.kernel_initializer or keras.initializers.RandomNormal(stddev=1.0)
-            return keras.ops.reshape(initializer(shape, dtype="float32"), (fan_in, self._units))
+            return keras.ops.reshape(initializer(shape, dtype="float32"), (fan_in, self.units))
 
         def angles(shape: Shape, dtype: str) -> Tensor:
             return keras.ops.cast(ops.direction_to_angles(kernel()), dtype)

@@ -41,30 +41,8 @@ class GmPConv(GmP):
         activity_regularizer: Regularizer = None,
         **kwargs: Any,
     ) -> None:
-        self.filters = positive_integer("filters", filters)
-        self.kernel_size = self._one_per_axis("kernel_size", kernel_size)
-        self.strides = self._one_per_axis("strides", strides)
-        self.dilation_rate = self._one_per_axis("dilation_rate", dilation_rate)
-        self.groups = positive_integer("groups", groups)
-        paddings = ("valid", "same", "causal") if self.rank == 1 else ("valid", "same")
-        if padding not in paddings:
-            raise ValueError(f"`padding` must be one of {paddings}. Received: padding={padding!r}")
-        self.padding = padding
-        data_formats = ("channels_last", "channels_first")
-        if data_format is not None and data_format not in data_formats:
-            raise ValueError(
-                f"`data_format` must be one of {data_formats} or None. Received: data_format={data_format!r}"
-            )
-        self.data_format = data_format or keras.config.image_data_format()
-        if self.filters % self.groups:
-            raise ValueError(f"`groups` must divide `filters`. Received: filters={filters}, groups={groups}")
-        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
-            raise ValueError(
-                "`strides` and `dilation_rate` must not both exceed 1. "
-                f"Received: strides={strides}, dilation_rate={dilation_rate}"
-            )
         super().__init__(
-            units=self.filters,
+            units=positive_integer("filters", filters),
             activation=activation,
             use_bias=use_bias,
             scale_inside=scale_inside,
@@ -81,6 +59,29 @@ class GmPConv(GmP):
             activity_regularizer=activity_regularizer,
             **kwargs,
         )
+        self.filters = self.units
+        self.kernel_size = self._one_per_axis("kernel_size", kernel_size)
+        self.strides = self._one_per_axis("strides", strides)
+        self.dilation_rate = self._one_per_axis("dilation_rate", dilation_rate)
+        self.groups = positive_integer("groups", groups)
+        paddings = ("valid", "same", "causal") if self.rank == 1 else ("valid", "same")
+        if padding not in paddings:
+            raise ValueError(f"`padding` must be one of {paddings}. Received: padding={padding!r}")
+        self.padding = padding
+        data_formats = ("channels_last", "channels_first")
+        if data_format is not None and data_format not in data_formats:
+            raise ValueError(
+                f"`data_format` must be one of {data_formats} or None. Received: data_format={data_format!r}"
+            )
+        self.data_format = data_format or keras.config.image_data_format()
+        self.unit_axis = -1 if self.data_format == "channels_last" else 1
+        if self.filters % self.groups:
+            raise ValueError(f"`groups` must divide `filters`. Received: filters={filters}, groups={groups}")
+        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
+            raise ValueError(
+                "`strides` and `dilation_rate` must not both exceed 1. "
+                f"Received: strides={strides}, dilation_rate={dilation_rate}"
+            )
 
     def _one_per_axis(self, name: str, value: int | Sequence[int]) -> tuple[int, ...]:
         """Returns one positive integer per spatial axis."""
@@ -90,17 +91,13 @@ class GmPConv(GmP):
             raise ValueError(f"`{name}` must be an integer or have {self.rank} entries. Received: {name}={value!r}")
         return tuple(positive_integer(name, entry) for entry in value)
 
-    @property
-    def unit_axis(self) -> int:
-        return -1 if self.data_format == "channels_last" else 1
-
     def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
-        if len(input_shape) != self.rank + 2 or input_shape[self.unit_axis] is None:
+        channels = input_shape[self.unit_axis] if len(input_shape) == self.rank + 2 else None
+        if channels is None:
             raise ValueError(
                 f"The input must have {self.rank} spatial axes and a known number of channels ({self.data_format}). "
                 f"Received: input_shape={tuple(input_shape)}"
             )
-        channels = input_shape[self.unit_axis]
         if channels % self.groups:
             raise ValueError(
                 "`groups` must divide the number of input channels. "

@@ -91,9 +91,8 @@ class GmPDense(GmP):
         activity_regularizer: Regularizer = None,
         **kwargs: Any,
     ) -> None:
-        self.units = positive_integer("units", units)
         super().__init__(
-            units=self.units,
+            units=positive_integer("units", units),
             activation=activation,
             use_bias=use_bias,
             scale_inside=scale_inside,

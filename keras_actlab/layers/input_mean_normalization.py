@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import backend, ops
 
-from keras_actlab.layers.arguments import Shape, channel_axis, channel_spec, integer
+from keras_actlab.layers.arguments import Shape, channel_spec, channels_along, integer
 from keras_actlab.ops.tensor import Tensor, along_axis, floating
 
 
@@ -74,15 +74,14 @@ class InputMeanNormalization(keras.layers.Layer):
         self.synchronized = synchronized
 
     def build(self, input_shape: Shape) -> None:
-        axis = channel_axis(self.axis, input_shape)
         self.moving_mean = self.add_weight(
             name="moving_mean",
-            shape=(input_shape[axis],),
+            shape=(channels_along(self.axis, input_shape),),
             initializer="zeros",
             trainable=False,
             autocast=False,
         )
-        self.input_spec = channel_spec(axis, input_shape)
+        self.input_spec = channel_spec(self.axis, input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
         x = floating(inputs, at_least="float32")

@@ -12,8 +12,8 @@ from keras_actlab.layers.arguments import (
     Initializer,
     Regularizer,
     Shape,
-    channel_axis,
     channel_spec,
+    channels_along,
     integer,
 )
 from keras_actlab.ops.matrix_activation import check_thresholds
@@ -118,9 +118,8 @@ class TMAF(keras.layers.Layer):
         self.levels_constraint = keras.constraints.get(levels_constraint)
 
     def build(self, input_shape: Shape) -> None:
-        axis = channel_axis(self.axis, input_shape)
-        channels = input_shape[axis]
-        bandwidth = channels - 1 if self.bandwidth == "full" else self.bandwidth
+        channels = channels_along(self.axis, input_shape)
+        bandwidth = channels - 1 if self.bandwidth == "full" else int(self.bandwidth)
         if bandwidth >= channels:
             raise ValueError(
                 "`bandwidth` must be less than the number of channels. "
@@ -141,7 +140,7 @@ class TMAF(keras.layers.Layer):
                 initializer=lambda shape, dtype: keras.ops.convert_to_tensor(self.initial_thresholds, dtype),
                 constraint=constraints.Increasing(),
             )
-        self.input_spec = channel_spec(axis, input_shape)
+        self.input_spec = channel_spec(self.axis, input_shape)
 
     def _relu_levels(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         levels = np.zeros(shape)
