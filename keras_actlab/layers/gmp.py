@@ -15,9 +15,9 @@ from keras_actlab.ops.tensor import Tensor, along_axis
 class GmP(keras.layers.Layer):
     """`z = scale * activation(direction . x + radius)`: what `GmPDense` and the `GmPConv` layers share.
 
-    A subclass says how many `units` there are, which shape its kernel has for an input (`kernel_shape`, the units
-    last), how the kernel acts on the input (`apply_kernel`), and on which axis of the result the units lie
-    (`unit_axis`).
+    A subclass says how many `units` there are, on which axis of the output they lie (`unit_axis`), which shape the
+    kernel and the output have for an input (`kernel_shape`, `compute_output_shape`), and how the kernel acts on it
+    (`apply_kernel`).
     """
 
     unit_axis: int = -1
@@ -64,9 +64,11 @@ class GmP(keras.layers.Layer):
         self.scale_constraint = keras.constraints.get(scale_constraint)
 
     def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
+        """Returns the shape of the plain layer's kernel, the units last; raises where the input does not fit."""
         raise NotImplementedError
 
     def apply_kernel(self, inputs: Tensor, kernel: Tensor) -> Tensor:
+        """Returns what the plain layer would, without bias and activation."""
         raise NotImplementedError
 
     def build(self, input_shape: Shape) -> None:

@@ -24,9 +24,9 @@ class InputMeanNormalization(keras.layers.Layer):
     Args:
         axis: The channel axis.
         momentum: Momentum of the moving average, in [0, 1].
-        synchronized: Whether the replicas of `tf.distribute` share one mean, each weighted with the number of
-            its samples. TensorFlow only; on JAX, under `keras.distribution`, the mean always is that of the global
-            batch.
+        synchronized: Whether replicas share one mean, each weighted with its number of samples: on TensorFlow under
+            `tf.distribute`. On JAX, under `keras.distribution`, the mean always is the global batch's. PyTorch has
+            no such training; a synchronized layer only predicts there.
         **kwargs: Base layer arguments, such as `name` and `dtype`. A layer that is not `trainable` runs in inference
             mode, as Keras' `BatchNormalization` does.
 
@@ -43,9 +43,10 @@ class InputMeanNormalization(keras.layers.Layer):
         Same as the input.
 
     Raises:
-        ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], the mask has more axes
-            than the input, or `synchronized` is asked for on another backend than TensorFlow.
+        ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], or the mask has more axes
+            than the input.
         TypeError: If `axis` is not an integer.
+        NotImplementedError: If a synchronized layer is trained on PyTorch.
 
     Example:
 
@@ -56,7 +57,7 @@ class InputMeanNormalization(keras.layers.Layer):
 
     Reference:
 
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), section 3.4.
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), equation 14.
     """
 
     def __init__(self, axis: int = -1, momentum: float = 0.99, synchronized: bool = False, **kwargs: Any) -> None:
@@ -66,11 +67,6 @@ class InputMeanNormalization(keras.layers.Layer):
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"`momentum` must be in [0, 1]. Received: momentum={momentum}")
         self.momentum = momentum
-        if synchronized and backend.backend() != "tensorflow":
-            raise ValueError(
-                "`synchronized=True` works on the TensorFlow backend only. "
-                f"Received: synchronized={synchronized}, backend={backend.backend()!r}"
-            )
         self.synchronized = synchronized
 
     def build(self, input_shape: Shape) -> None:
@@ -108,7 +104,7 @@ class InputMeanNormalization(keras.layers.Layer):
         # Divided before they are summed, so that large values do not overflow.
         mean = ops.sum(x / ops.maximum(count, 1.0), axis=axes)
         count = ops.reshape(count, (-1,))
-        if self.synchronized:
+        if self.synchronized and backend.backend() != "jax":
             mean_count = _mean_over_replicas(count)
             mean = _mean_over_replicas(mean * count / ops.maximum(mean_count, 1e-9))
             count = mean_count

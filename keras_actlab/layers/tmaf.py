@@ -105,7 +105,7 @@ class TMAF(keras.layers.Layer):
         self.axis = integer("axis", axis)
         self.shared = shared
         self.train_thresholds = train_thresholds
-        if levels_initializer == "relu":
+        if isinstance(levels_initializer, str) and levels_initializer == "relu":
             if 0.0 not in self.initial_thresholds:
                 raise ValueError(
                     "`levels_initializer='relu'` needs a threshold at 0, where ReLU has its kink. "

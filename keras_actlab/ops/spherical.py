@@ -47,9 +47,9 @@ def angles_to_direction(angles: Tensor) -> Tensor:
             f"`angles` must have the shape (n - 1, units) with n >= 2. Received: angles.shape={tuple(angles.shape)}"
         )
     one = ops.ones_like(angles[:1])
-    cosines = ops.cos(angles)
-    products = _prefix_products(_accurate_sines(ops.sin(angles), cosines))
-    return ops.concatenate([one, products], axis=0) * ops.concatenate([cosines, one], axis=0)
+    sines = ops.concatenate([one, _prefix_products(ops.sin(angles))], axis=0)
+    cosines = ops.concatenate([ops.cos(angles), one], axis=0)
+    return sines * cosines
 
 
 def direction_to_angles(kernel: Tensor) -> Tensor:
@@ -96,16 +96,6 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
     # Only the last row can be negative. A tiny negative angle plus 2 pi rounds to 2 pi, whose principal value is 0.
     angles = ops.where(angles < 0, angles + 2 * math.pi, angles)
     return ops.where(angles >= 2 * math.pi, 0.0, angles)
-
-
-def _accurate_sines(sines: Tensor, cosines: Tensor) -> Tensor:
-    """Sines near 1 rounded to nearest, by |s| = 1 - c**2 / (1 + |s|).
-
-    XLA's float32 sine of pi/2 is 1 - 6e-8. Most angles of a long kernel lie near pi/2, and an error with always the
-    same sign adds up: to 3e-5 after a thousand factors.
-    """
-    size = ops.abs(sines)
-    return ops.where(size > 0.5, ops.sign(sines) * (1.0 - cosines * cosines / (1.0 + size)), sines)
 
 
 def _prefix_products(x: Tensor) -> Tensor:

@@ -108,12 +108,15 @@ def test_a_mask_with_too_many_axes():
         InputMeanNormalization()(np.ones((2, 3)), training=True, mask=np.ones((2, 3, 4), bool))
 
 
-def test_synchronized_is_for_tensorflow():
-    if keras.backend.backend() == "tensorflow":
-        assert InputMeanNormalization(synchronized=True).get_config()["synchronized"]
+def test_synchronized_without_replicas():
+    x = np.random.default_rng(0).normal(3.0, 2.0, (6, 2)).astype("float32")
+    layer = InputMeanNormalization(synchronized=True)
+    if keras.backend.backend() == "torch":
+        np.testing.assert_array_equal(numpy(layer(x)), x)
+        with pytest.raises(NotImplementedError, match="synchronized"):
+            layer(x, training=True)
     else:
-        with pytest.raises(ValueError, match="`synchronized=True` works on the TensorFlow backend only"):
-            InputMeanNormalization(synchronized=True)
+        np.testing.assert_allclose(numpy(layer(x, training=True)), x - x.mean(axis=0), atol=1e-5)
 
 
 REPLICAS = """

@@ -54,8 +54,9 @@ def test_finite_in_finite_out(dtype):
     x = keras.ops.cast(np.array([sign * value for value in magnitudes for sign in (1, -1)], "float32"), dtype)
     y = ops.crrelu(x, 0.5)
     assert keras.backend.standardize_dtype(y.dtype) == dtype
-    # One epsilon per entry, so that no sum over entries hides or makes an overflow.
-    for result in (keras.ops.cast(y, "float32"), *gradients(ops.crrelu, x, np.full(x.shape, 0.5, "float32"))):
+    # One epsilon per entry, so that no sum over entries hides or makes an overflow; a gradient as of a loss scale.
+    found = gradients(ops.crrelu, x, np.full(x.shape, 0.5, "float32"), cotangent=1024.0)
+    for result in (keras.ops.cast(y, "float32"), *found):
         assert np.all(np.isfinite(numpy(result)))
 
 

@@ -32,7 +32,7 @@ def test_smoke(tmp_path):
 
 
 def test_help_explains_every_option():
-    text = CliRunner().invoke(quickstart.app, ["--help"]).output
+    text = CliRunner().invoke(quickstart.app, ["--help"], env={"COLUMNS": "200"}).output
     for words in ("--seeds", "Paired repetitions", "--out", "Folder for", "--smoke", "one epoch"):
         assert words in text
 
@@ -50,7 +50,7 @@ def test_validation_data_alone_choose(results):
 
 def test_the_difference_is_paired_by_seed(results):
     table = quickstart.summary(results)
-    best = quickstart.chosen(results).set_index(["task", "method", "seed"])["test"]
+    best = quickstart.chosen(results).set_index(["task", "method", "seed"])["test"].sort_index()
     difference = (best["digits", "GmP"] - best["digits", quickstart.BASELINE]).to_numpy()
     row = table.loc[("digits", "GmP")]
     assert row["difference"] == pytest.approx(difference.mean())
