@@ -135,7 +135,7 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
             row = {"task": task, "method": method, "rate": rates[task, method], "mean": test.mean(), "s.e.": test.sem()}
             if method != BASELINE:
                 difference = test - errors.loc[task, BASELINE]
-                low, high = stats.ttest_1samp(difference, 0.0).confidence_interval(0.95)
+                low, high = stats.t.interval(0.95, len(difference) - 1, loc=difference.mean(), scale=difference.sem())
                 row |= {"difference": difference.mean(), "95 % from": low, "to": high}
             rows.append(row)
     return pd.DataFrame(rows).set_index(["task", "method"])

@@ -35,7 +35,7 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     """
     x = floating(x)
     epsilon = ops.cast(epsilon, x.dtype)
-    # exp(-40**2 / 2) is 0 in every dtype, so the clip changes no value. Without it the exponential's gradient, x times an
-    # upstream gradient above 1, overflows for large x and meets that 0 as inf * 0 = NaN.
+    # exp(-40**2 / 2) is 0 in every dtype, so the clip changes no value. Without it, large x times an upstream gradient
+    # above 1 overflows in the exponential's gradient and meets that 0 as inf * 0 = NaN.
     bounded = ops.clip(x, -40.0, 40.0)
     return ops.relu(x) + epsilon * (bounded * ops.exp(-0.5 * bounded * bounded))

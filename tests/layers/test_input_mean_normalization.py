@@ -79,6 +79,24 @@ def test_the_mask_comes_from_the_layer_before():
     np.testing.assert_allclose(numpy(model.layers[-1].moving_mean), x[:, :2].mean(axis=(0, 1)), rtol=1e-5)
 
 
+def test_masks_of_any_length_in_compiled_training():
+    x = np.random.default_rng(0).normal(5.0, 1.0, (6, 4, 2)).astype("float32")
+    x[:3, 2:] = 0.0
+    counts = np.any(x != 0, axis=-1)
+    model = keras.Sequential(
+        [
+            keras.Input((None, 2)),
+            keras.layers.Masking(),
+            InputMeanNormalization(momentum=0.0),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(optimizer="sgd", loss="mse")
+    model.train_on_batch(x, np.ones((6, 1)))
+    np.testing.assert_allclose(numpy(model.layers[1].moving_mean), x[counts].mean(axis=0), rtol=1e-5)
+
+
 def test_the_mean_of_large_half_precision_numbers():
     x = np.full((1000, 2), 60000.0, "float32")
     x[:, 1] = 1.0
