@@ -135,8 +135,8 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
             row = {"task": task, "method": method, "rate": rates[task, method], "mean": test.mean(), "s.e.": test.sem()}
             if method != BASELINE:
                 difference = test - errors.loc[task, BASELINE]
-                low, high = stats.t.interval(0.95, len(difference) - 1, loc=difference.mean(), scale=difference.sem())
-                row |= {"difference": difference.mean(), "95 % from": low, "to": high}
+                mean, half_width = difference.mean(), stats.t.ppf(0.975, len(difference) - 1) * difference.sem()
+                row |= {"difference": mean, "95 % from": mean - half_width, "to": mean + half_width}
             rows.append(row)
     return pd.DataFrame(rows).set_index(["task", "method"])
 
