@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_actlab.ops.tensor import Tensor
+from keras_actlab.ops.tensor import Tensor, floating
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -31,20 +31,20 @@ class CanonicalAngles(keras.constraints.Constraint):
     """
 
     def __call__(self, w: Tensor) -> Tensor:
-        w = ops.convert_to_tensor(w)
-        if len(w.shape) != 2 or w.shape[0] == 0:
+        w = floating(w)
+        if len(w.shape) != 2 or not w.shape[0]:
             raise ValueError(
                 f"`w` must hold angles of shape (n - 1, units), n >= 2. Received: w.shape={tuple(w.shape)}"
             )
-        polar, last = w[:-1], w[-1:]
+        polar, last = w[:-1, :], w[-1:, :]
         outside = ops.logical_or(polar < 0, polar > math.pi)
         reflected = ops.logical_and(outside, ops.sin(polar) < 0)
         reflections = ops.cumsum(ops.cast(reflected, "int32"), axis=0)  # up to and including each row
         before = reflections - ops.cast(reflected, "int32")
         # arctan2 reduces an angle of any size without the rounding error of a remainder by 2 pi.
         polar = ops.where(outside, ops.abs(_reduce(polar)), polar)
-        polar = ops.where(before % 2 == 1, math.pi - polar, polar)
-        flipped = ops.sum(ops.cast(reflected, "int32"), axis=0, keepdims=True) % 2 == 1
+        polar = ops.where(ops.equal(before % 2, 1), math.pi - polar, polar)
+        flipped = ops.equal(ops.sum(ops.cast(reflected, "int32"), axis=0, keepdims=True) % 2, 1)
         last = ops.where(flipped, last + math.pi, last)
         reduced = _reduce(last)
         reduced = ops.where(reduced < 0, reduced + 2 * math.pi, reduced)

@@ -55,6 +55,12 @@ def test_canonical_angles_of_a_bad_shape(shape):
         constraints.CanonicalAngles()(np.zeros(shape, "float32"))
 
 
+def test_integer_angles():
+    np.testing.assert_allclose(
+        numpy(constraints.CanonicalAngles()([[4], [1]])), [[2 * np.pi - 4], [np.pi + 1]], rtol=1e-6
+    )
+
+
 def test_increasing():
     np.testing.assert_array_equal(
         numpy(constraints.Increasing()(np.array([3.0, -1.0, 2.0, 2.0], "float32"))), [-1.0, 2.0, 2.0, 3.0]

@@ -62,6 +62,11 @@ CASES = {
         layers.GmPConv2D, (4, 6, 7, 4), FIRST, keeps_mask=False, filters=6, kernel_size=2, groups=2, strides=(2, 1),
         kernel_initializer="glorot_uniform", angles_regularizer="l2", scale_constraint="non_neg",
     ),
+    "GmPConv2D with layer": Case(
+        lambda **base: layers.GmPConv2D(3, 3, activation=layers.CRReLU(axis=-1), **base), IMAGE,
+        lambda **base: layers.GmPConv2D(3, 3, activation=layers.CRReLU(axis=1), data_format="channels_first", **base),
+        keeps_mask=False,
+    ),
     "GmPConv3D": _case(layers.GmPConv3D, (4, 4, 5, 6, 2), FIRST, keeps_mask=False, filters=3, kernel_size=2),
     "InputMeanNormalization": _case(layers.InputMeanNormalization, IMAGE, AXIS, learns=False, momentum=0.9),
 }  # fmt: skip
@@ -214,6 +219,44 @@ def test_torch_compile():
     x, target = data((4, 8, 8, 2)), np.ones((4, 1), "float32")
     losses = [float(model.train_on_batch(x, target)) for _ in range(4)]
     assert losses[-1] < losses[0]
+
+
+class Subclassed(keras.Model):
+    """A model that builds its layers only when it meets data."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.flatten = keras.layers.Flatten()
+        self.head = keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return self.head(self.flatten(self.layer(inputs)))
+
+
+@each_case
+@pytest.mark.parametrize("kind", ["sequential", "subclassed"])
+def test_models_that_are_built_by_fit(name, kind):
+    case = CASES[name]
+    layer = case.make()
+    if kind == "sequential":
+        model = keras.Sequential([layer, keras.layers.Flatten(), keras.layers.Dense(1)])
+    else:
+        model = Subclassed(layer)
+    model.compile(optimizer="sgd", loss="mse")
+    model.fit(data(case.shape), np.ones((case.shape[0], 1)), verbose=0)
+    for variable in model.variables:
+        assert np.all(np.isfinite(numpy(variable))), variable.path
+    if isinstance(layer, layers.GmPDense | layers.GmPConv2D):
+        norms = np.linalg.norm(numpy(layer.direction).reshape(-1, layer.units), axis=0)
+        np.testing.assert_allclose(norms, 1.0, rtol=1e-5)
+
+
+@each_case
+def test_integer_input_gives_the_compute_dtype(name):
+    case = CASES[name]
+    layer = case.make(dtype="mixed_bfloat16")
+    assert keras.backend.standardize_dtype(layer(np.ones(case.shape, "int32")).dtype) == "bfloat16"
 
 
 @each_case

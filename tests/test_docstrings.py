@@ -10,7 +10,7 @@ PUBLIC = {
     f"{module.__name__}.{name}": value
     for module in (keras_actlab.ops, keras_actlab.layers, keras_actlab.initializers, keras_actlab.constraints)
     for name, value in vars(module).items()
-    if callable(value) and not name.startswith("_") and getattr(value, "__module__", "").startswith("keras_actlab")
+    if callable(value) and not name.startswith("_") and getattr(value, "__module__", "").startswith(module.__name__)
 }
 
 

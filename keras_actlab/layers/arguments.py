@@ -1,12 +1,11 @@
 """What the layers accept as arguments, and the checks that they share."""
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import keras
 
-from keras_actlab.ops.tensor import Tensor
+from keras_actlab.ops.tensor import Tensor, integer
 
 # What `keras.activations.get` and its like understand: a name, a config, an object; None for none.
 Activation: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
@@ -17,11 +16,11 @@ Constraint: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
 Shape: TypeAlias = tuple[int | None, ...]
 
 
-def integer(name: str, value: Any) -> int:
-    """Returns `value` as an int; raises a TypeError that names the argument if it is not one."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r} (of type {type(value).__name__})")
-    return int(value)
+def boolean(name: str, value: Any) -> bool:
+    """Returns `value`; raises a TypeError that names the argument if it is not a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r} (of type {type(value).__name__})")
+    return value
 
 
 def positive_integer(name: str, value: Any) -> int:
@@ -49,5 +48,6 @@ def channels_along(axis: int, input_shape: Shape) -> int:
 
 
 def channel_spec(axis: int, input_shape: Shape) -> keras.layers.InputSpec:
-    """The input spec of a layer whose weights lie along one axis: the same rank and as many channels on each call."""
-    return keras.layers.InputSpec(ndim=len(input_shape), axes={axis: input_shape[axis]})
+    """The input spec of a layer whose weights lie along one axis: as many channels on each call, at any rank."""
+    least_rank = axis + 1 if axis > 0 else 1 - axis
+    return keras.layers.InputSpec(min_ndim=least_rank, axes={axis: input_shape[axis]})

@@ -12,9 +12,8 @@ from keras_actlab.layers.arguments import (
     Shape,
     channel_spec,
     channels_along,
-    integer,
 )
-from keras_actlab.ops.tensor import Tensor, along_axis
+from keras_actlab.ops.tensor import Tensor, along_axis, integer
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -30,7 +29,7 @@ class CRReLU(keras.layers.Layer):
 
     Args:
         axis: None for one scalar, or the axis along which each entry gets its own `epsilon`.
-        epsilon_initializer: A number, or an initializer.
+        epsilon_initializer: A number, or an initializer; None for 0.01.
         epsilon_regularizer: Regularizer of `epsilon`.
         epsilon_constraint: Constraint of `epsilon`; `epsilon` in [-1, 2.24] keeps y increasing on x > 0.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
@@ -72,6 +71,8 @@ class CRReLU(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.axis = None if axis is None else integer("axis", axis)
+        if epsilon_initializer is None:
+            epsilon_initializer = 0.01
         if isinstance(epsilon_initializer, (int, float)):
             epsilon_initializer = keras.initializers.Constant(epsilon_initializer)
         self.epsilon_initializer = keras.initializers.get(epsilon_initializer)
@@ -92,6 +93,7 @@ class CRReLU(keras.layers.Layer):
         )
 
     def call(self, inputs: Tensor) -> Tensor:
+        inputs = keras.ops.cast(inputs, self.compute_dtype)
         if self.axis is None:
             return ops.crrelu(inputs, self.epsilon)
         return ops.crrelu(inputs, along_axis(self.epsilon, self.axis, len(inputs.shape)))

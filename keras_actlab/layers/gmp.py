@@ -1,15 +1,15 @@
 """The geometric parameterization, for any layer whose units are affine maps."""
 
-import functools
 import math
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_actlab import ops
 from keras_actlab.initializers import UniformSphereAngles
-from keras_actlab.layers.arguments import Activation, Constraint, Initializer, Regularizer, Shape
-from keras_actlab.ops.tensor import Tensor, along_axis
+from keras_actlab.layers.arguments import Activation, Constraint, Initializer, Regularizer, Shape, boolean
+from keras_actlab.ops.tensor import Tensor, along_axis, concrete
 
 
 class GmP(keras.layers.Layer):
@@ -50,13 +50,13 @@ class GmP(keras.layers.Layer):
         self.units = units
         self.angles = self.sign = self.radius = self.scale = None  # variables from `build` on
         self.activation = keras.activations.get(activation)
-        self.use_bias = use_bias
-        self.scale_inside = scale_inside
+        self.use_bias = boolean("use_bias", use_bias)
+        self.scale_inside = boolean("scale_inside", scale_inside)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.angles_initializer = keras.initializers.get(angles_initializer)
         self.angles_regularizer = keras.regularizers.get(angles_regularizer)
         self.angles_constraint = keras.constraints.get(angles_constraint)
-        self.radius_initializer = keras.initializers.get(radius_initializer)
+        self.radius_initializer = keras.initializers.get("zeros" if radius_initializer is None else radius_initializer)
         self.radius_regularizer = keras.regularizers.get(radius_regularizer)
         self.radius_constraint = keras.constraints.get(radius_constraint)
         self.scale_initializer = keras.initializers.get(scale_initializer)
@@ -110,12 +110,18 @@ class GmP(keras.layers.Layer):
 
     def _starting_values(self, fan_in: int) -> tuple[Initializer, Initializer, Initializer]:
         """Returns the initializers of angles, scale and, for a fan-in of 1, sign."""
-        shape = self._kernel_shape
+        initializer = self.kernel_initializer or keras.initializers.RandomNormal(stddev=1.0)
+        drawn: list[np.ndarray] = []
 
-        @functools.cache  # one draw, from which angles and scale start
         def kernel() -> Tensor:
-            initializer = self.kernel_initializer or keras.initializers.RandomNormal(stddev=1.0)
-            return keras.ops.reshape(initializer(shape, dtype="float32"), (fan_in, self.units))
+            """One draw, from which angles and scale start; placeholders, as long as a backend only traces."""
+            if drawn:
+                return keras.ops.convert_to_tensor(drawn[0])
+            rows = keras.ops.reshape(initializer(self._kernel_shape, dtype="float32"), (fan_in, self.units))
+            values = concrete(rows)
+            if values is not None:
+                drawn.append(values)
+            return rows
 
         def angles(shape: Shape, dtype: str) -> Tensor:
             return keras.ops.cast(ops.direction_to_angles(kernel()), dtype)
@@ -140,7 +146,8 @@ class GmP(keras.layers.Layer):
         return keras.ops.reshape(rows, self._kernel_shape)
 
     def call(self, inputs: Tensor) -> Tensor:
-        outputs = self.apply_kernel(inputs, keras.ops.cast(self.direction, self.compute_dtype))
+        inputs, direction = (keras.ops.cast(x, self.compute_dtype) for x in (inputs, self.direction))
+        outputs = self.apply_kernel(inputs, direction)
         if self.use_bias:
             outputs = outputs + self._along_units(self.radius, outputs)
         scale = self._along_units(self.scale, outputs)

@@ -1,6 +1,6 @@
 """The geometric counterparts of Conv1D, Conv2D and Conv3D."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -27,6 +27,7 @@ class GmPConv(GmP):
         groups: int = 1,
         activation: Activation = None,
         use_bias: bool = True,
+        *,
         scale_inside: bool = False,
         kernel_initializer: Initializer = None,
         angles_initializer: Initializer = None,
@@ -65,6 +66,7 @@ class GmPConv(GmP):
         self.dilation_rate = self._one_per_axis("dilation_rate", dilation_rate)
         self.groups = positive_integer("groups", groups)
         paddings = ("valid", "same", "causal") if self.rank == 1 else ("valid", "same")
+        padding = padding.lower() if isinstance(padding, str) else padding
         if padding not in paddings:
             raise ValueError(f"`padding` must be one of {paddings}. Received: padding={padding!r}")
         self.padding = padding
@@ -85,8 +87,9 @@ class GmPConv(GmP):
 
     def _one_per_axis(self, name: str, value: int | Sequence[int]) -> tuple[int, ...]:
         """Returns one positive integer per spatial axis."""
-        if not isinstance(value, Sequence):
+        if not isinstance(value, Iterable) or isinstance(value, str):
             return (positive_integer(name, value),) * self.rank
+        value = tuple(value)
         if len(value) != self.rank:
             raise ValueError(f"`{name}` must be an integer or have {self.rank} entries. Received: {name}={value!r}")
         return tuple(positive_integer(name, entry) for entry in value)
@@ -127,8 +130,9 @@ class GmPConv(GmP):
         )
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        *kernel_size, _, filters = self.kernel_shape(input_shape)
         # Keras' symbolic convolution knows no groups, and the output's shape does not depend on them.
-        kernel_shape = (*self.kernel_size, input_shape[self.unit_axis], self.filters)
+        kernel_shape = (*kernel_size, input_shape[self.unit_axis], filters)
         outputs = self.apply_kernel(keras.KerasTensor(input_shape), keras.KerasTensor(kernel_shape))
         return tuple(outputs.shape)
 
@@ -166,7 +170,8 @@ class GmPConv1D(GmPConv):
         data_format: "channels_last", "channels_first", or None for Keras' global setting.
         dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
         groups: Number of groups that the channels, and the filters, are split into.
-        activation: Name, function or layer; None for linear.
+        activation: Name, function or layer; None for linear. A layer with an axis of its own, such as `TMAF`, needs
+            `axis=1` beside "channels_first".
         use_bias: Whether there is a radius.
         scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
             The two agree for positively homogeneous activations, such as ReLU, and positive scales.
@@ -175,7 +180,7 @@ class GmPConv1D(GmPConv):
         angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
         angles_regularizer: Regularizer of the angles.
         angles_constraint: Constraint of the angles.
-        radius_initializer: Initializer of the radius.
+        radius_initializer: Initializer of the radius; None for zeros.
         radius_regularizer: Regularizer of the radius.
         radius_constraint: Constraint of the radius.
         scale_initializer: Initializer of the scale; None for ones.
@@ -236,7 +241,8 @@ class GmPConv2D(GmPConv):
         data_format: "channels_last", "channels_first", or None for Keras' global setting.
         dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
         groups: Number of groups that the channels, and the filters, are split into.
-        activation: Name, function or layer; None for linear.
+        activation: Name, function or layer; None for linear. A layer with an axis of its own, such as `TMAF`, needs
+            `axis=1` beside "channels_first".
         use_bias: Whether there is a radius.
         scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
             The two agree for positively homogeneous activations, such as ReLU, and positive scales.
@@ -245,7 +251,7 @@ class GmPConv2D(GmPConv):
         angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
         angles_regularizer: Regularizer of the angles.
         angles_constraint: Constraint of the angles.
-        radius_initializer: Initializer of the radius.
+        radius_initializer: Initializer of the radius; None for zeros.
         radius_regularizer: Regularizer of the radius.
         radius_constraint: Constraint of the radius.
         scale_initializer: Initializer of the scale; None for ones.
@@ -306,7 +312,8 @@ class GmPConv3D(GmPConv):
         data_format: "channels_last", "channels_first", or None for Keras' global setting.
         dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
         groups: Number of groups that the channels, and the filters, are split into.
-        activation: Name, function or layer; None for linear.
+        activation: Name, function or layer; None for linear. A layer with an axis of its own, such as `TMAF`, needs
+            `axis=1` beside "channels_first".
         use_bias: Whether there is a radius.
         scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
             The two agree for positively homogeneous activations, such as ReLU, and positive scales.
@@ -315,7 +322,7 @@ class GmPConv3D(GmPConv):
         angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
         angles_regularizer: Regularizer of the angles.
         angles_constraint: Constraint of the angles.
-        radius_initializer: Initializer of the radius.
+        radius_initializer: Initializer of the radius; None for zeros.
         radius_regularizer: Regularizer of the radius.
         radius_constraint: Constraint of the radius.
         scale_initializer: Initializer of the scale; None for ones.

@@ -36,7 +36,7 @@ class GmPDense(GmP):
         angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
         angles_regularizer: Regularizer of the angles.
         angles_constraint: Constraint of the angles.
-        radius_initializer: Initializer of the radius.
+        radius_initializer: Initializer of the radius; None for zeros.
         radius_regularizer: Regularizer of the radius.
         radius_constraint: Constraint of the radius.
         scale_initializer: Initializer of the scale; None for ones.
@@ -77,6 +77,7 @@ class GmPDense(GmP):
         units: int,
         activation: Activation = None,
         use_bias: bool = True,
+        *,
         scale_inside: bool = False,
         kernel_initializer: Initializer = None,
         angles_initializer: Initializer = None,

@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import backend, ops
 
-from keras_actlab.layers.arguments import Shape, channel_spec, channels_along, integer
-from keras_actlab.ops.tensor import Tensor, along_axis, floating
+from keras_actlab.layers.arguments import Shape, boolean, channel_spec, channels_along
+from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -43,9 +43,9 @@ class InputMeanNormalization(keras.layers.Layer):
         Same as the input.
 
     Raises:
-        ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], or the mask has more axes
-            than the input.
-        TypeError: If `axis` is not an integer.
+        ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], or the mask does not have
+            the shape of the leading axes of the input.
+        TypeError: If an argument has the wrong type.
         NotImplementedError: If a synchronized layer is trained on PyTorch.
 
     Example:
@@ -64,10 +64,12 @@ class InputMeanNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.axis = integer("axis", axis)
+        if not isinstance(momentum, (int, float)):
+            raise TypeError(f"`momentum` must be a number. Received: momentum={momentum!r}")
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"`momentum` must be in [0, 1]. Received: momentum={momentum}")
         self.momentum = momentum
-        self.synchronized = synchronized
+        self.synchronized = boolean("synchronized", synchronized)
 
     def build(self, input_shape: Shape) -> None:
         self.moving_mean = self.add_weight(
@@ -90,11 +92,12 @@ class InputMeanNormalization(keras.layers.Layer):
         rank = len(x.shape)
         axes = [axis for axis in range(rank) if axis != self.axis % rank]
         if mask is None:
-            present = ops.ones_like(x)
+            present = ops.ones_like(ops.take(x, [0], axis=self.axis))
         else:
-            if len(mask.shape) > rank:
+            known = [size for size in zip(mask.shape, x.shape, strict=False) if None not in size]
+            if len(mask.shape) > rank or any(one != other for one, other in known):
                 raise ValueError(
-                    "`mask` must not have more axes than `inputs`. "
+                    "`mask` must have the shape of the leading axes of `inputs`. "
                     f"Received: mask.shape={tuple(mask.shape)}, inputs.shape={tuple(x.shape)}"
                 )
             mask = ops.reshape(ops.cast(mask, x.dtype), tuple(ops.shape(mask)) + (1,) * (rank - len(mask.shape)))

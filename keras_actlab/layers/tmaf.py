@@ -12,12 +12,12 @@ from keras_actlab.layers.arguments import (
     Initializer,
     Regularizer,
     Shape,
+    boolean,
     channel_spec,
     channels_along,
-    integer,
 )
 from keras_actlab.ops.matrix_activation import check_thresholds
-from keras_actlab.ops.tensor import Tensor
+from keras_actlab.ops.tensor import Tensor, integer
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -38,6 +38,9 @@ class TMAF(keras.layers.Layer):
     the threshold alone, where `w` is the mean distance between neighbouring `thresholds` as given, or 1 if there is
     only one. For `w -> 0` this is the derivative of the expected output. After each step the thresholds are sorted.
 
+    Work, and the time to compile, grow with the number of diagonals, 2 * bandwidth + 1: the full matrix is for tens of
+    channels, not for hundreds.
+
     Args:
         bandwidth: Number of off-diagonals on either side: 0 for the diagonal, 1 for the tri-diagonal activation, at
             most channels - 1, which is also what "full" stands for.
@@ -45,8 +48,8 @@ class TMAF(keras.layers.Layer):
         axis: The channel axis.
         shared: Whether all channels share one set of levels.
         train_thresholds: Whether the thresholds are trained, with the surrogate gradient above.
-        levels_initializer: "relu", or an initializer for the shape (2 * bandwidth + 1, m + 1, channels). "relu" needs
-            a threshold at 0.
+        levels_initializer: "relu" or None, which need a threshold at 0, or an initializer for the shape
+            (2 * bandwidth + 1, m + 1, channels), or (2 * bandwidth + 1, m + 1, 1) where the levels are shared.
         levels_regularizer: Regularizer of the levels.
         levels_constraint: Constraint of the levels.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
@@ -103,9 +106,9 @@ class TMAF(keras.layers.Layer):
         self.initial_thresholds = check_thresholds(thresholds)
         self.thresholds: Any = self.initial_thresholds  # a variable from `build` on where they are trained
         self.axis = integer("axis", axis)
-        self.shared = shared
-        self.train_thresholds = train_thresholds
-        if isinstance(levels_initializer, str) and levels_initializer == "relu":
+        self.shared = boolean("shared", shared)
+        self.train_thresholds = boolean("train_thresholds", train_thresholds)
+        if levels_initializer is None or (isinstance(levels_initializer, str) and levels_initializer == "relu"):
             if 0.0 not in self.initial_thresholds:
                 raise ValueError(
                     "`levels_initializer='relu'` needs a threshold at 0, where ReLU has its kink. "
@@ -139,6 +142,7 @@ class TMAF(keras.layers.Layer):
                 shape=(intervals - 1,),
                 initializer=lambda shape, dtype: keras.ops.convert_to_tensor(self.initial_thresholds, dtype),
                 constraint=constraints.Increasing(),
+                autocast=False,
             )
         self.input_spec = channel_spec(self.axis, input_shape)
 
@@ -149,6 +153,7 @@ class TMAF(keras.layers.Layer):
         return keras.ops.convert_to_tensor(levels, dtype)
 
     def call(self, inputs: Tensor) -> Tensor:
+        inputs = keras.ops.cast(inputs, self.compute_dtype)
         width = self._mean_spacing() if self.train_thresholds else None
         return ops.matrix_activation(inputs, self.levels, self.thresholds, axis=self.axis, surrogate_width=width)
 

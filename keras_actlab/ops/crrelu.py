@@ -38,4 +38,5 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     # exp(-40**2 / 2) is 0 in every dtype, so the clip changes no value. Without it, large x times an upstream gradient
     # above 1 overflows in the exponential's gradient and meets that 0 as inf * 0 = NaN.
     bounded = ops.clip(x, -40.0, 40.0)
-    return ops.relu(x) + epsilon * (bounded * ops.exp(-0.5 * bounded * bounded))
+    # epsilon stands on the right: an array of JAX refuses a KerasTensor on its own right.
+    return ops.relu(x) + bounded * ops.exp(-0.5 * bounded * bounded) * epsilon

@@ -1,27 +1,34 @@
 """Piecewise constant matrices, applied to the vector that they depend on."""
 
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 from keras import ops
 
-from keras_actlab.ops.tensor import Tensor, along_axis, floating
+from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer
 
 
 def check_thresholds(thresholds: Sequence[float] | np.ndarray) -> tuple[float, ...]:
     """Returns `thresholds` as a tuple of floats; raises unless they are finite and strictly increasing, and any."""
     try:
-        values = np.asarray(thresholds, dtype="float64")
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"`thresholds` must be a sequence of numbers. Received: thresholds={thresholds!r}") from error
+        values = np.asarray(thresholds)
+    except ValueError:  # sequences of unequal length
+        values = np.asarray(None)
+    if values.dtype.kind not in "iuf":
+        raise TypeError(f"`thresholds` must be a sequence of numbers. Received: thresholds={thresholds!r}")
     if values.ndim != 1 or values.size == 0:
         raise ValueError(
             "`thresholds` must be a one-dimensional sequence of at least one number. "
             f"Received: thresholds={thresholds!r}"
         )
+    with np.errstate(over="ignore"):
+        values = values.astype("float32")
     if not np.all(np.isfinite(values)) or np.any(np.diff(values) <= 0):
-        raise ValueError(f"`thresholds` must be finite and strictly increasing. Received: thresholds={thresholds!r}")
-    return tuple(values.tolist())
+        raise ValueError(
+            f"`thresholds` must be finite and strictly increasing, in float32. Received: thresholds={thresholds!r}"
+        )
+    return tuple(float(threshold) for threshold in thresholds)
 
 
 def matrix_activation(
@@ -75,19 +82,22 @@ def matrix_activation(
     """
     if isinstance(thresholds, (list, tuple, np.ndarray)):
         thresholds = check_thresholds(thresholds)
+    if surrogate_width is not None and not isinstance(surrogate_width, Real):
+        raise TypeError(f"`surrogate_width` must be a number or None. Received: surrogate_width={surrogate_width!r}")
     if surrogate_width is not None and not surrogate_width > 0:
         raise ValueError(f"`surrogate_width` must be positive or None. Received: surrogate_width={surrogate_width}")
     x = floating(x)
     levels = ops.cast(levels, x.dtype)
-    thresholds = ops.cast(thresholds, x.dtype)
+    thresholds = ops.convert_to_tensor(thresholds)
     rank = len(x.shape)
+    axis = integer("axis", axis)
     if not -rank <= axis < rank:
         raise ValueError(f"`axis` must name an axis of `x`. Received: axis={axis}, x.shape={tuple(x.shape)}")
     axis = axis % rank
     bandwidth = _check_shapes(tuple(x.shape), tuple(levels.shape), tuple(thresholds.shape), axis)
 
     intervals = levels.shape[1]
-    above = [x > thresholds[k] for k in range(intervals - 1)]
+    above = [x > ops.cast(thresholds[k], x.dtype) for k in range(intervals - 1)]
     output = None
     for row in range(2 * bandwidth + 1):
         steps = [along_axis(levels[row, k], axis, rank) for k in range(intervals)]
@@ -134,14 +144,18 @@ def _check_shapes(
 
 
 def _threshold_surrogate(x: Tensor, steps: list[Tensor], thresholds: Tensor, width: float) -> Tensor:
-    """Zeros whose derivative with respect to threshold k is the drop in level there, times a hat around it."""
+    """Zeros whose derivative with respect to threshold k is the drop in level there, times a hat around it.
+
+    Computed in float32, since a threshold or the width may lie beyond the range of half precision.
+    """
+    wide = floating(x, at_least="float32")
+    thresholds = ops.cast(thresholds, wide.dtype)
     surrogate = 0.0
     for k in range(len(steps) - 1):
-        threshold = thresholds[k]
-        hat = ops.relu(1.0 - ops.abs(x - threshold) / width) / width
-        slope = ops.stop_gradient((steps[k] - steps[k + 1]) * hat)
-        surrogate = surrogate + slope * (threshold - ops.stop_gradient(threshold))
-    return surrogate
+        hat = ops.relu(1.0 - ops.abs(wide - thresholds[k]) / width) / width
+        slope = ops.stop_gradient(hat * ops.cast(steps[k] - steps[k + 1], wide.dtype))
+        surrogate = surrogate + slope * (thresholds[k] - ops.stop_gradient(thresholds[k]))
+    return ops.cast(surrogate, x.dtype)
 
 
 def _shift(x: Tensor, by: int, axis: int) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_actlab.ops.tensor import Tensor, floating
+from keras_actlab.ops.tensor import Tensor, concrete, floating
 
 
 def angles_to_direction(angles: Tensor) -> Tensor:
@@ -42,11 +42,11 @@ def angles_to_direction(angles: Tensor) -> Tensor:
       Parameterization for ReLU Networks".
     """
     angles = floating(angles, at_least="float32")
-    if len(angles.shape) != 2 or angles.shape[0] == 0:
+    if len(angles.shape) != 2 or not angles.shape[0]:
         raise ValueError(
             f"`angles` must have the shape (n - 1, units) with n >= 2. Received: angles.shape={tuple(angles.shape)}"
         )
-    one = ops.ones_like(angles[:1])
+    one = ops.ones_like(angles[:1, :])
     sines = ops.concatenate([one, _prefix_products(ops.sin(angles))], axis=0)
     cosines = ops.concatenate([ops.cos(angles), one], axis=0)
     return sines * cosines
@@ -69,7 +69,8 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
         map has no derivative where all entries below the first non-zero one are 0.
 
     Raises:
-        ValueError: If `kernel` is not a matrix with at least two rows, or has a zero column.
+        ValueError: If `kernel` is not a matrix with at least two rows, or has a column of zeros (or of numbers so small
+            that some backends take them for zero: subnormal ones).
 
     Example:
 
@@ -82,7 +83,7 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), section 3.
     """
     kernel = floating(kernel, at_least="float32")
-    if len(kernel.shape) != 2 or kernel.shape[0] < 2:
+    if len(kernel.shape) != 2 or (kernel.shape[0] or 0) < 2:
         raise ValueError(
             f"`kernel` must have the shape (n, units) with n >= 2. Received: kernel.shape={tuple(kernel.shape)}"
         )
@@ -92,7 +93,7 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
     # Summed from the last row up, so that a column's trailing zeros leave norms of exactly 0.
     squares = ops.flip(ops.square(kernel), axis=0)
     norms = ops.sqrt(ops.flip(ops.cumsum(squares, axis=0), axis=0))  # norms[i] = norm(kernel[i:])
-    angles = ops.arctan2(ops.concatenate([norms[1:-1], kernel[-1:]], axis=0), kernel[:-1])
+    angles = ops.arctan2(ops.concatenate([norms[1:-1, :], kernel[-1:, :]], axis=0), kernel[:-1, :])
     # Only the last row can be negative. A tiny negative angle plus 2 pi rounds to 2 pi, whose principal value is 0.
     angles = ops.where(angles < 0, angles + 2 * math.pi, angles)
     return ops.where(angles >= 2 * math.pi, 0.0, angles)
@@ -109,23 +110,22 @@ def _prefix_products(x: Tensor) -> Tensor:
     if rows == 1:
         return x
     if rows % 2:
-        but_last = _prefix_products(x[:-1])
-        return ops.concatenate([but_last, but_last[-1:] * x[-1:]], axis=0)
-    odd, even = x[0::2], x[1::2]  # the first, third, ... and the second, fourth, ... row
+        but_last = _prefix_products(x[:-1, :])
+        return ops.concatenate([but_last, but_last[-1:, :] * x[-1:, :]], axis=0)
+    odd, even = x[0::2, :], x[1::2, :]  # the first, third, ... and the second, fourth, ... row
     ends = _prefix_products(odd * even)  # products of the first 2, 4, ... rows
-    starts = ops.concatenate([odd[:1], ends[:-1] * odd[1:]], axis=0)  # products of the first 1, 3, ... rows
-    return ops.reshape(ops.stack([starts, ends], axis=1), x.shape)
+    starts = ops.concatenate([odd[:1, :], ends[:-1, :] * odd[1:, :]], axis=0)  # products of the first 1, 3, ... rows
+    return ops.reshape(ops.stack([starts, ends], axis=1), (rows, -1))
 
 
 def _check_no_zero_column(largest: Tensor) -> None:
     """Raises if a column's largest magnitude, (1, units), is 0 or subnormal; says nothing while tracing."""
-    try:
-        values = ops.convert_to_numpy(largest)
-    except (TypeError, ValueError, NotImplementedError, RuntimeError):
-        return  # a tracer, a symbolic or a meta tensor, each refused by its backend with another of these
+    values = concrete(largest)
+    if values is None:
+        return
     zero = np.flatnonzero(values < np.finfo(values.dtype).tiny)
     if zero.size:
         raise ValueError(
-            "Every column of `kernel` must have a direction, that is, a non-zero entry. "
+            "Every column of `kernel` must have a direction, that is, an entry that is neither zero nor subnormal. "
             f"Received: zero columns at kernel[:, {zero.tolist()[:10]}]"
         )

@@ -1,7 +1,9 @@
-"""What every operation here agrees on: what a tensor is, and how a vector lies along an axis."""
+"""What every operation here needs to know of its arguments."""
 
+from numbers import Integral
 from typing import Any, TypeAlias
 
+import numpy as np
 from keras import backend, ops
 
 # A tensor of the active backend, a Keras variable, a KerasTensor or anything that NumPy can read. The backends share no
@@ -16,6 +18,23 @@ def floating(x: Tensor, at_least: str | None = None) -> Tensor:
     if at_least is not None:
         dtype = backend.result_type(dtype, at_least)
     return ops.cast(x, dtype)
+
+
+def concrete(x: Tensor) -> np.ndarray | None:
+    """Returns the values of `x`, or None while it has none: traced, symbolic, or on PyTorch's meta device."""
+    if getattr(x, "is_meta", False):
+        return None  # Keras would return whatever stands in the memory
+    try:
+        return ops.convert_to_numpy(x)
+    except (TypeError, ValueError, NotImplementedError, RuntimeError):
+        return None  # what the backends and KerasTensor answer, each another one
+
+
+def integer(name: str, value: Any) -> int:
+    """Returns `value` as an int; raises a TypeError that names the argument if it is not one."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r} (of type {type(value).__name__})")
+    return int(value)
 
 
 def along_axis(vector: Tensor, axis: int, rank: int) -> Tensor:

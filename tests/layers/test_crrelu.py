@@ -35,6 +35,12 @@ def test_epsilon_initializer(start):
     assert float(numpy(layer.epsilon)) == -0.5
 
 
+def test_none_is_the_default_start():
+    layer = CRReLU(epsilon_initializer=None)
+    layer.build((2, 3))
+    assert float(numpy(layer.epsilon)) == np.float32(0.01)
+
+
 def test_regularizer_and_constraint():
     layer = CRReLU(
         epsilon_initializer=-2.0, epsilon_regularizer=keras.regularizers.L1(0.5), epsilon_constraint="NonNeg"

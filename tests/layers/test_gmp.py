@@ -107,6 +107,15 @@ def test_fan_in_of_one_in_a_convolution():
     assert layer.direction.shape == (1, 1, 1, 4)
 
 
+def test_start_from_a_kernel_in_a_model_that_is_built_by_fit():
+    # Keras first runs the initializers for a trace, whose values must not be what the weights start from.
+    model = keras.Sequential([GmPDense(3, kernel_initializer=keras.initializers.HeNormal(seed=1))])
+    model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")
+    model.fit(np.ones((4, 5)), np.ones((4, 3)), verbose=0)
+    kernel = numpy(keras.initializers.HeNormal(seed=1)((5, 3)))
+    np.testing.assert_allclose(numpy(model.layers[0].direction) * numpy(model.layers[0].scale), kernel, atol=1e-6)
+
+
 def test_no_radius_without_bias():
     layer = GmPDense(3, use_bias=False)
     layer.build((2, 4))
@@ -218,8 +227,9 @@ def test_groups_that_do_not_divide_the_channels():
 
 @pytest.mark.parametrize("shape", [(2, 8, 3), (2, 8, 8, 8, 3), (2, 8, 8, None)])
 def test_bad_convolution_input(shape):
-    with pytest.raises(ValueError, match="input_shape"):
-        GmPConv2D(4, 3).build(shape)
+    for method in ("build", "compute_output_shape"):
+        with pytest.raises(ValueError, match="input_shape"):
+            getattr(GmPConv2D(4, 3), method)(shape)
 
 
 def test_bad_dense_input():
@@ -230,6 +240,29 @@ def test_bad_dense_input():
 def test_global_data_format():
     keras.config.set_image_data_format("channels_first")
     assert GmPConv2D(4, 3).data_format == "channels_first"
+
+
+@pytest.mark.parametrize("argument", ["use_bias", "scale_inside"])
+def test_flags_are_flags(argument):
+    with pytest.raises(TypeError, match=f"`{argument}` must be True or False"):
+        GmPDense(3, **{argument: "glorot_uniform"})
+
+
+def test_what_follows_the_arguments_that_are_common_is_named():
+    with pytest.raises(TypeError, match="positional"):
+        GmPDense(3, "relu", True, "glorot_uniform")
+
+
+def test_arguments_that_keras_takes_too():
+    layer = GmPConv2D(3, np.array([3, 3]), padding="SAME", radius_initializer=None)
+    assert tuple(layer(np.ones((1, 4, 4, 2))).shape) == (1, 4, 4, 3)
+    np.testing.assert_array_equal(numpy(layer.radius), 0.0)
+
+
+def test_a_nested_layer_meets_any_rank():
+    layer = GmPDense(5, activation=CRReLU(axis=-1))
+    assert tuple(layer(np.ones((2, 4))).shape) == (2, 5)
+    assert tuple(layer(np.ones((2, 3, 4))).shape) == (2, 3, 5)
 
 
 def test_the_boundary_does_not_depend_on_the_scale():

@@ -121,9 +121,15 @@ def test_axis_outside_the_input(axis):
         InputMeanNormalization(axis=axis).build((2, 3))
 
 
-def test_a_mask_with_too_many_axes():
-    with pytest.raises(ValueError, match="`mask` must not have more axes"):
-        InputMeanNormalization()(np.ones((2, 3)), training=True, mask=np.ones((2, 3, 4), bool))
+def test_momentum_of_the_wrong_type():
+    with pytest.raises(TypeError, match="`momentum` must be a number"):
+        InputMeanNormalization(momentum="a")
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 1), (2, 5), (3,)])
+def test_a_mask_that_does_not_fit(shape):
+    with pytest.raises(ValueError, match=r"`mask` must have the shape of the leading axes.* Received: mask.shape="):
+        InputMeanNormalization()(np.ones((2, 3, 4)), training=True, mask=np.ones(shape, bool))
 
 
 def test_synchronized_without_replicas():

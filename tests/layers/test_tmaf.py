@@ -99,10 +99,37 @@ def test_bad_thresholds(thresholds):
         TMAF(thresholds=thresholds)
 
 
-@pytest.mark.parametrize("thresholds", ["relu", None, 0.0])
+@pytest.mark.parametrize("thresholds", ["relu", None, ("0", "1"), ((0.0,), (1.0, 2.0))])
 def test_thresholds_of_the_wrong_type(thresholds):
-    with pytest.raises((TypeError, ValueError), match="`thresholds` must be"):
+    with pytest.raises(TypeError, match="`thresholds` must be"):
         TMAF(thresholds=thresholds)
+
+
+@pytest.mark.parametrize("thresholds", [(0.0, 1e39), (0.0, 1.0, 1.0 + 1e-9)])
+def test_thresholds_that_float32_does_not_hold(thresholds):
+    with pytest.raises(ValueError, match="in float32"):
+        TMAF(thresholds=thresholds)
+
+
+@pytest.mark.parametrize("train_thresholds", [False, True])
+def test_thresholds_beyond_half_precision(train_thresholds):
+    layer = TMAF(thresholds=(0.0, 1e5), train_thresholds=train_thresholds, dtype="mixed_float16")
+    x = np.array([[-1.0, 1.0, 60000.0]], "float32")
+    np.testing.assert_allclose(numpy(keras.ops.cast(layer(x), "float32")), np.maximum(x, 0), rtol=1e-3)
+    gradients = layer_gradients(layer, x, np.ones_like(x))
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+@pytest.mark.parametrize("argument", ["shared", "train_thresholds"])
+def test_flags_are_flags(argument):
+    with pytest.raises(TypeError, match=f"`{argument}` must be True or False"):
+        TMAF(**{argument: "no"})
+
+
+def test_none_is_the_default_start():
+    layer = TMAF(levels_initializer=None)
+    x = np.array([[-1.0, 0.5, 2.0]], "float32")
+    np.testing.assert_array_equal(numpy(layer(x)), np.maximum(x, 0))
 
 
 def test_relu_needs_a_threshold_at_zero():

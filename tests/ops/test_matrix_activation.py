@@ -183,6 +183,13 @@ def test_a_band_wider_than_the_channels():
         ops.matrix_activation(x, np.zeros((5, 4, 2), "float32"), thresholds)
 
 
+@pytest.mark.parametrize("argument", [{"axis": "a"}, {"axis": 1.0}, {"surrogate_width": "a"}])
+def test_arguments_of_the_wrong_type(argument):
+    x, levels, thresholds = example(0, channels=4)
+    with pytest.raises(TypeError, match=f"`{next(iter(argument))}` must be"):
+        ops.matrix_activation(x, levels, thresholds, **argument)
+
+
 @pytest.mark.parametrize("axis", [3, -4])
 def test_bad_axis(axis):
     x, levels, thresholds = example(0, channels=4)
