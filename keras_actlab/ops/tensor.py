@@ -22,8 +22,6 @@ def floating(x: Tensor, at_least: str | None = None) -> Tensor:
 
 def concrete(x: Tensor) -> np.ndarray | None:
     """Returns the values of `x`, or None while it has none: traced, symbolic, or on PyTorch's meta device."""
-    if getattr(x, "is_meta", False):
-        return None  # Keras would return whatever stands in the memory
     try:
         return ops.convert_to_numpy(x)
     except (TypeError, ValueError, NotImplementedError, RuntimeError):
