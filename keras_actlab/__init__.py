@@ -1,7 +1,8 @@
 """Trainable activations and geometric weights for Keras 3, on TensorFlow, JAX and PyTorch."""
 
-from keras_actlab import constraints, initializers, layers, ops
+from keras_actlab import constraints, conversion, initializers, layers, ops
+from keras_actlab.conversion import fold, swap_activations, to_gmp
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "constraints", "initializers", "layers", "ops"]
+__all__ = ["__version__", "constraints", "conversion", "fold", "initializers", "layers", "ops", "swap_activations", "to_gmp"]

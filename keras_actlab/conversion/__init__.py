@@ -1,0 +1,8 @@
+"""Whole models: other activations, geometric weights and the way back."""
+
+from keras_actlab.conversion.activations import swap_activations
+from keras_actlab.conversion.folding import fold
+from keras_actlab.conversion.geometric import to_gmp, to_weight_normalization
+from keras_actlab.conversion.report import Report, report
+
+__all__ = ["Report", "fold", "report", "swap_activations", "to_gmp", "to_weight_normalization"]

@@ -1,0 +1,222 @@
+"""Other activations for a model."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import keras
+
+from keras_actlab import layers
+from keras_actlab.conversion import surgery
+from keras_actlab.conversion.rewriting import Place, Stays, Where, rewrite
+from keras_actlab.layers.arguments import Shape
+
+To: TypeAlias = str | type[keras.layers.Layer] | Callable[..., Any]
+Activation: TypeAlias = keras.layers.Layer | Callable[..., Any]
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    name: function
+    for name, function in vars(keras.activations).items()
+    if inspect.isfunction(function) and name not in ("get", "serialize", "deserialize")
+}
+LAYERS: dict[str, type[keras.layers.Layer]] = {
+    "crrelu": layers.CRReLU,
+    "prelu": keras.layers.PReLU,
+    "tmaf": layers.TMAF,
+}
+ACTIVATION_LAYERS = (
+    keras.layers.Activation,
+    keras.layers.ELU,
+    keras.layers.LeakyReLU,
+    keras.layers.PReLU,
+    keras.layers.ReLU,
+    keras.layers.Softmax,
+    layers.CRReLU,
+    layers.TMAF,
+)
+SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
+SOFTMAXES = (keras.activations.softmax, keras.activations.log_softmax, keras.activations.sparsemax)
+
+
+def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.Model:
+    """Returns a copy of `model` with other activations.
+
+    Found are the activations of layers, as in `Dense(8, activation="relu")`, and activations that are layers, such as
+    `Activation`, `ReLU` or `CRReLU`, at any depth. Each place gets parameters of its own, also where several calls of
+    one activation layer in a Functional model are several places. All other weights are those of `model`.
+
+    What is no hidden activation stays, unless `where` gives its very name: that of a linear layer, a softmax, and a
+    sigmoid that is an output, a gate in front of a multiplication, or in a layer whose graph cannot be seen. What stays
+    in any case are the activations of recurrent cells.
+
+    Args:
+        model: A model that is built and that Keras can save. It stays as it is. Composite layers and models within, such
+            as those of keras-hub, are searched, too.
+        to: What takes the place: the name of an activation ("crrelu", "tmaf", "prelu" with one slope for each channel,
+            or any of `keras.activations`), a function of `keras.activations`, a class of layers, a layer as a template,
+            or your own function of the layer in question, which returns one of these, or None to leave that layer
+            alone. In a model with the channels first, names and classes get `axis=1` where they have a channel axis.
+        where: Which layers: a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class of layers, a
+            function of a layer that returns True or False, or a list of these. None for all.
+
+    Returns:
+        A model of the same class, not compiled. Save and load it like the original, with `import keras_actlab`.
+        `keras_actlab.conversion.report` tells what was changed and what not, and why.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model is not built, Keras cannot save it, the name of the activation is not known, the
+            activation does not fit a shape, or an entry of `where` matches no layer, or none that can be changed.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1, "sigmoid")])
+    >>> swapped = keras_actlab.swap_activations(model, "tmaf")
+    >>> [keras_actlab.conversion.report(swapped).changed[0].after, swapped.layers[1].activation.__name__]
+    ['Dense (TMAF)', 'sigmoid']
+    """
+    if not _is_constant(to):
+        _check(to)
+
+    def change(place: Place) -> str:
+        chosen = to if _is_constant(to) else to(place.layer)
+        if chosen is None:
+            raise Stays("`to` returns None for it")
+        _check(chosen)
+        (_swap_layer if isinstance(place.layer, ACTIVATION_LAYERS) else _swap_attribute)(place, chosen)
+        return ""
+
+    return rewrite(model, where, _has_activation, change, prepare=_one_place_per_call)
+
+
+def _is_constant(to: To) -> bool:
+    """Whether `to` says the same of every layer."""
+    return isinstance(to, str | type | keras.layers.Layer) or to in FUNCTIONS.values()
+
+
+def _check(to: Any) -> None:
+    if isinstance(to, str):
+        if to.lower() not in FUNCTIONS | LAYERS:
+            raise ValueError(
+                f"`to` must be the name of an activation. Received: to={to!r}. Known names: "
+                f"{', '.join(sorted(FUNCTIONS | LAYERS))}"
+            )
+    elif not _is_constant(to) or (isinstance(to, type) and not issubclass(to, keras.layers.Layer)):
+        raise TypeError(
+            "`to` must be the name of an activation, a function of keras.activations, a class of layers or a layer, or "
+            f"a function of a layer that returns one of these. Received: to={to!r}"
+        )
+
+
+def _has_activation(place: Place) -> bool:
+    layer = place.layer
+    if isinstance(layer, ACTIVATION_LAYERS):
+        return getattr(place.holder, "activation", None) is not layer  # else the holder's, which comes as a place itself
+    return _owns_activation(layer) and layer.activation is not keras.activations.linear
+
+
+def _owns_activation(layer: keras.layers.Layer) -> bool:
+    """Whether `layer` itself applies the activation that it has, and does not hand it on to layers within."""
+    activation = getattr(layer, "activation", None)
+    return callable(activation) and all(child is activation for child in surgery.children(layer))
+
+
+def _one_place_per_call(places: list[Place]) -> list[Place]:
+    chosen = {id(place.layer) for place in places}
+    found = []
+    for place in places:
+        layer, holder = place.layer, place.holder
+        if id(holder) in chosen and getattr(holder, "activation", None) is layer:
+            continue
+        found.append(place)
+        if isinstance(layer, ACTIVATION_LAYERS) and surgery.calls(layer) > 1 and surgery.is_functional(holder):
+            for twin in surgery.separate(layer, holder):
+                found.append(replace(place, path="".join(place.path.rpartition("/")[:2]) + twin.name, layer=twin))
+    return found
+
+
+def _check_hidden(place: Place) -> None:
+    """Raises `Stays` where the activation is none of a hidden layer, and not asked for by name."""
+    if place.named:
+        return
+    layer = place.layer
+    activation = keras.activations.softmax if isinstance(layer, keras.layers.Softmax) else layer.activation
+    if activation is keras.activations.linear:
+        raise Stays("it has no activation")
+    if activation in SOFTMAXES:
+        raise Stays("softmax is no hidden activation; give its name to swap it")
+    if activation in SIGMOIDS:
+        followers = surgery.consumers(layer)
+        gates = [one for one in followers if isinstance(one, keras.layers.Multiply) or type(one).__name__ == "Multiply"]
+        if not followers or gates or surgery.is_output(layer, place.holder):
+            raise Stays("this sigmoid is, or may be, an output or a gate; give its name to swap it")
+
+
+def _swap_layer(place: Place, to: To) -> None:
+    layer = place.layer
+    if hasattr(layer, "activation") or isinstance(layer, keras.layers.Softmax):
+        _check_hidden(place)
+    siblings = surgery.children(place.holder)
+    shapes = surgery.input_shapes(layer, place.holder)
+    if not shapes:
+        raise Stays("the shape of its input is not known")
+    new = _make(to, layer.name, layer.dtype_policy, shapes[0], any(map(_has_channels_first, siblings)))
+    if not isinstance(new, keras.layers.Layer):
+        new = keras.layers.Activation(new, name=layer.name, dtype=layer.dtype_policy)
+    elif len(shapes) > 1:
+        raise Stays(f"{len(shapes)} calls share it")
+    with surgery.scopes("" if surgery.is_functional(place.holder) else place.holder.path or ""):
+        _build(new, shapes[0], place)
+    surgery.become(layer, new)
+
+
+def _swap_attribute(place: Place, to: To) -> None:
+    layer = place.layer
+    if not _owns_activation(layer):
+        raise Stays("it applies no activation itself")
+    if hasattr(layer, "state_size"):
+        raise Stays("it is a recurrent cell")
+    _check_hidden(place)
+    build_config = layer.get_build_config()
+    if "activation" not in layer.get_config() or set(build_config) != {"input_shape"}:
+        raise Stays("it applies its activation in a way of its own")
+    shape = layer.compute_output_shape(build_config["input_shape"])
+    new = _make(to, "activation", layer.dtype_policy, shape, _has_channels_first(layer))
+    if isinstance(new, keras.layers.Layer):
+        with surgery.scopes(layer.path):
+            _build(new, shape, place)
+    surgery.set_activation(layer, new)
+
+
+def _has_channels_first(layer: keras.layers.Layer) -> bool:
+    return getattr(layer, "data_format", None) == "channels_first"
+
+
+def _make(to: To, name: str, dtype: keras.DTypePolicy, shape: Shape, channels_first: bool) -> Activation:
+    """Returns the activation `to`: a function, or a layer of its own."""
+    if isinstance(to, str):
+        to = (FUNCTIONS | LAYERS)[to.lower()]
+    if isinstance(to, keras.layers.Layer):
+        return type(to).from_config(to.get_config() | {"name": name, "dtype": dtype})
+    if not isinstance(to, type):
+        return to
+    axis = 1 if channels_first and len(shape) > 2 else len(shape) - 1
+    arguments: dict[str, Any] = {}
+    if to is keras.layers.PReLU:
+        arguments["shared_axes"] = [other for other in range(1, len(shape)) if other != axis]
+    elif axis == 1:
+        parameter = inspect.signature(to).parameters.get("axis")
+        if parameter is not None and parameter.default == -1:
+            arguments["axis"] = 1
+    return to(**arguments, name=name, dtype=dtype)
+
+
+def _build(activation: keras.layers.Layer, shape: Shape, place: Place) -> None:
+    try:
+        activation.build(shape)
+    except ValueError as error:
+        raise ValueError(
+            f"`to` must fit every layer that it is for. Received: to={activation!r}, which does not fit {place} with "
+            f"input_shape={tuple(shape)}: {error}"
+        ) from error

@@ -1,0 +1,174 @@
+"""Back to plain layers."""
+
+import keras
+import numpy as np
+
+from keras_actlab import layers
+from keras_actlab.conversion.geometric import CONVOLUTION, COUNTERPARTS, is_positively_homogeneous, to_float32
+from keras_actlab.conversion.rewriting import Place, Stays, rewrite
+from keras_actlab.conversion.surgery import become, calls, consumers, is_output, scope_of
+from keras_actlab.layers.gmp import GmP
+
+PLAIN = {geometric: plain for plain, geometric in COUNTERPARTS.items()}
+
+
+def fold(model: keras.Model) -> keras.Model:
+    """Returns a copy of `model` for inference, in plain Keras layers as far as there are any, with the same outputs.
+
+    - Geometric layers become Dense and Conv layers with `kernel = scale * direction` and `bias = scale * radius`. Where
+      the scale multiplies the output of the activation and is negative, or the activation is not positively
+      homogeneous, a frozen `BatchNormalization` behind the layer multiplies by the scale, or its sign.
+    - What `WeightNormalization` wraps gets its normalized kernel for good.
+    - `InputMeanNormalization` and `MeanOnlyBatchNormalization`, at inference a shift of each channel, go into the bias
+      of the Dense or Conv layers that follow at once in a Functional or Sequential model, and leave an `Identity`
+      behind. That is exact save before zero padding. Elsewhere they become `Rescaling` layers with an offset.
+    - What has no plain counterpart, such as `TMAF` and `CRReLU`, stays. `keras_actlab.conversion.report` lists it.
+
+    If nothing stays, the folded model loads without keras_actlab. Regularizers and constraints are dropped.
+
+    Args:
+        model: A model that is built and that Keras can save. It stays as it is.
+
+    Returns:
+        A model of the same class, not compiled.
+
+    Raises:
+        TypeError: If `model` is not a model.
+        ValueError: If the model is not built, or Keras cannot save it.
+
+    Example:
+
+    >>> layer = keras_actlab.layers.GmPDense(4, activation="relu")
+    >>> model = keras.Sequential([keras.Input((3,)), keras_actlab.layers.InputMeanNormalization(), layer])
+    >>> folded = keras_actlab.fold(model)
+    >>> [type(layer).__name__ for layer in folded.layers]
+    ['Identity', 'Dense']
+    """
+    return rewrite(model, None, _is_ours, _fold, prepare=_shifts_last)
+
+
+def _is_ours(place: Place) -> bool:
+    return type(place.layer).__module__.startswith("keras_actlab.layers.")
+
+
+def _shifts_last(places: list[Place]) -> list[Place]:
+    """Shifts go into the layers that follow them, once these are plain."""
+    return sorted(places, key=lambda place: isinstance(place.layer, layers.InputMeanNormalization))
+
+
+def _fold(place: Place) -> str:
+    match place.layer:
+        case GmP():
+            return _fold_geometric(place.layer)
+        case layers.WeightNormalization():
+            return _fold_weight_normalized(place.layer)
+        case layers.InputMeanNormalization():
+            return _fold_shift(place)
+        case _:
+            raise Stays("it has no plain counterpart")
+
+
+def _fold_geometric(layer: GmP) -> str:
+    scale = to_float32(layer.scale)
+    direction = to_float32(layer.direction)
+    if layer.scale_inside or layer.activation is keras.activations.linear:
+        inside, outside = scale, np.ones_like(scale)
+    elif is_positively_homogeneous(layer.activation):
+        inside, outside = np.abs(scale), np.where(scale < 0, -1.0, 1.0)
+    else:
+        inside, outside = np.ones_like(scale), scale
+    plain = _plain(layer, direction * inside, to_float32(layer.radius) * inside if layer.use_bias else None)
+    if np.all(outside == 1.0):
+        become(layer, plain)
+        return ""
+    input_shape = layer.get_build_config()["input_shape"]
+    # Frozen, it never normalizes: it multiplies, on any axis, and lets masks pass.
+    factor = keras.layers.BatchNormalization(
+        axis=layer.unit_axis, center=False, epsilon=0.0, trainable=False, dtype=layer.dtype_policy, name="scale"
+    )
+    both = keras.Sequential([keras.Input(batch_shape=input_shape), plain, factor], name=layer.name)
+    factor.gamma.assign(outside)
+    become(layer, both)
+    return "with a frozen BatchNormalization for the scale"
+
+
+def _plain(layer: GmP, kernel: np.ndarray, bias: np.ndarray | None) -> keras.layers.Layer:
+    config = layer.get_config()
+    plain = PLAIN[type(layer)](
+        **{key: config[key] for key in CONVOLUTION if key in config} or {"units": layer.units},
+        activation=layer.activation,
+        use_bias=bias is not None,
+        name=layer.name,
+        trainable=layer.trainable,
+        dtype=layer.dtype_policy,
+    )
+    with scope_of(layer):
+        plain.build_from_config(layer.get_build_config())
+    plain.kernel.assign(kernel)
+    if bias is not None:
+        plain.bias.assign(bias)
+    return plain
+
+
+def _fold_weight_normalized(layer: layers.WeightNormalization) -> str:
+    for name, kernel in layer.normalized_kernels().items():
+        getattr(layer.layer, name).assign(kernel)
+    become(layer, layer.layer)
+    return ""
+
+
+def _fold_shift(place: Place) -> str:
+    layer = place.layer
+    rank = len(layer.get_build_config()["input_shape"])
+    axis = layer.axis % rank
+    shift = -to_float32(layer.moving_mean)
+    if getattr(layer, "beta", None) is not None:
+        shift = shift + to_float32(layer.beta)
+    followers = consumers(layer)
+    hidden = calls(layer) == 1 and followers and not is_output(layer, place.holder)
+    if hidden and all(_takes_shift(follower, axis, rank) for follower in followers):
+        for follower in followers:
+            _add_to_bias(_first(follower), shift)
+        become(layer, keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name))
+        return f"in the bias of {', '.join(follower.name for follower in followers)}"
+    offset = shift.reshape((-1,) + (1,) * (rank - 1 - axis))
+    become(layer, keras.layers.Rescaling(1.0, offset=offset, name=layer.name, dtype=layer.dtype_policy))
+    return ""
+
+
+def _first(operation: keras.Operation) -> keras.Operation:
+    """What meets the input of `operation` first, if that is a Sequential model."""
+    return _first(operation.layers[0]) if isinstance(operation, keras.Sequential) else operation
+
+
+def _takes_shift(follower: keras.Operation, axis: int, rank: int) -> bool:
+    """Whether a shift of the channels of what `follower` takes is a shift of its bias."""
+    first = _first(follower)
+    if type(first) not in COUNTERPARTS or calls(follower) != 1 or calls(first) != 1:
+        return False
+    if getattr(first, "quantization_mode", None) is not None or getattr(first, "lora_enabled", False):
+        return False
+    if isinstance(first, keras.layers.Dense):
+        return axis == rank - 1
+    pads = first.padding != "valid" and any(size > 1 for size in first.kernel_size)
+    return not pads and axis == (1 if first.data_format == "channels_first" else rank - 1)
+
+
+def _add_to_bias(layer: keras.layers.Layer, shift: np.ndarray) -> None:
+    """Makes `layer` of x what it was of x + shift."""
+    kernel = to_float32(layer.kernel).astype("float64")
+    kernel = kernel.sum(axis=tuple(range(kernel.ndim - 2)))  # (channels of a group, units)
+    groups = getattr(layer, "groups", 1)
+    # The units of a group see its channels alone.
+    bias = np.einsum(
+        "gc,cgu->gu", shift.reshape(groups, -1), kernel.reshape(len(kernel), groups, kernel.shape[1] // groups)
+    ).ravel()
+    if layer.use_bias:
+        layer.bias.assign_add(bias)
+        return
+    new = type(layer).from_config(layer.get_config() | {"activation": layer.activation, "use_bias": True})
+    with scope_of(layer):
+        new.build_from_config(layer.get_build_config())
+    new.kernel.assign(layer.kernel)
+    new.bias.assign(bias)
+    become(layer, new)

@@ -1,0 +1,198 @@
+"""From plain layers to geometric and to weight-normalized ones."""
+
+import keras
+import numpy as np
+
+from keras_actlab import layers, ops
+from keras_actlab.conversion.rewriting import Place, Stays, Where, rewrite
+from keras_actlab.conversion.surgery import become, move, scope_of
+
+COUNTERPARTS: dict[type, type] = {
+    keras.layers.Dense: layers.GmPDense,
+    keras.layers.Conv1D: layers.GmPConv1D,
+    keras.layers.Conv2D: layers.GmPConv2D,
+    keras.layers.Conv3D: layers.GmPConv3D,
+}
+CONVOLUTION = ("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "groups")
+
+
+def to_gmp(model: keras.Model, where: Where = None) -> keras.Model:
+    """Returns a copy of `model` with its Dense and Conv layers in geometric form, and the same outputs.
+
+    A unit `activation(w . x + b)` becomes `r * activation(u(theta) . x + lambda)` (equation 13 of the paper) with
+    `angles` theta of `w / ||w||`, `scale` `r = ||w||` and `radius` `lambda = b / ||w||`. That is the same where the
+    activation is positively homogeneous, `activation(r z) = r activation(z)`: linear, ReLU, leaky ReLU, PReLU. With any
+    other activation, GELU say, the layer gets `scale_inside=True`, `activation(r * (u(theta) . x + lambda))`.
+
+    A unit whose weights are all 0 keeps its output: its scale is 0, and learns. Where it has a bias, too, and its
+    output is not 0 (the bias of a ReLU is positive, say), no direction and radius give it, and the layer stays.
+
+    The L2 regularizer of a kernel, which is that of its norm, goes to the scale. Other regularizers, and constraints,
+    of kernel and bias have no counterpart; the report names them. Numbers of parameters stay the same with a bias, and
+    without.
+
+    Args:
+        model: A model that is built and that Keras can save. It stays as it is. Composite layers and models within, such
+            as those of keras-hub, are searched, too.
+        where: Which layers: a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class of layers, a
+            function of a layer that returns True or False, or a list of these. None for all.
+
+    Returns:
+        A model of the same class, not compiled. Save and load it like the original, with `import keras_actlab`.
+        `keras_actlab.conversion.report` tells what was changed and what not, and why.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model is not built, Keras cannot save it, or an entry of `where` matches no layer, or none
+            that can be converted.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(1)])
+    >>> converted = keras_actlab.to_gmp(model)
+    >>> [type(layer).__name__ for layer in converted.layers]
+    ['GmPDense', 'GmPDense']
+    >>> x = np.ones((2, 3))
+    >>> bool(np.allclose(converted.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6))
+    True
+
+    Reference:
+
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
+      Parameterization for ReLU Networks".
+    """
+    return rewrite(model, where, _has_kernel, _to_geometric)
+
+
+def to_weight_normalization(model: keras.Model, where: Where = None) -> keras.Model:
+    """Returns a copy of `model` with each layer that has a kernel in `WeightNormalization`, and the same outputs.
+
+    A kernel `w` becomes `g * v / ||v||`, which starts with `v = w` and `g = ||w||`.
+
+    Args:
+        model: As in `keras_actlab.to_gmp`.
+        where: As in `keras_actlab.to_gmp`.
+
+    Returns:
+        A model of the same class, not compiled; see `keras_actlab.to_gmp`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model is not built, Keras cannot save it, or an entry of `where` matches no layer, or none
+            that can be converted.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(1)])
+    >>> converted = keras_actlab.conversion.to_weight_normalization(model, where=lambda layer: layer.units > 1)
+    >>> [type(layer).__name__ for layer in converted.layers]
+    ['WeightNormalization', 'Dense']
+
+    Reference:
+
+    - [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868), "Weight Normalization".
+    """
+    return rewrite(model, where, _has_kernel, _to_weight_normalized)
+
+
+def is_positively_homogeneous(activation: object) -> bool:
+    """Whether `activation(r * z) == r * activation(z)` for all r >= 0, as far as is known."""
+    match activation:
+        case keras.layers.ReLU():
+            return activation.max_value is None and activation.threshold == 0
+        case keras.layers.LeakyReLU() | keras.layers.PReLU():
+            return True
+        case keras.layers.Activation():
+            return is_positively_homogeneous(activation.activation)
+        case _:
+            return activation in (None, keras.activations.linear, keras.activations.relu, keras.activations.leaky_relu)
+
+
+def _has_kernel(place: Place) -> bool:
+    return hasattr(place.layer, "kernel") or hasattr(place.layer, "depthwise_kernel")
+
+
+def _check_kernel_is_free(place: Place) -> None:
+    """Raises `Stays` where something other than the layer itself has a say in its kernel."""
+    layer = place.layer
+    if isinstance(place.holder, keras.layers.SpectralNormalization | layers.WeightNormalization):
+        raise Stays(f"{type(place.holder).__name__} owns its kernel")
+    if getattr(layer, "quantization_mode", None) is not None:
+        raise Stays("it is quantized")
+    if getattr(layer, "lora_enabled", False):
+        raise Stays("it has LoRA weights; save and load the model to merge them")
+
+
+def _to_geometric(place: Place) -> str:
+    layer = place.layer
+    if type(layer) not in COUNTERPARTS:
+        raise Stays(f"{type(layer).__name__} has no geometric counterpart")
+    _check_kernel_is_free(place)
+    homogeneous = is_positively_homogeneous(layer.activation)
+    kernel = to_float32(layer.kernel)
+    rows = kernel.reshape(-1, kernel.shape[-1])
+    scale = np.linalg.norm(rows.astype("float64"), axis=0)
+    bias = to_float32(layer.bias) if layer.use_bias else np.zeros_like(scale)
+    # Beside such a bias, float32 does not tell the weights from 0.
+    vanishing = scale <= 1e-7 * np.abs(bias)
+    constant = vanishing & (bias != 0)
+    if layer.activation is keras.activations.relu:
+        constant &= bias > 0  # the others put out 0, as they do with a scale of 0
+    if constant.any():
+        raise Stays(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
+    rows = np.where(vanishing, 1.0, rows)
+    scale = np.where(vanishing, 0.0, scale)
+    radius = bias / np.where(vanishing, 1.0, scale)
+
+    config = layer.get_config()
+    new = COUNTERPARTS[type(layer)](
+        **{key: config[key] for key in CONVOLUTION if key in config} or {"units": layer.units},
+        activation=layer.activation,
+        use_bias=layer.use_bias,
+        scale_inside=not homogeneous,
+        scale_regularizer=layer.kernel_regularizer if _is_norm_only(layer.kernel_regularizer) else None,
+        activity_regularizer=layer.activity_regularizer,
+        name=layer.name,
+        trainable=layer.trainable,
+        dtype=layer.dtype_policy,
+    )
+    with scope_of(layer):
+        new.build_from_config(layer.get_build_config())
+    if new.angles is None:
+        new.sign.assign(np.where(rows[0] < 0, -1.0, 1.0))
+    else:
+        new.angles.assign(ops.direction_to_angles(rows.astype("float32")))
+    if new.radius is not None:
+        new.radius.assign(radius)
+    new.scale.assign(scale)
+    lost = [
+        name
+        for name in ("kernel_regularizer", "bias_regularizer", "kernel_constraint", "bias_constraint")
+        if getattr(layer, name) is not None and not (name == "kernel_regularizer" and new.scale_regularizer)
+    ]
+    become(layer, new)
+    return f"without {', '.join(lost)}" if lost else ""
+
+
+def _is_norm_only(regularizer: object) -> bool:
+    return type(regularizer) is keras.regularizers.L2
+
+
+def _to_weight_normalized(place: Place) -> str:
+    layer = place.layer
+    _check_kernel_is_free(place)
+    try:
+        new = layers.WeightNormalization(
+            move(layer), name=layer.name, trainable=layer.trainable, dtype=layer.dtype_policy
+        )
+    except ValueError as error:
+        raise Stays(f"{type(layer).__name__} is no layer that WeightNormalization takes") from error
+    with scope_of(layer):
+        new.build_from_config(layer.get_build_config())
+    become(layer, new)
+    return ""
+
+
+def to_float32(variable: object) -> np.ndarray:
+    """Returns the values of a variable or tensor, in float32 whatever its dtype."""
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))

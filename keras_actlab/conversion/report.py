@@ -1,0 +1,100 @@
+"""What a conversion did to a model, as a table."""
+
+import io
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import keras
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer that was changed, or that stays as it is for the reason in `note`, with `after` None."""
+
+    layer: str
+    before: str
+    after: str | None
+    parameters_before: int
+    parameters_after: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did, layer by layer; printed, a table.
+
+    The parameters are those of the whole model, before and after.
+    """
+
+    rows: tuple[Row, ...]
+    parameters_before: int
+    parameters_after: int
+
+    @property
+    def changed(self) -> tuple[Row, ...]:
+        """The rows of the layers that were changed."""
+        return tuple(row for row in self.rows if row.after is not None)
+
+    @property
+    def skipped(self) -> tuple[Row, ...]:
+        """The rows of the layers that were meant, or could have been, and stay as they are."""
+        return tuple(row for row in self.rows if row.after is None)
+
+    def __str__(self) -> str:
+        table = Table(box=box.SIMPLE_HEAD)
+        for header, justify in (("layer", "left"), ("from", "left"), ("to", "left"), ("parameters", "right")):
+            table.add_column(header, justify=justify, overflow="fold")
+        table.add_column("note", overflow="fold")
+        for row in self.rows:
+            parameters = f"{row.parameters_before:,}"
+            if row.after is not None:
+                parameters += f" -> {row.parameters_after:,}"
+            table.add_row(row.layer, row.before, row.after or "stays", parameters, row.note)
+        table.add_section()
+        table.add_row("model", "", "", f"{self.parameters_before:,} -> {self.parameters_after:,}", "")
+        console = Console(file=io.StringIO(), width=120, markup=False, highlight=False)
+        console.print(table)
+        return console.file.getvalue()
+
+
+_REPORTS: WeakKeyDictionary[keras.Model, Report] = WeakKeyDictionary()
+
+
+def remember(model: keras.Model, report: Report) -> None:
+    """Keeps `report` for as long as `model` lives."""
+    _REPORTS[model] = report
+
+
+def report(model: keras.Model) -> Report:
+    """Returns what the conversion that made `model` did: which layers it changed, and which stay as they are, and why.
+
+    Args:
+        model: What `to_gmp`, `to_weight_normalization`, `swap_activations` or `fold` returned. The report is not saved
+            with it.
+
+    Returns:
+        A `Report`, with `rows`, of which some are `changed` and the others `skipped`. Printed, it is a table of layer,
+        from, to, parameters before and after, and note.
+
+    Raises:
+        ValueError: If `model` is not such a result.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="relu", name="hidden")])
+    >>> print(keras_actlab.conversion.report(keras_actlab.to_gmp(model)))
+      layer    from           to                 parameters   note
+     ──────────────────────────────────────────────────────────────
+      hidden   Dense (relu)   GmPDense (relu)      16 -> 16
+     ──────────────────────────────────────────────────────────────
+      model                                        16 -> 16
+    """
+    if model not in _REPORTS:
+        raise ValueError(
+            "`model` must be what a conversion returned, in this process. Received: "
+            f"model={getattr(model, 'name', model)!r} (of type {type(model).__name__})"
+        )
+    return _REPORTS[model]

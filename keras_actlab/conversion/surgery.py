@@ -1,0 +1,185 @@
+"""Exchanging layers within a model that is built.
+
+Keras has no public way to do so. This is the one module of the package that reaches into what Keras keeps to itself.
+"""
+
+import itertools
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+
+
+def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that `layer` holds itself, in the order in which it came to hold them."""
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
+def calls(layer: keras.layers.Layer) -> int:
+    """How often `layer` is called in the graphs of the Functional models that hold it."""
+    return len(layer._inbound_nodes)
+
+
+def consumers(layer: keras.layers.Layer) -> list[Any]:
+    """The operations that take what `layer` puts out, in the graphs of the Functional models that hold it."""
+    return [node.operation for node in layer._outbound_nodes]
+
+
+def is_functional(layer: keras.layers.Layer) -> bool:
+    """Whether `layer` is a graph of layers and nothing more: a Functional or Sequential model, of no class of its own."""
+    return isinstance(layer, keras.Sequential) or (isinstance(layer, keras.Model) and type(layer).__name__ == "Functional")
+
+
+def is_output(layer: keras.layers.Layer, model: keras.Model) -> bool:
+    """Whether the Functional model `model` puts out what `layer` does."""
+    outputs = getattr(model, "outputs", None) or []
+    return any(output._keras_history.operation is layer for output in outputs)
+
+
+@contextmanager
+def scopes(path: str) -> Iterator[None]:
+    """Within, the paths of new variables start with `path`."""
+    with ExitStack() as stack:
+        for name in filter(None, path.split("/")):
+            stack.enter_context(keras.name_scope(name))
+        yield
+
+
+def scope_of(layer: keras.layers.Layer) -> AbstractContextManager[None]:
+    """Within, a layer that is built gets the variable paths that it would get in the place of `layer`."""
+    return scopes((layer.path or "").rpartition("/")[0])
+
+
+def set_class(layer: keras.layers.Layer, cls: type) -> None:
+    object.__setattr__(layer, "__class__", cls)  # past Keras and PyTorch, for which this is no ordinary attribute
+
+
+def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
+    """Turns `layer` into `other`, in place: whoever holds it, in an attribute, a list or a graph, holds the other.
+
+    `other` must not be used afterwards, for the two share their variables and inner layers.
+    """
+    graph = {name: vars(layer)[name] for name in ("_inbound_nodes", "_outbound_nodes")}
+    set_class(layer, type(other))
+    vars(layer).clear()
+    vars(layer).update(vars(other) | graph)
+    # Keras' wrappers of these methods, which it keeps on the instance, would still act on `other`.
+    for method in ("build", "quantize"):
+        vars(layer).pop(method, None)
+    # Keras recorded the arguments of each call in a graph, with defaults such as mask=None, which not every layer takes.
+    for node in layer._inbound_nodes:
+        for name in set(node.arguments.kwargs) - set(layer.call_signature_parameters):
+            del node.arguments.kwargs[name]
+
+
+def move(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Returns an object of its own that is what `layer` was, so that `layer` can become something that holds it."""
+    moved = object.__new__(type(layer))
+    vars(moved).update(vars(layer) | {"_inbound_nodes": [], "_outbound_nodes": []})
+    for method in ("build", "quantize"):
+        vars(moved).pop(method, None)
+    return moved
+
+
+def set_activation(layer: keras.layers.Layer, activation: Any) -> None:
+    """Sets `layer.activation`, which a built layer refuses where the old or the new one is a layer."""
+    previous = layer.activation
+    layer._tracker.unlock()
+    if isinstance(previous, keras.layers.Layer):
+        layer._tracker.untrack(previous)
+        del layer.activation
+    layer.activation = activation
+    layer._tracker.lock()
+
+
+def track_parameters(layer: keras.layers.Layer) -> None:
+    """On PyTorch, brings up to date the parameters that `layer` and the layers within show as torch modules."""
+    if keras.backend.backend() == "torch":
+        for inner in layer._flatten_layers():
+            inner._tracker.unlock()
+            inner._track_variables()
+            inner._tracker.lock()
+
+
+def copy(model: keras.Model) -> keras.Model:
+    """Returns a model of its own that equals `model`, not compiled: what survives saving is in it."""
+    # The user's own classes and functions need not be registered to be found again here.
+    objects = [used for layer in model._flatten_layers() for used in (type(layer), getattr(layer, "activation", None))]
+    custom = {
+        used.__name__: used for used in objects if getattr(used, "__module__", "keras").split(".")[0] != "keras"
+        and hasattr(used, "__name__")
+    }
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is unsafe to load from a file of unknown origin
+            path = Path(folder) / "model.keras"
+            model.save(path)
+            return keras.saving.load_model(path, custom_objects=custom, compile=False, safe_mode=False)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"`model` must be one that Keras can save and load, for the result starts as a copy of it. Received: "
+            f"model={model.name!r} (of type {type(model).__name__}), which fails with: {error}"
+        ) from error
+
+
+def separate(layer: keras.layers.Layer, model: keras.Model) -> list[keras.layers.Layer]:
+    """Gives each call of `layer` in the graph of the Functional `model`, save the first, a layer of its own.
+
+    Returns these layers, which are configured as `layer` is, and named like it with "_1", "_2" and so on.
+    """
+    taken = {other.name for other in children(model)}
+    names = (name for k in itertools.count(1) if (name := f"{layer.name}_{k}") not in taken)
+    twins = []
+    for node, name in zip(layer._inbound_nodes[1:], names, strict=False):
+        twin = type(layer).from_config(layer.get_config() | {"name": name})
+        node.operation = twin
+        twin._inbound_nodes.append(node)
+        made = {id(tensor) for tensor in node.outputs}
+        twin._outbound_nodes.extend(
+            user for user in layer._outbound_nodes if any(id(tensor) in made for tensor in user.input_tensors)
+        )
+        for tensor in node.outputs:
+            tensor._keras_history = tensor._keras_history._replace(operation=twin, node_index=0)
+        twins.append(twin)
+    moved = [user for twin in twins for user in twin._outbound_nodes]
+    layer._outbound_nodes = [user for user in layer._outbound_nodes if user not in moved]
+    layer._inbound_nodes = layer._inbound_nodes[:1]
+    become(model, keras.Model(model.input, model.output, name=model.name, trainable=model.trainable))
+    return twins
+
+
+def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[tuple[int | None, ...]]:
+    """The shape of what `layer` gets in each of its calls: from the graph, or else by a trial run of what holds it."""
+    if layer._inbound_nodes:
+        return [node.input_tensors[0].shape for node in layer._inbound_nodes]
+    shapes: list[tuple[int | None, ...]] = []
+    call = layer.call
+
+    def spy(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        shapes.append(tuple(inputs.shape))
+        return call(inputs, *args, **kwargs)
+
+    config = holder.get_build_config() or {}
+    if set(config) == {"input_shape"}:
+        vars(layer)["call"] = spy
+        try:
+            # A Lambda layer that does not know the shape of its output traces the function, without data.
+            keras.layers.Lambda(lambda inputs: holder.call(inputs), dtype=holder.dtype_policy)(
+                _placeholders(config["input_shape"], holder.compute_dtype)
+            )
+        finally:
+            del vars(layer)["call"]
+    return shapes
+
+
+def _placeholders(shapes: Any, dtype: str) -> Any:
+    """A symbolic tensor for each of the shapes in a nested structure."""
+    if isinstance(shapes, dict):
+        return {key: _placeholders(shape, dtype) for key, shape in shapes.items()}
+    if any(isinstance(entry, list | tuple | dict) for entry in shapes):
+        return [_placeholders(shape, dtype) for shape in shapes]
+    return keras.KerasTensor(shapes, dtype=dtype)
