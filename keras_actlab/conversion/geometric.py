@@ -134,14 +134,13 @@ def _to_geometric(place: Place) -> str:
     scale = np.linalg.norm(rows.astype("float64"), axis=0)
     bias = to_float32(layer.bias) if layer.use_bias else np.zeros_like(scale)
     # Beside such a bias, float32 does not tell the weights from 0.
-    vanishing = scale <= 1e-7 * np.abs(bias)
+    vanishing = (scale <= 1e-7 * np.abs(bias)) | (np.abs(rows).max(axis=0) < np.finfo("float32").tiny)
     constant = vanishing & (bias != 0)
     if layer.activation is keras.activations.relu:
         constant &= bias > 0  # the others put out 0, as they do with a scale of 0
     if constant.any():
         raise Stays(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
     rows = np.where(vanishing, 1.0, rows)
-    scale = np.where(vanishing, 0.0, scale)
     radius = bias / np.where(vanishing, 1.0, scale)
 
     config = layer.get_config()
@@ -164,7 +163,10 @@ def _to_geometric(place: Place) -> str:
         new.angles.assign(ops.direction_to_angles(rows.astype("float32")))
     if new.radius is not None:
         new.radius.assign(radius)
-    new.scale.assign(scale)
+    # The scale with which the direction, as the angles give it in float32, comes closest to the weights: rounding makes
+    # a product of thousands of sines a few millionths too small or too large.
+    direction = to_float32(new.direction).reshape(rows.shape).astype("float64")
+    new.scale.assign(np.where(vanishing, 0.0, np.sum(rows * direction, axis=0) / np.sum(direction**2, axis=0)))
     lost = [
         name
         for name in ("kernel_regularizer", "bias_regularizer", "kernel_constraint", "bias_constraint")

@@ -3,5 +3,6 @@
 from keras_actlab.ops.crrelu import crrelu
 from keras_actlab.ops.matrix_activation import matrix_activation
 from keras_actlab.ops.spherical import angles_to_direction, direction_to_angles
+from keras_actlab.ops.weight_normalization import unit_vectors
 
-__all__ = ["angles_to_direction", "crrelu", "direction_to_angles", "matrix_activation"]
+__all__ = ["angles_to_direction", "crrelu", "direction_to_angles", "matrix_activation", "unit_vectors"]

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
+from keras_actlab.ops.compiled import compiled
 from keras_actlab.ops.tensor import Tensor, concrete, floating
 
 
@@ -46,10 +47,7 @@ def angles_to_direction(angles: Tensor) -> Tensor:
         raise ValueError(
             f"`angles` must have the shape (n - 1, units) with n >= 2. Received: angles.shape={tuple(angles.shape)}"
         )
-    one = ops.ones_like(angles[:1, :])
-    sines = ops.concatenate([one, _prefix_products(ops.sin(angles))], axis=0)
-    cosines = ops.concatenate([ops.cos(angles), one], axis=0)
-    return sines * cosines
+    return _to_direction(angles)
 
 
 def direction_to_angles(kernel: Tensor) -> Tensor:
@@ -87,9 +85,22 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
         raise ValueError(
             f"`kernel` must have the shape (n, units) with n >= 2. Received: kernel.shape={tuple(kernel.shape)}"
         )
-    largest = ops.max(ops.abs(kernel), axis=0, keepdims=True)
-    _check_no_zero_column(largest)
-    kernel = kernel / largest  # so that no square overflows, and none that matters underflows
+    _check_no_zero_column(kernel)
+    return _to_angles(kernel)
+
+
+@compiled
+def _to_direction(angles: Tensor) -> Tensor:
+    one = ops.ones_like(angles[:1, :])
+    sines = ops.concatenate([one, _prefix_products(ops.sin(angles))], axis=0)
+    cosines = ops.concatenate([ops.cos(angles), one], axis=0)
+    return sines * cosines
+
+
+@compiled
+def _to_angles(kernel: Tensor) -> Tensor:
+    # So that no square overflows, and none that matters underflows.
+    kernel = kernel / ops.max(ops.abs(kernel), axis=0, keepdims=True)
     # Summed from the last row up, so that a column's trailing zeros leave norms of exactly 0.
     squares = ops.flip(ops.square(kernel), axis=0)
     norms = ops.sqrt(ops.flip(ops.cumsum(squares, axis=0), axis=0))  # norms[i] = norm(kernel[i:])
@@ -118,12 +129,12 @@ def _prefix_products(x: Tensor) -> Tensor:
     return ops.reshape(ops.stack([starts, ends], axis=1), (rows, -1))
 
 
-def _check_no_zero_column(largest: Tensor) -> None:
-    """Raises if a column's largest magnitude, (1, units), is 0 or subnormal; says nothing while tracing."""
-    values = concrete(largest)
+def _check_no_zero_column(kernel: Tensor) -> None:
+    """Raises if a column's largest magnitude is 0 or subnormal; says nothing while tracing."""
+    values = concrete(kernel)
     if values is None:
         return
-    zero = np.flatnonzero(values < np.finfo(values.dtype).tiny)
+    zero = np.flatnonzero(np.abs(values).max(axis=0) < np.finfo(values.dtype).tiny)
     if zero.size:
         raise ValueError(
             "Every column of `kernel` must have a direction, that is, an entry that is neither zero nor subnormal. "

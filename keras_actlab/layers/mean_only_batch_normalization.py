@@ -1,0 +1,111 @@
+"""Batch normalization of the mean alone."""
+
+from typing import Any
+
+import keras
+
+from keras_actlab.layers.arguments import Constraint, Initializer, Regularizer, Shape, boolean
+from keras_actlab.layers.input_mean_normalization import InputMeanNormalization
+from keras_actlab.ops.tensor import Tensor, along_axis
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class MeanOnlyBatchNormalization(InputMeanNormalization):
+    """Mean-only batch normalization: replaces the mean of each channel over the mini-batch by a trained bias.
+
+    `y = x - mean(x) + beta` (section 3 of the paper), the mean over all axes but the channels' (the batch, and time or
+    space). Unlike batch normalization it does not divide by the standard deviation. It goes with
+    `keras_actlab.layers.WeightNormalization`, which sees to the scale: place it behind the layer with the normalized
+    weights and before the activation function.
+
+    `beta`, (channels,), starts at 0. A bias in the layer in front needs to be left out (`use_bias=False`): the mean is
+    subtracted after it, so that it has no effect. In public code the bias often stands there, where it cancels.
+
+    The mean is as in `keras_actlab.layers.InputMeanNormalization`. In training it is the batch's, and the gradient
+    flows through it. At inference it is a moving average, which starts at 0 and after each training batch becomes
+    `momentum * moving_mean + (1 - momentum) * mean`. It is computed in float32 under every mixed policy.
+
+    Args:
+        axis: The channel axis.
+        momentum: Momentum of the moving average, in [0, 1].
+        center: Whether there is a `beta`.
+        synchronized: Whether replicas share one mean, see `keras_actlab.layers.InputMeanNormalization`.
+        beta_initializer: Initializer of `beta`.
+        beta_regularizer: Regularizer of `beta`.
+        beta_constraint: Constraint of `beta`.
+        **kwargs: Base layer arguments, such as `name` and `dtype`. A layer that is not `trainable` runs in inference
+            mode, as Keras' `BatchNormalization` does.
+
+    Call arguments:
+        inputs: Tensor of rank 2 or more.
+        training: Whether to use and record the batch's mean.
+        mask: Boolean tensor that covers the leading axes of `inputs`, (batch,) or (batch, time) say. Entries where it
+            is False do not count in the mean. A batch in which nothing counts has the mean 0 and is not recorded.
+
+    Input shape:
+        Any with a known number of channels on `axis`, which stays the same.
+
+    Output shape:
+        Same as the input.
+
+    Raises:
+        ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], or the mask does not have
+            the shape of the leading axes of the input.
+        TypeError: If an argument has the wrong type.
+        NotImplementedError: If a synchronized layer is trained on PyTorch.
+
+    Example:
+
+    >>> layer = keras_actlab.layers.MeanOnlyBatchNormalization(beta_initializer="ones")
+    >>> keras.ops.convert_to_numpy(layer(np.array([[1.0, 5.0], [3.0, 9.0]]), training=True))
+    array([[ 0., -1.],
+           [ 2.,  3.]], dtype=float32)
+
+    Reference:
+
+    - [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868), section 3, "Weight Normalization: A Simple
+      Reparameterization to Accelerate Training of Deep Neural Networks".
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        center: bool = True,
+        synchronized: bool = False,
+        beta_initializer: Initializer = "zeros",
+        beta_regularizer: Regularizer = None,
+        beta_constraint: Constraint = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(axis=axis, momentum=momentum, synchronized=synchronized, **kwargs)
+        self.center = boolean("center", center)
+        self.beta = None  # a variable from `build` on if `center`
+        self.beta_initializer = keras.initializers.get(beta_initializer)
+        self.beta_regularizer = keras.regularizers.get(beta_regularizer)
+        self.beta_constraint = keras.constraints.get(beta_constraint)
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        if self.center:
+            self.beta = self.add_weight(
+                name="beta",
+                shape=self.moving_mean.shape,
+                initializer=self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+            )
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Tensor:
+        outputs = super().call(inputs, training=training, mask=mask)
+        if self.beta is None:
+            return outputs
+        return outputs + along_axis(self.beta, self.axis, len(outputs.shape))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {
+            "center": self.center,
+            "beta_initializer": keras.initializers.serialize(self.beta_initializer),
+            "beta_regularizer": keras.regularizers.serialize(self.beta_regularizer),
+            "beta_constraint": keras.constraints.serialize(self.beta_constraint),
+        }

@@ -1,0 +1,256 @@
+"""Weight normalization, for any Keras layer with a kernel."""
+
+import math
+from typing import Any, Self
+
+import keras
+
+from keras_actlab import ops
+from keras_actlab.layers.arguments import Shape
+from keras_actlab.ops.tensor import Tensor, concrete
+
+
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class WeightNormalization(keras.layers.Wrapper):
+    """Weight normalization: gives a layer a kernel whose lengths and directions are parameters of their own.
+
+    `kernel = scale * v / norm(v)` (equation 2 of the paper), the norm over the weights of each unit
+
+    - `v` is the wrapped layer's own kernel variable, and starts as it does there. Its length has no effect. A unit that
+      starts with zero weights has no direction; it gets equal entries in `v` beside a `scale` of 0, so that it can
+      learn. (Not in a model that TensorFlow builds within `fit`: build that before, or leave out "zeros".)
+    - `scale` (the paper's g), one per unit, starts at `norm(v)`, so that the layer starts as the wrapped one.
+
+    A unit of Dense and the convolutions is an output channel, one of a depthwise convolution a pair of input channel
+    and multiplier. The unit of an EinsumDense is an index into the axes of its kernel that the output has too. A
+    separable convolution has two kernels, and with them a `depthwise_scale` and a `pointwise_scale`.
+
+    Gradients flow through the norm. It is computed in float32 under every mixed policy. Bias, activation and whatever
+    else the wrapped layer does stay its own. Its kernel's regularizer and constraint act on `v`.
+
+    Args:
+        layer: A Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose, DepthwiseConv1D/2D or SeparableConv1D/2D,
+            built or not, neither quantized nor with LoRA. It belongs to the wrapper from then on.
+        **kwargs: Base layer arguments, such as `name` and `dtype`. `dtype` and `trainable` default to the wrapped
+            layer's.
+
+    Call arguments:
+        inputs: The wrapped layer's input.
+        training: Passed on to the wrapped layer.
+
+    Input shape:
+        The wrapped layer's.
+
+    Output shape:
+        The wrapped layer's.
+
+    Raises:
+        ValueError: If the layer is of another type, is quantized or has LoRA, or is an EinsumDense that sums over no
+            axis of its kernel.
+        TypeError: If `layer` is not a layer.
+
+    Example:
+
+    >>> layer = keras_actlab.layers.WeightNormalization(keras.layers.Conv2D(8, 3, activation="relu"))
+    >>> tuple(layer(np.ones((2, 6, 6, 4))).shape)
+    (2, 4, 4, 8)
+    >>> [weight.name for weight in layer.weights]
+    ['scale', 'kernel', 'bias']
+
+    Reference:
+
+    - [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868), "Weight Normalization: A Simple Reparameterization
+      to Accelerate Training of Deep Neural Networks".
+    """
+
+    def __init__(self, layer: keras.Layer, **kwargs: Any) -> None:
+        if not isinstance(layer, keras.Layer):
+            raise TypeError(
+                f"`layer` must be a Keras layer. Received: layer={layer!r} (of type {type(layer).__name__})"
+            )
+        _check_layer(layer)
+        super().__init__(layer, **{"dtype": layer.dtype_policy, "trainable": layer.trainable} | kwargs)
+        self.supports_masking = layer.supports_masking
+        # Rematerialization (`keras.RematScope`) of the layer alone would compute it once more, in the backward pass,
+        # with v in place of the kernel. The wrapper has a mode of its own, which covers the layer too.
+        layer._remat_mode = None
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        for kernel, axes in _unit_axes(self.layer).items():
+            setattr(self, _scale_of(kernel), self._add_scale(kernel, axes))
+        # Called before it is built, it would start from placeholders: see `_Substitution`.
+        activation = self.layer.activation
+        if isinstance(activation, keras.Layer) and not activation.built:
+            activation.build(self.layer.compute_output_shape(input_shape))
+
+    def _add_scale(self, kernel: str, unit_axes: tuple[int, ...]) -> keras.Variable:
+        v = getattr(self.layer, kernel)
+        # The norm needs all digits of v. Keras would cast it to the compute dtype whenever a call reads it, and has no
+        # public way to exempt a variable that exists.
+        v._autocast = False
+        norm_axes = _norm_axes(v, unit_axes)
+
+        def norm_of_v(shape: Shape, dtype: str) -> Tensor:
+            unit = ops.unit_vectors(v, norm_axes)
+            norm = keras.ops.sum(unit * keras.ops.cast(v, unit.dtype), axis=norm_axes)
+            # While a backend only traces there are no values. Keras then calls this once more, when there are; only
+            # what TensorFlow traces within `fit` it runs later as it is.
+            values = concrete(unit)
+            if values is not None and not values.any(axis=norm_axes).all():
+                equal = math.prod(v.shape[axis] for axis in norm_axes) ** -0.5
+                present = values.any(axis=norm_axes, keepdims=True)
+                v.assign(keras.ops.where(present, keras.ops.convert_to_tensor(v), equal))
+            return keras.ops.cast(norm, dtype)
+
+        return self.add_weight(
+            name=_scale_of(kernel),
+            shape=tuple(v.shape[axis] for axis in unit_axes),
+            initializer=norm_of_v,
+            autocast=False,
+        )
+
+    def normalized_kernels(self) -> dict[str, Tensor]:
+        """Returns `scale * v / norm(v)` under the name of each kernel attribute of the wrapped layer.
+
+        Returns:
+            The tensors that the wrapped layer is called with, before they are cast: float32 or wider.
+
+        Raises:
+            ValueError: If the wrapper is not built, or the wrapped layer has been quantized or given LoRA.
+        """
+        if not self.built:
+            raise ValueError(f"Layer {self.name!r} has no `normalized_kernels` before it is built.")
+        _check_layer(self.layer)
+        kernels = {}
+        for kernel, unit_axes in _unit_axes(self.layer).items():
+            v = getattr(self.layer, kernel)
+            unit = ops.unit_vectors(v, _norm_axes(v, unit_axes))
+            shape = [1] * len(v.shape)
+            for axis in unit_axes:
+                shape[axis] = v.shape[axis]
+            scale = keras.ops.cast(getattr(self, _scale_of(kernel)), unit.dtype)
+            kernels[kernel] = unit * keras.ops.reshape(scale, shape)
+        return kernels
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        inputs = keras.ops.cast(inputs, self.compute_dtype)
+        substitution = _Substitution()
+        for name, kernel in self.normalized_kernels().items():
+            substitution.put(getattr(self.layer, name), keras.ops.cast(kernel, self.layer.compute_dtype))
+        with substitution:
+            outputs = self.layer(inputs, training=training)
+        for variable, value in substitution.updates:
+            variable.assign(value)
+        for loss in substitution.losses:
+            self.add_loss(loss)
+        # The wrapped layer, and an activation that is a layer, may have dtype policies of their own.
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
+        return self.layer.compute_mask(inputs, previous_mask)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        # Keras would build nested layers when loading them, outside the wrapper, under a shorter variable path.
+        layer = config["layer"]
+        layer.pop("build_config", None)
+        if isinstance(layer["config"]["activation"], dict):
+            layer["config"]["activation"].pop("build_config", None)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
+        return super().from_config(dict(config), custom_objects)  # a copy, from which Keras removes the layer
+
+
+class _Substitution(keras.StatelessScope):
+    """Within it some variables read as tensors put in their place; all else is as it would be outside.
+
+    Keras gives a layer no other way to compute with something else than its variables that is safe among threads, and
+    where a backend traces. A scope keeps updates and losses to itself, which the wrapper must not: losses go to a
+    stateless scope around this one at once, and wait in `losses` if there is none; updates wait in `updates`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(collect_losses=True)
+        self.updates: list[tuple[keras.Variable, Tensor]] = []
+
+    def put(self, variable: keras.Variable, value: Tensor) -> None:
+        """Makes `variable` read as `value`."""
+        super().add_update((variable, value))
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self.original_scope is not None:
+            self.collect_losses = self.original_scope.collect_losses
+        return self
+
+    def get_current_value(self, variable: keras.Variable) -> Tensor | None:
+        value = super().get_current_value(variable)
+        if value is None and self.original_scope is not None:
+            value = self.original_scope.get_current_value(variable)
+        return value
+
+    def add_update(self, update: tuple[keras.Variable, Tensor]) -> None:
+        super().add_update(update)
+        self.updates.append(update)
+
+    def add_loss(self, loss: Tensor) -> None:
+        if self.original_scope is None:
+            super().add_loss(loss)
+        else:
+            self.original_scope.add_loss(loss)
+
+
+def _check_layer(layer: keras.Layer) -> None:
+    """Raises unless the wrapper knows the layer's kernels."""
+    _unit_axes(layer)
+    lora_rank = getattr(layer, "lora_rank", None)
+    if layer.quantization_mode is not None or lora_rank is not None:
+        raise ValueError(
+            "`layer` must neither be quantized nor have LoRA. "
+            f"Received: layer={layer!r}, quantization_mode={layer.quantization_mode!r}, lora_rank={lora_rank}"
+        )
+
+
+def _unit_axes(layer: keras.Layer) -> dict[str, tuple[int, ...]]:
+    """Returns, for each kernel attribute of the layer, the axes of the kernel along which its units lie."""
+    kinds = keras.layers
+    match layer:
+        case kinds.Dense() | kinds.Conv1D() | kinds.Conv2D() | kinds.Conv3D():
+            return {"kernel": (-1,)}
+        case kinds.Conv1DTranspose() | kinds.Conv2DTranspose() | kinds.Conv3DTranspose():
+            return {"kernel": (-2,)}
+        case kinds.DepthwiseConv1D() | kinds.DepthwiseConv2D():
+            return {"kernel": (-2, -1)}
+        case kinds.SeparableConv1D() | kinds.SeparableConv2D():
+            return {"depthwise_kernel": (-2, -1), "pointwise_kernel": (-1,)}
+        case kinds.EinsumDense():
+            operands, _, output = layer.equation.partition("->")
+            letters = operands.partition(",")[2]
+            if set(letters) <= set(output):
+                raise ValueError(
+                    "`layer` must sum over an axis of its kernel. "
+                    f"Received: layer={layer!r}, equation={layer.equation!r}"
+                )
+            return {"kernel": tuple(axis for axis, letter in enumerate(letters) if letter in output)}
+    raise ValueError(
+        "`layer` must be a Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose, DepthwiseConv1D/2D or "
+        f"SeparableConv1D/2D. Received: layer={layer!r} (of type {type(layer).__name__})"
+    )
+
+
+def _norm_axes(v: keras.Variable, unit_axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the axes of a kernel along which the weights of one unit lie: all that are not the units'."""
+    rank = len(v.shape)
+    units = [axis % rank for axis in unit_axes]
+    return tuple(axis for axis in range(rank) if axis not in units)
+
+
+def _scale_of(kernel: str) -> str:
+    """Returns the name of the scale that goes with a kernel attribute."""
+    return kernel.replace("kernel", "scale")

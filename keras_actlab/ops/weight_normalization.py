@@ -1,0 +1,46 @@
+"""The direction of weight vectors."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from keras import backend, ops
+
+from keras_actlab.ops.tensor import Tensor, floating
+
+
+def unit_vectors(x: Tensor, axis: int | Sequence[int]) -> Tensor:
+    """Divides each vector by its Euclidean norm.
+
+    `unit_vectors(x) = x / norm(x)`, the norm over `axis`
+
+    A vector of zeros has no direction: it stays zero, and its gradient is 0. So does one of numbers so small that some
+    backends take them for zero: subnormal ones.
+
+    Args:
+        x: Tensor of any shape. Half-precision numbers are widened to float32.
+        axis: The axis, or the axes, along which the entries of one vector lie.
+
+    Returns:
+        A tensor with the shape of `x`, float32 or wider. Neither it nor its gradient overflows or underflows on the
+        way, however large or small the vector is.
+
+    Example:
+
+    >>> u = keras_actlab.ops.unit_vectors([[3.0, 0.0], [4.0, 0.0]], axis=0)
+    >>> keras.ops.convert_to_numpy(u)
+    array([[0.6, 0. ],
+           [0.8, 0. ]], dtype=float32)
+
+    Reference:
+
+    - [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868), "Weight Normalization: A Simple Reparameterization
+      to Accelerate Training of Deep Neural Networks".
+    """
+    x = floating(x, at_least="float32")
+    # The norm of x / largest neither overflows nor underflows. The result does not depend on this divisor, so that
+    # nothing is lost by taking it for a constant in the gradient.
+    largest = ops.stop_gradient(ops.max(ops.abs(x), axis=axis, keepdims=True))
+    present = largest >= np.finfo(backend.standardize_dtype(x.dtype)).tiny
+    x = x / ops.where(present, largest, 1.0)
+    squares = ops.where(present, ops.sum(ops.square(x), axis=axis, keepdims=True), 1.0)
+    return x * ops.where(present, ops.rsqrt(squares), 0.0)
