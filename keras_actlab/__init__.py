@@ -5,4 +5,14 @@ from keras_actlab.conversion import fold, swap_activations, to_gmp
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "constraints", "conversion", "fold", "initializers", "layers", "ops", "swap_activations", "to_gmp"]
+__all__ = [
+    "__version__",
+    "constraints",
+    "conversion",
+    "fold",
+    "initializers",
+    "layers",
+    "ops",
+    "swap_activations",
+    "to_gmp",
+]

@@ -51,8 +51,8 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
     in any case are the activations of recurrent cells.
 
     Args:
-        model: A model that is built and that Keras can save. It stays as it is. Composite layers and models within, such
-            as those of keras-hub, are searched, too.
+        model: A model that is built and that Keras can save. It stays as it is. Composite layers and models within,
+            such as those of keras-hub, are searched, too.
         to: What takes the place: the name of an activation ("crrelu", "tmaf", "prelu" with one slope for each channel,
             or any of `keras.activations`), a function of `keras.activations`, a class of layers, a layer as a template,
             or your own function of the layer in question, which returns one of these, or None to leave that layer
@@ -76,11 +76,10 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
     >>> [keras_actlab.conversion.report(swapped).changed[0].after, swapped.layers[1].activation.__name__]
     ['Dense (TMAF)', 'sigmoid']
     """
-    if not _is_constant(to):
-        _check(to)
+    choose = _chooser(to)
 
     def change(place: Place) -> str:
-        chosen = to if _is_constant(to) else to(place.layer)
+        chosen = choose(place.layer)
         if chosen is None:
             raise Stays("`to` returns None for it")
         _check(chosen)
@@ -88,6 +87,14 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
         return ""
 
     return rewrite(model, where, _has_activation, change, prepare=_one_place_per_call)
+
+
+def _chooser(to: To) -> Callable[[keras.layers.Layer], Any]:
+    """Returns `to` as a function of the layer whose activation is to be swapped."""
+    if callable(to) and not _is_constant(to):
+        return to
+    _check(to)
+    return lambda layer: to
 
 
 def _is_constant(to: To) -> bool:
@@ -112,7 +119,9 @@ def _check(to: Any) -> None:
 def _has_activation(place: Place) -> bool:
     layer = place.layer
     if isinstance(layer, ACTIVATION_LAYERS):
-        return getattr(place.holder, "activation", None) is not layer  # else the holder's, which comes as a place itself
+        return (
+            getattr(place.holder, "activation", None) is not layer
+        )  # else the holder's, which comes as a place itself
     return _owns_activation(layer) and layer.activation is not keras.activations.linear
 
 
@@ -130,7 +139,11 @@ def _one_place_per_call(places: list[Place]) -> list[Place]:
         if id(holder) in chosen and getattr(holder, "activation", None) is layer:
             continue
         found.append(place)
-        if isinstance(layer, ACTIVATION_LAYERS) and surgery.calls(layer) > 1 and surgery.is_functional(holder):
+        if (
+            isinstance(layer, ACTIVATION_LAYERS)
+            and len(surgery.calls(layer, holder)) > 1
+            and surgery.is_functional(holder)
+        ):
             for twin in surgery.separate(layer, holder):
                 found.append(replace(place, path="".join(place.path.rpartition("/")[:2]) + twin.name, layer=twin))
     return found
@@ -147,7 +160,7 @@ def _check_hidden(place: Place) -> None:
     if activation in SOFTMAXES:
         raise Stays("softmax is no hidden activation; give its name to swap it")
     if activation in SIGMOIDS:
-        followers = surgery.consumers(layer)
+        followers = surgery.consumers(layer, place.holder)
         gates = [one for one in followers if isinstance(one, keras.layers.Multiply) or type(one).__name__ == "Multiply"]
         if not followers or gates or surgery.is_output(layer, place.holder):
             raise Stays("this sigmoid is, or may be, an output or a gate; give its name to swap it")

@@ -1,5 +1,8 @@
 """Back to plain layers."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -16,8 +19,8 @@ def fold(model: keras.Model) -> keras.Model:
     """Returns a copy of `model` for inference, in plain Keras layers as far as there are any, with the same outputs.
 
     - Geometric layers become Dense and Conv layers with `kernel = scale * direction` and `bias = scale * radius`. Where
-      the scale multiplies the output of the activation and is negative, or the activation is not positively
-      homogeneous, a frozen `BatchNormalization` behind the layer multiplies by the scale, or its sign.
+      the scale multiplies the output of the activation, and is negative or the activation not positively homogeneous,
+      the activation becomes a small `Sequential` model of itself and a frozen `BatchNormalization`, which multiplies.
     - What `WeightNormalization` wraps gets its normalized kernel for good.
     - `InputMeanNormalization` and `MeanOnlyBatchNormalization`, at inference a shift of each channel, go into the bias
       of the Dense or Conv layers that follow at once in a Functional or Sequential model, and leave an `Identity`
@@ -77,37 +80,39 @@ def _fold_geometric(layer: GmP) -> str:
         inside, outside = np.abs(scale), np.where(scale < 0, -1.0, 1.0)
     else:
         inside, outside = np.ones_like(scale), scale
-    plain = _plain(layer, direction * inside, to_float32(layer.radius) * inside if layer.use_bias else None)
-    if np.all(outside == 1.0):
-        become(layer, plain)
-        return ""
-    input_shape = layer.get_build_config()["input_shape"]
-    # Frozen, it never normalizes: it multiplies, on any axis, and lets masks pass.
-    factor = keras.layers.BatchNormalization(
-        axis=layer.unit_axis, center=False, epsilon=0.0, trainable=False, dtype=layer.dtype_policy, name="scale"
-    )
-    both = keras.Sequential([keras.Input(batch_shape=input_shape), plain, factor], name=layer.name)
-    factor.gamma.assign(outside)
-    become(layer, both)
-    return "with a frozen BatchNormalization for the scale"
-
-
-def _plain(layer: GmP, kernel: np.ndarray, bias: np.ndarray | None) -> keras.layers.Layer:
+    activation, note = layer.activation, ""
+    if np.any(outside != 1.0):
+        activation, note = _times(activation, outside, layer), "its activation ends with a multiplication by the scale"
     config = layer.get_config()
     plain = PLAIN[type(layer)](
         **{key: config[key] for key in CONVOLUTION if key in config} or {"units": layer.units},
-        activation=layer.activation,
-        use_bias=bias is not None,
+        activation=activation,
+        use_bias=layer.use_bias,
         name=layer.name,
         trainable=layer.trainable,
         dtype=layer.dtype_policy,
     )
     with scope_of(layer):
         plain.build_from_config(layer.get_build_config())
-    plain.kernel.assign(kernel)
-    if bias is not None:
-        plain.bias.assign(bias)
-    return plain
+    plain.kernel.assign(direction * inside)
+    if layer.use_bias:
+        plain.bias.assign(to_float32(layer.radius) * inside)
+    become(layer, plain)
+    return note
+
+
+def _times(activation: Callable[..., Any], scale: np.ndarray, layer: GmP) -> keras.Sequential:
+    """The activation, and a multiplication of each channel, in plain Keras."""
+    if not isinstance(activation, keras.layers.Layer):
+        activation = keras.layers.Activation(activation, dtype=layer.dtype_policy)
+    # Frozen, it does not normalize, but multiply, on any axis.
+    factor = keras.layers.BatchNormalization(
+        axis=layer.unit_axis, center=False, epsilon=0.0, trainable=False, dtype=layer.dtype_policy, name="scale"
+    )
+    shape = layer.compute_output_shape(layer.get_build_config()["input_shape"])
+    product = keras.Sequential([keras.Input(batch_shape=shape), activation, factor], name="activation")
+    factor.gamma.assign(scale)
+    return product
 
 
 def _fold_weight_normalized(layer: layers.WeightNormalization) -> str:
@@ -124,11 +129,11 @@ def _fold_shift(place: Place) -> str:
     shift = -to_float32(layer.moving_mean)
     if getattr(layer, "beta", None) is not None:
         shift = shift + to_float32(layer.beta)
-    followers = consumers(layer)
-    hidden = calls(layer) == 1 and followers and not is_output(layer, place.holder)
-    if hidden and all(_takes_shift(follower, axis, rank) for follower in followers):
+    followers = consumers(layer, place.holder)
+    hidden = len(calls(layer, place.holder)) == 1 and followers and not is_output(layer, place.holder)
+    if hidden and all(_takes_shift(follower, place.holder, axis, rank) for follower in followers):
         for follower in followers:
-            _add_to_bias(_first(follower), shift)
+            _add_to_bias(follower, shift)
         become(layer, keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name))
         return f"in the bias of {', '.join(follower.name for follower in followers)}"
     offset = shift.reshape((-1,) + (1,) * (rank - 1 - axis))
@@ -136,22 +141,16 @@ def _fold_shift(place: Place) -> str:
     return ""
 
 
-def _first(operation: keras.Operation) -> keras.Operation:
-    """What meets the input of `operation` first, if that is a Sequential model."""
-    return _first(operation.layers[0]) if isinstance(operation, keras.Sequential) else operation
-
-
-def _takes_shift(follower: keras.Operation, axis: int, rank: int) -> bool:
-    """Whether a shift of the channels of what `follower` takes is a shift of its bias."""
-    first = _first(follower)
-    if type(first) not in COUNTERPARTS or calls(follower) != 1 or calls(first) != 1:
+def _takes_shift(follower: keras.Operation, holder: keras.Model, axis: int, rank: int) -> bool:
+    """Whether a shift of the channels of what `follower` takes is a shift of its bias, and of no other call's."""
+    if type(follower) not in COUNTERPARTS or len(calls(follower, holder)) != 1:
         return False
-    if getattr(first, "quantization_mode", None) is not None or getattr(first, "lora_enabled", False):
+    if getattr(follower, "quantization_mode", None) is not None or getattr(follower, "lora_enabled", False):
         return False
-    if isinstance(first, keras.layers.Dense):
+    if isinstance(follower, keras.layers.Dense):
         return axis == rank - 1
-    pads = first.padding != "valid" and any(size > 1 for size in first.kernel_size)
-    return not pads and axis == (1 if first.data_format == "channels_first" else rank - 1)
+    pads = follower.padding != "valid" and any(size > 1 for size in follower.kernel_size)
+    return not pads and axis == (1 if follower.data_format == "channels_follower" else rank - 1)
 
 
 def _add_to_bias(layer: keras.layers.Layer, shift: np.ndarray) -> None:

@@ -33,7 +33,7 @@ class Change:
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
-class Modified:
+class Modified(keras.layers.Layer):
     """Mixed into the class of an object in which layers were changed; see `amend`."""
 
     changes: tuple[Change, ...]
@@ -115,13 +115,13 @@ def amend(layer: keras.layers.Layer, originals: dict[int, dict[str, Any]]) -> No
 
 def _within(
     holder: keras.layers.Layer,
-    originals: dict[int, dict[str, Any]] | None = None,
+    originals: dict[int, dict[str, Any]] = {},  # noqa: B006  # never changed
     is_end: Callable[[keras.layers.Layer], bool] = lambda layer: False,
 ) -> Iterator[tuple[Steps, keras.layers.Layer]]:
     """All layers within `holder`, each with the way to it, but not those within an `is_end`."""
     counts: Counter[str] = Counter()
     for child in children(holder):
-        class_name = originals[id(child)]["class_name"] if id(child) in (originals or {}) else type(child).__name__
+        class_name = originals[id(child)]["class_name"] if id(child) in originals else type(child).__name__
         step = (class_name, counts[class_name])
         counts[class_name] += 1
         yield (step,), child

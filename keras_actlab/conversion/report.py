@@ -45,9 +45,8 @@ class Report:
 
     def __str__(self) -> str:
         table = Table(box=box.SIMPLE_HEAD)
-        for header, justify in (("layer", "left"), ("from", "left"), ("to", "left"), ("parameters", "right")):
-            table.add_column(header, justify=justify, overflow="fold")
-        table.add_column("note", overflow="fold")
+        for header in ("layer", "from", "to", "parameters", "note"):
+            table.add_column(header, justify="right" if header == "parameters" else "left", overflow="fold")
         for row in self.rows:
             parameters = f"{row.parameters_before:,}"
             if row.after is not None:
@@ -55,9 +54,9 @@ class Report:
             table.add_row(row.layer, row.before, row.after or "stays", parameters, row.note)
         table.add_section()
         table.add_row("model", "", "", f"{self.parameters_before:,} -> {self.parameters_after:,}", "")
-        console = Console(file=io.StringIO(), width=120, markup=False, highlight=False)
-        console.print(table)
-        return console.file.getvalue()
+        text = io.StringIO()
+        Console(file=text, width=120, markup=False, highlight=False).print(table)
+        return text.getvalue()
 
 
 _REPORTS: WeakKeyDictionary[keras.Model, Report] = WeakKeyDictionary()

@@ -132,9 +132,7 @@ def describe(layer: keras.layers.Layer) -> str:
     return f"{type(layer).__name__} ({getattr(activation, '__name__', type(activation).__name__)})"
 
 
-def _select(
-    places: list[Place], where: Where, candidate: Callable[[Place], bool]
-) -> list[tuple[Criterion, ...]]:
+def _select(places: list[Place], where: Where, candidate: Callable[[Place], bool]) -> list[tuple[Criterion, ...]]:
     """The entries of `where` that select each place; where there are none, `candidate` stands for them."""
     if where is None:
         return [(candidate,) if candidate(place) else () for place in places]

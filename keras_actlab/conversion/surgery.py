@@ -9,33 +9,50 @@ import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import keras
 
 
 def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that `layer` holds itself, in the order in which it came to hold them."""
-    return layer._flatten_layers(include_self=False, recursive=False)
+    """The layers that `layer` holds itself: those of its graph, if it has one, and then the others.
+
+    The order in which it came to hold them would be simpler, but in subclasses of Functional depends on the backend.
+    """
+    graph = [operation for operation in getattr(layer, "operations", []) if isinstance(operation, keras.layers.Layer)]
+    others = layer._flatten_layers(include_self=False, recursive=False)
+    return graph + [other for other in others if not any(other is one for one in graph)]
 
 
-def calls(layer: keras.layers.Layer) -> int:
-    """How often `layer` is called in the graphs of the Functional models that hold it."""
-    return len(layer._inbound_nodes)
+def _graph(holder: keras.layers.Layer) -> list[Any]:
+    """The nodes of the graph of `holder`; none, if it has no graph."""
+    # A Sequential model is called through a Functional one.
+    by_depth = getattr(getattr(holder, "_functional", holder), "_nodes_by_depth", {})
+    return [node for nodes in by_depth.values() for node in nodes]
 
 
-def consumers(layer: keras.layers.Layer) -> list[Any]:
-    """The operations that take what `layer` puts out, in the graphs of the Functional models that hold it."""
-    return [node.operation for node in layer._outbound_nodes]
+def calls(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[Any]:
+    """The nodes in which `layer` is called in the graph of `holder`."""
+    nodes = _graph(holder)
+    return [node for node in layer._inbound_nodes if node in nodes]
+
+
+def consumers(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[keras.Operation]:
+    """The operations that take what `layer` puts out, in the graph of `holder`."""
+    nodes = _graph(holder)
+    return [node.operation for node in layer._outbound_nodes if node in nodes]
 
 
 def is_functional(layer: keras.layers.Layer) -> bool:
-    """Whether `layer` is a graph of layers and nothing more: a Functional or Sequential model, of no class of its own."""
-    return isinstance(layer, keras.Sequential) or (isinstance(layer, keras.Model) and type(layer).__name__ == "Functional")
+    """Whether `layer` is a graph of layers and nothing more: a Functional or Sequential model."""
+    return isinstance(layer, keras.Sequential) or (
+        isinstance(layer, keras.Model) and type(layer).__name__ == "Functional"
+    )
 
 
 def is_output(layer: keras.layers.Layer, model: keras.Model) -> bool:
-    """Whether the Functional model `model` puts out what `layer` does."""
+    """Whether `model`, if it has a graph, puts out what `layer` does."""
     outputs = getattr(model, "outputs", None) or []
     return any(output._keras_history.operation is layer for output in outputs)
 
@@ -55,7 +72,8 @@ def scope_of(layer: keras.layers.Layer) -> AbstractContextManager[None]:
 
 
 def set_class(layer: keras.layers.Layer, cls: type) -> None:
-    object.__setattr__(layer, "__class__", cls)  # past Keras and PyTorch, for which this is no ordinary attribute
+    """Makes `layer` an instance of `cls`, past Keras and PyTorch, for which this is no ordinary attribute."""
+    object.__setattr__(layer, "__class__", cls)
 
 
 def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
@@ -70,7 +88,8 @@ def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
     # Keras' wrappers of these methods, which it keeps on the instance, would still act on `other`.
     for method in ("build", "quantize"):
         vars(layer).pop(method, None)
-    # Keras recorded the arguments of each call in a graph, with defaults such as mask=None, which not every layer takes.
+    # Keras recorded the arguments of each call in a graph, defaults such as mask=None among them, which not every layer
+    # takes.
     for node in layer._inbound_nodes:
         for name in set(node.arguments.kwargs) - set(layer.call_signature_parameters):
             del node.arguments.kwargs[name]
@@ -99,10 +118,10 @@ def set_activation(layer: keras.layers.Layer, activation: Any) -> None:
 def track_parameters(layer: keras.layers.Layer) -> None:
     """On PyTorch, brings up to date the parameters that `layer` and the layers within show as torch modules."""
     if keras.backend.backend() == "torch":
-        for inner in layer._flatten_layers():
-            inner._tracker.unlock()
-            inner._track_variables()
-            inner._tracker.lock()
+        # All modules, because a Sequential model has one that is none of its layers.
+        for module in layer.modules():
+            if isinstance(module, keras.layers.Layer) and module.built:
+                module._track_variables()
 
 
 def copy(model: keras.Model) -> keras.Model:
@@ -110,8 +129,9 @@ def copy(model: keras.Model) -> keras.Model:
     # The user's own classes and functions need not be registered to be found again here.
     objects = [used for layer in model._flatten_layers() for used in (type(layer), getattr(layer, "activation", None))]
     custom = {
-        used.__name__: used for used in objects if getattr(used, "__module__", "keras").split(".")[0] != "keras"
-        and hasattr(used, "__name__")
+        used.__name__: used
+        for used in objects
+        if isinstance(used, type | FunctionType) and used.__module__.split(".")[0] != "keras"
     }
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -134,7 +154,8 @@ def separate(layer: keras.layers.Layer, model: keras.Model) -> list[keras.layers
     taken = {other.name for other in children(model)}
     names = (name for k in itertools.count(1) if (name := f"{layer.name}_{k}") not in taken)
     twins = []
-    for node, name in zip(layer._inbound_nodes[1:], names, strict=False):
+    nodes = calls(layer, model)
+    for node, name in zip(nodes[1:], names, strict=False):
         twin = type(layer).from_config(layer.get_config() | {"name": name})
         node.operation = twin
         twin._inbound_nodes.append(node)
@@ -147,15 +168,16 @@ def separate(layer: keras.layers.Layer, model: keras.Model) -> list[keras.layers
         twins.append(twin)
     moved = [user for twin in twins for user in twin._outbound_nodes]
     layer._outbound_nodes = [user for user in layer._outbound_nodes if user not in moved]
-    layer._inbound_nodes = layer._inbound_nodes[:1]
+    layer._inbound_nodes = nodes[:1]
     become(model, keras.Model(model.input, model.output, name=model.name, trainable=model.trainable))
     return twins
 
 
 def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[tuple[int | None, ...]]:
     """The shape of what `layer` gets in each of its calls: from the graph, or else by a trial run of what holds it."""
-    if layer._inbound_nodes:
-        return [node.input_tensors[0].shape for node in layer._inbound_nodes]
+    nodes = calls(layer, holder)
+    if nodes:
+        return [node.input_tensors[0].shape for node in nodes]
     shapes: list[tuple[int | None, ...]] = []
     call = layer.call
 
@@ -163,12 +185,16 @@ def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[
         shapes.append(tuple(inputs.shape))
         return call(inputs, *args, **kwargs)
 
+    def trial(inputs: Any) -> Any:
+        shapes.clear()  # some backends trace twice
+        return holder.call(inputs)
+
     config = holder.get_build_config() or {}
     if set(config) == {"input_shape"}:
         vars(layer)["call"] = spy
         try:
             # A Lambda layer that does not know the shape of its output traces the function, without data.
-            keras.layers.Lambda(lambda inputs: holder.call(inputs), dtype=holder.dtype_policy)(
+            keras.layers.Lambda(trial, dtype=holder.dtype_policy)(
                 _placeholders(config["input_shape"], holder.compute_dtype)
             )
         finally:
