@@ -9,6 +9,9 @@ import keras_actlab
 from keras_actlab import layers
 from tests.backends import numpy
 
+# JAX compiles each operation for each new shape, a second for every model.
+EXAMPLES = 50 if keras.backend.backend() == "jax" else 200
+
 activations = st.sampled_from(["linear", "relu", "leaky_relu", "gelu", "tanh", "PReLU", "CRReLU", "TMAF"])
 
 
@@ -67,7 +70,7 @@ def build(convolutions, dense, shifts, weight_normalization):
     return keras.Model(inputs, x)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
 @given(
     convolutions=st.lists(convolutions(), max_size=2),
     dense=st.lists(dense, min_size=1, max_size=2),

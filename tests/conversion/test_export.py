@@ -1,0 +1,89 @@
+"""What exports from which backend to which format, verified by running the file with the format's own runtime."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_actlab
+from keras_actlab import layers
+from keras_actlab.conversion import to_weight_normalization
+from tests.backends import numpy
+from tests.conversion.families import vit_backbone
+
+BACKEND = keras.backend.backend()
+# Keras' own limits: a SavedModel needs TensorFlow's tracing, a .pt2 file PyTorch's.
+FORMATS = {"jax": ["onnx", "tf_saved_model"], "tensorflow": ["onnx", "tf_saved_model"], "torch": ["onnx", "torch"]}
+REQUIRES = {"jax": "jax2onnx", "tensorflow": "tf2onnx", "torch": "onnxscript"}
+
+# What fails in the same way for the plain model.
+UPSTREAM = {
+    ("tensorflow", "ViT with CRReLU", "onnx"): "tf2onnx makes a constant of keras-hub's position embedding an input",
+    ("tensorflow", "ViT with GmP, folded", "onnx"): "tf2onnx does not know Erfc, of which TensorFlow makes its GELU",
+    ("jax", "ViT with CRReLU", "onnx"): "jax2onnx does not trace keras-hub's embedding of patches",
+    ("jax", "ViT with GmP, folded", "onnx"): "jax2onnx does not trace keras-hub's embedding of patches",
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the exporters' own
+
+
+def network():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, activation="relu")(inputs)
+    x = layers.InputMeanNormalization()(x)
+    x = keras.layers.Conv2D(6, 3, activation="silu", padding="same")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def with_negative_scales(model):
+    for layer in model.layers:
+        if isinstance(layer, layers.GmPConv2D | layers.GmPDense):
+            layer.scale.assign(numpy(layer.scale) * np.where(np.arange(layer.units) % 2, 1, -1))
+    return model
+
+
+MODELS = {
+    "CRReLU": lambda: keras_actlab.swap_activations(network(), "crrelu"),
+    "TMAF": lambda: keras_actlab.swap_activations(network(), "tmaf"),
+    "GmP": lambda: keras_actlab.to_gmp(network()),
+    "GmP folded": lambda: keras_actlab.fold(with_negative_scales(keras_actlab.to_gmp(network()))),
+    "WeightNormalization": lambda: to_weight_normalization(network()),
+    "ViT with CRReLU": lambda: keras_actlab.swap_activations(vit_backbone(), "crrelu"),
+    "ViT with GmP, folded": lambda: keras_actlab.fold(keras_actlab.to_gmp(vit_backbone())),
+}
+
+
+def run(path, export_format, x):
+    match export_format:
+        case "onnx":
+            import onnxruntime
+
+            session = onnxruntime.InferenceSession(path)
+            return session.run(None, {session.get_inputs()[0].name: x})[0]
+        case "tf_saved_model":
+            import tensorflow as tf
+
+            artifact = tf.saved_model.load(str(path))
+            return artifact.serve(x).numpy()
+        case "torch":
+            import torch
+
+            return torch.export.load(path).module()(torch.from_numpy(x)).detach().numpy()
+
+
+@pytest.mark.parametrize("export_format", FORMATS[BACKEND])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_file_computes_the_same(tmp_path, name, export_format):
+    if export_format == "onnx":
+        pytest.importorskip(REQUIRES[BACKEND])
+    if (BACKEND, name, export_format) in UPSTREAM:
+        pytest.skip(UPSTREAM[BACKEND, name, export_format])
+    keras.utils.set_random_seed(0)
+    model = MODELS[name]()
+    x = np.random.default_rng(0).standard_normal((1, *model.input_shape[1:])).astype("float32")
+    expected = numpy(model(x))
+    path = tmp_path / ("model" + {"onnx": ".onnx", "tf_saved_model": "", "torch": ".pt2"}[export_format])
+    # A batch of known size, because PyTorch has a second, older way for others, which does not carry a ViT.
+    signature = [keras.InputSpec(shape=x.shape, dtype="float32")]
+    model.export(path, format=export_format, verbose=False, input_signature=signature)
+    np.testing.assert_allclose(run(path, export_format, x), expected, atol=1e-5 * max(1, np.abs(expected).max()))
