@@ -8,7 +8,13 @@ import keras_actlab
 
 PUBLIC = {
     f"{module.__name__}.{name}": value
-    for module in (keras_actlab.ops, keras_actlab.layers, keras_actlab.initializers, keras_actlab.constraints)
+    for module in (
+        keras_actlab.ops,
+        keras_actlab.layers,
+        keras_actlab.initializers,
+        keras_actlab.constraints,
+        keras_actlab.conversion,
+    )
     for name, value in vars(module).items()
     if callable(value) and not name.startswith("_") and getattr(value, "__module__", "").startswith(module.__name__)
 }

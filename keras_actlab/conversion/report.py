@@ -26,7 +26,18 @@ class Row:
 class Report:
     """What a conversion did, layer by layer; printed, a table.
 
-    The parameters are those of the whole model, before and after.
+    Attributes:
+        rows: One for each layer that was changed, or was meant and stays as it is: `layer` (its path), `before` and
+            `after` (class and activation; `after` is None if it stays), `parameters_before`, `parameters_after`, `note`.
+        parameters_before: Number of parameters of the whole model before.
+        parameters_after: The same after.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="gelu", name="hidden")])
+    >>> report = keras_actlab.conversion.report(keras_actlab.swap_activations(model, "crrelu"))
+    >>> (report.changed[0].before, report.changed[0].after, report.parameters_after - report.parameters_before)
+    ('Dense (gelu)', 'Dense (CRReLU)', 1)
     """
 
     rows: tuple[Row, ...]
@@ -52,11 +63,10 @@ class Report:
             if row.after is not None:
                 parameters += f" -> {row.parameters_after:,}"
             table.add_row(row.layer, row.before, row.after or "stays", parameters, row.note)
-        table.add_section()
         table.add_row("model", "", "", f"{self.parameters_before:,} -> {self.parameters_after:,}", "")
         text = io.StringIO()
         Console(file=text, width=120, markup=False, highlight=False).print(table)
-        return text.getvalue()
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
 
 
 _REPORTS: WeakKeyDictionary[keras.Model, Report] = WeakKeyDictionary()
@@ -85,11 +95,10 @@ def report(model: keras.Model) -> Report:
 
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="relu", name="hidden")])
     >>> print(keras_actlab.conversion.report(keras_actlab.to_gmp(model)))
-      layer    from           to                 parameters   note
-     ──────────────────────────────────────────────────────────────
-      hidden   Dense (relu)   GmPDense (relu)      16 -> 16
-     ──────────────────────────────────────────────────────────────
-      model                                        16 -> 16
+      layer    from           to                parameters   note
+     ─────────────────────────────────────────────────────────────
+      hidden   Dense (relu)   GmPDense (relu)     16 -> 16
+      model                                       16 -> 16
     """
     if model not in _REPORTS:
         raise ValueError(

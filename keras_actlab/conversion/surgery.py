@@ -16,13 +16,13 @@ import keras
 
 
 def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that `layer` holds itself: those of its graph, if it has one, and then the others.
+    """The layers that `layer` holds itself, save inputs: those of its graph, if it has one, and then the others.
 
     The order in which it came to hold them would be simpler, but in subclasses of Functional depends on the backend.
     """
-    graph = [operation for operation in getattr(layer, "operations", []) if isinstance(operation, keras.layers.Layer)]
-    others = layer._flatten_layers(include_self=False, recursive=False)
-    return graph + [other for other in others if not any(other is one for one in graph)]
+    held = [operation for operation in getattr(layer, "operations", []) if isinstance(operation, keras.layers.Layer)]
+    held += layer._flatten_layers(include_self=False, recursive=False)
+    return [one for one in dict.fromkeys(held) if not isinstance(one, keras.layers.InputLayer)]
 
 
 def _graph(holder: keras.layers.Layer) -> list[Any]:
