@@ -28,7 +28,8 @@ class Report:
 
     Attributes:
         rows: One for each layer that was changed, or was meant and stays as it is: `layer` (its path), `before` and
-            `after` (class and activation; `after` is None if it stays), `parameters_before`, `parameters_after`, `note`.
+            `after` (class and activation; `after` is None if it stays), `parameters_before`, `parameters_after`, and
+            `note`.
         parameters_before: Number of parameters of the whole model before.
         parameters_after: The same after.
 
