@@ -1,6 +1,7 @@
 """Other activations for a model."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -13,12 +14,12 @@ from keras_actlab.conversion.rewriting import Place, Stays, Where, rewrite
 from keras_actlab.layers.arguments import Shape
 
 To: TypeAlias = str | type[keras.layers.Layer] | Callable[..., Any]
-Activation: TypeAlias = keras.layers.Layer | Callable[..., Any]
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     name: function
     for name, function in vars(keras.activations).items()
-    if inspect.isfunction(function) and name not in ("get", "serialize", "deserialize")
+    # glu halves the channels, which is no activation of a layer that others follow.
+    if inspect.isfunction(function) and name not in ("get", "serialize", "deserialize", "glu")
 }
 LAYERS: dict[str, type[keras.layers.Layer]] = {
     "crrelu": layers.CRReLU,
@@ -34,6 +35,14 @@ ACTIVATION_LAYERS = (
     keras.layers.Softmax,
     layers.CRReLU,
     layers.TMAF,
+)
+PASS_ON = (
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Permute,
+    keras.layers.RepeatVector,
+    keras.layers.Reshape,
 )
 SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
 SOFTMAXES = (keras.activations.softmax, keras.activations.log_softmax, keras.activations.sparsemax)
@@ -55,8 +64,9 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
             such as those of keras-hub, are searched, too.
         to: What takes the place: the name of an activation ("crrelu", "tmaf", "prelu" with one slope for each channel,
             or any of `keras.activations`), a function of `keras.activations`, a class of layers, a layer as a template,
-            or your own function of the layer in question, which returns one of these, or None to leave that layer
-            alone. In a model with the channels first, names and classes get `axis=1` where they have a channel axis.
+            or your own function of the layer in question (that of the copy), which returns one of these, or None to
+            leave that layer alone. Wrap a function of tensors as `keras.layers.Activation(function)`. In a model with
+            the channels first, names and classes get `axis=1` where they have a channel axis.
         where: Which layers: a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class of layers, a
             function of a layer that returns True or False, or a list of these. None for all.
 
@@ -77,16 +87,26 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
     ['Dense (TMAF)', 'sigmoid']
     """
     choose = _chooser(to)
+    holders: Counter[int] = Counter()
+
+    def prepare(copied: keras.Model, places: list[Place]) -> list[Place]:
+        holders.update(surgery.holder_counts(copied))
+        return _one_place_per_call(places)
 
     def change(place: Place) -> str:
         chosen = choose(place.layer)
         if chosen is None:
             raise Stays("`to` returns None for it")
         _check(chosen)
-        (_swap_layer if isinstance(place.layer, ACTIVATION_LAYERS) else _swap_attribute)(place, chosen)
+        if not isinstance(place.layer, ACTIVATION_LAYERS):
+            _swap_attribute(place, chosen)
+        elif holders[id(place.layer)] > 1:
+            raise Stays("several layers hold it")
+        else:
+            _swap_layer(place, chosen)
         return ""
 
-    return rewrite(model, where, _has_activation, change, prepare=_one_place_per_call)
+    return rewrite(model, where, _has_activation, change, prepare)
 
 
 def _chooser(to: To) -> Callable[[keras.layers.Layer], Any]:
@@ -160,25 +180,32 @@ def _check_hidden(place: Place) -> None:
     if activation in SOFTMAXES:
         raise Stays("softmax is no hidden activation; give its name to swap it")
     if activation in SIGMOIDS:
-        followers = surgery.consumers(layer, place.holder)
-        gates = [one for one in followers if isinstance(one, keras.layers.Multiply) or type(one).__name__ == "Multiply"]
-        if not followers or gates or surgery.is_output(layer, place.holder):
+        takers = _takers(layer, place.holder)
+        if not takers or any(taker is None or type(taker).__name__ == "Multiply" for taker in takers):
             raise Stays("this sigmoid is, or may be, an output or a gate; give its name to swap it")
+
+
+def _takers(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[keras.Operation | None]:
+    """What computes with the output of `layer`, past what only passes it on; None for an output of the model."""
+    takers: list[keras.Operation | None] = [None] if surgery.is_output(layer, holder) else []
+    for follower in surgery.consumers(layer, holder):
+        takers += _takers(follower, holder) if isinstance(follower, PASS_ON) else [follower]
+    return takers
 
 
 def _swap_layer(place: Place, to: To) -> None:
     layer = place.layer
     if hasattr(layer, "activation") or isinstance(layer, keras.layers.Softmax):
         _check_hidden(place)
-    siblings = surgery.children(place.holder)
+    to = _resolve(to)
+    if to in FUNCTIONS.values():
+        surgery.become(layer, keras.layers.Activation(to, name=layer.name, dtype=layer.dtype_policy))
+        return
     shapes = surgery.input_shapes(layer, place.holder)
-    if not shapes:
-        raise Stays("the shape of its input is not known")
+    if len(shapes) != 1:
+        raise Stays(f"{len(shapes)} calls share it" if shapes else "the shape of its input is not known")
+    siblings = surgery.children(place.holder)
     new = _make(to, layer.name, layer.dtype_policy, shapes[0], any(map(_has_channels_first, siblings)))
-    if not isinstance(new, keras.layers.Layer):
-        new = keras.layers.Activation(new, name=layer.name, dtype=layer.dtype_policy)
-    elif len(shapes) > 1:
-        raise Stays(f"{len(shapes)} calls share it")
     with surgery.scopes("" if surgery.is_functional(place.holder) else place.holder.path or ""):
         _build(new, shapes[0], place)
     surgery.become(layer, new)
@@ -194,11 +221,16 @@ def _swap_attribute(place: Place, to: To) -> None:
     build_config = layer.get_build_config()
     if "activation" not in layer.get_config() or set(build_config) != {"input_shape"}:
         raise Stays("it applies its activation in a way of its own")
+    to = _resolve(to)
+    if to in FUNCTIONS.values():
+        surgery.set_activation(layer, to)
+        return
+    if layer.quantization_mode is not None:
+        raise Stays("it is quantized")
     shape = layer.compute_output_shape(build_config["input_shape"])
     new = _make(to, "activation", layer.dtype_policy, shape, _has_channels_first(layer))
-    if isinstance(new, keras.layers.Layer):
-        with surgery.scopes(layer.path):
-            _build(new, shape, place)
+    with surgery.scopes(layer.path):
+        _build(new, shape, place)
     surgery.set_activation(layer, new)
 
 
@@ -206,14 +238,15 @@ def _has_channels_first(layer: keras.layers.Layer) -> bool:
     return getattr(layer, "data_format", None) == "channels_first"
 
 
-def _make(to: To, name: str, dtype: keras.DTypePolicy, shape: Shape, channels_first: bool) -> Activation:
-    """Returns the activation `to`: a function, or a layer of its own."""
-    if isinstance(to, str):
-        to = (FUNCTIONS | LAYERS)[to.lower()]
+def _resolve(to: To) -> Any:
+    """What a name stands for."""
+    return (FUNCTIONS | LAYERS)[to.lower()] if isinstance(to, str) else to
+
+
+def _make(to: Any, name: str, dtype: keras.DTypePolicy, shape: Shape, channels_first: bool) -> keras.layers.Layer:
+    """Returns a layer of its own, of the class, or like the template, `to`."""
     if isinstance(to, keras.layers.Layer):
         return type(to).from_config(to.get_config() | {"name": name, "dtype": dtype})
-    if not isinstance(to, type):
-        return to
     axis = 1 if channels_first and len(shape) > 2 else len(shape) - 1
     arguments: dict[str, Any] = {}
     if to is keras.layers.PReLU:
@@ -228,6 +261,9 @@ def _make(to: To, name: str, dtype: keras.DTypePolicy, shape: Shape, channels_fi
 def _build(activation: keras.layers.Layer, shape: Shape, place: Place) -> None:
     try:
         activation.build(shape)
+        output_shape = tuple(activation.compute_output_shape(shape))
+        if output_shape != tuple(shape):
+            raise ValueError(f"its output has the shape {output_shape}")
     except ValueError as error:
         raise ValueError(
             f"`to` must fit every layer that it is for. Received: to={activation!r}, which does not fit {place} with "

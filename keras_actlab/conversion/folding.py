@@ -1,6 +1,7 @@
 """Back to plain layers."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -9,7 +10,15 @@ import numpy as np
 from keras_actlab import layers
 from keras_actlab.conversion.geometric import CONVOLUTION, COUNTERPARTS, is_positively_homogeneous, to_float32
 from keras_actlab.conversion.rewriting import Place, Stays, rewrite
-from keras_actlab.conversion.surgery import become, calls, consumers, is_output, scope_of
+from keras_actlab.conversion.surgery import (
+    become,
+    calls,
+    consumers,
+    holder_counts,
+    is_functional,
+    is_output,
+    scope_of,
+)
 from keras_actlab.layers.gmp import GmP
 
 PLAIN = {geometric: plain for plain, geometric in COUNTERPARTS.items()}
@@ -27,7 +36,8 @@ def fold(model: keras.Model) -> keras.Model:
       behind. That is exact save before zero padding. Elsewhere they become `Rescaling` layers with an offset.
     - What has no plain counterpart, such as `TMAF` and `CRReLU`, stays. `keras_actlab.conversion.report` lists it.
 
-    If nothing stays, the folded model loads without keras_actlab. Regularizers and constraints are dropped.
+    If nothing stays, the folded model loads without keras_actlab. The regularizers and constraints of angles, radius
+    and scale are dropped.
 
     Args:
         model: A model that is built and that Keras can save. It stays as it is.
@@ -47,28 +57,29 @@ def fold(model: keras.Model) -> keras.Model:
     >>> [type(layer).__name__ for layer in folded.layers]
     ['Identity', 'Dense']
     """
-    return rewrite(model, None, _is_ours, _fold, prepare=_shifts_last)
+    holders: Counter[int] = Counter()
+
+    def prepare(copied: keras.Model, places: list[Place]) -> list[Place]:
+        holders.update(holder_counts(copied))
+        # Shifts go into the layers that follow them, once these are plain.
+        return sorted(places, key=lambda place: isinstance(place.layer, layers.InputMeanNormalization))
+
+    def change(place: Place) -> str:
+        match place.layer:
+            case GmP():
+                return _fold_geometric(place.layer)
+            case layers.WeightNormalization():
+                return _fold_weight_normalized(place.layer)
+            case layers.InputMeanNormalization():
+                return _fold_shift(place, holders)
+            case _:
+                raise Stays("it has no plain counterpart")
+
+    return rewrite(model, None, _is_ours, change, prepare)
 
 
 def _is_ours(place: Place) -> bool:
     return type(place.layer).__module__.startswith("keras_actlab.layers.")
-
-
-def _shifts_last(places: list[Place]) -> list[Place]:
-    """Shifts go into the layers that follow them, once these are plain."""
-    return sorted(places, key=lambda place: isinstance(place.layer, layers.InputMeanNormalization))
-
-
-def _fold(place: Place) -> str:
-    match place.layer:
-        case GmP():
-            return _fold_geometric(place.layer)
-        case layers.WeightNormalization():
-            return _fold_weight_normalized(place.layer)
-        case layers.InputMeanNormalization():
-            return _fold_shift(place)
-        case _:
-            raise Stays("it has no plain counterpart")
 
 
 def _fold_geometric(layer: GmP) -> str:
@@ -88,6 +99,7 @@ def _fold_geometric(layer: GmP) -> str:
         **{key: config[key] for key in CONVOLUTION if key in config} or {"units": layer.units},
         activation=activation,
         use_bias=layer.use_bias,
+        activity_regularizer=layer.activity_regularizer,
         name=layer.name,
         trainable=layer.trainable,
         dtype=layer.dtype_policy,
@@ -117,21 +129,26 @@ def _times(activation: Callable[..., Any], scale: np.ndarray, layer: GmP) -> ker
 
 def _fold_weight_normalized(layer: layers.WeightNormalization) -> str:
     for name, kernel in layer.normalized_kernels().items():
-        getattr(layer.layer, name).assign(kernel)
+        variable = getattr(layer.layer, name)
+        variable.assign(kernel)
+        variable._autocast = True  # as Keras made it, before the wrapper needed all its digits
     become(layer, layer.layer)
     return ""
 
 
-def _fold_shift(place: Place) -> str:
-    layer = place.layer
+def _fold_shift(place: Place, holders: Mapping[int, int]) -> str:
+    layer, holder = place.layer, place.holder
     rank = len(layer.get_build_config()["input_shape"])
     axis = layer.axis % rank
     shift = -to_float32(layer.moving_mean)
     if getattr(layer, "beta", None) is not None:
         shift = shift + to_float32(layer.beta)
-    followers = consumers(layer, place.holder)
-    hidden = len(calls(layer, place.holder)) == 1 and followers and not is_output(layer, place.holder)
-    if hidden and all(_takes_shift(follower, place.holder, axis, rank) for follower in followers):
+    followers = consumers(layer, holder)
+    # The graph tells who else calls them only where nothing but the graph holds them.
+    in_graph = is_functional(holder) and all(holders[id(one)] == 1 for one in (layer, *followers))
+    hidden = in_graph and followers and len(calls(layer, holder)) == 1 and not is_output(layer, holder)
+    is_float = hidden and "float" in calls(layer, holder)[0].input_tensors[0].dtype  # Identity would keep integers
+    if is_float and all(_takes_shift(follower, holder, axis, rank) for follower in followers):
         for follower in followers:
             _add_to_bias(follower, shift)
         become(layer, keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name))
@@ -150,7 +167,7 @@ def _takes_shift(follower: keras.Operation, holder: keras.Model, axis: int, rank
     if isinstance(follower, keras.layers.Dense):
         return axis == rank - 1
     pads = follower.padding != "valid" and any(size > 1 for size in follower.kernel_size)
-    return not pads and axis == (1 if follower.data_format == "channels_follower" else rank - 1)
+    return not pads and axis == (1 if follower.data_format == "channels_first" else rank - 1)
 
 
 def _add_to_bias(layer: keras.layers.Layer, shift: np.ndarray) -> None:

@@ -61,7 +61,7 @@ def to_gmp(model: keras.Model, where: Where = None) -> keras.Model:
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
       Parameterization for ReLU Networks".
     """
-    return rewrite(model, where, _has_kernel, _to_geometric)
+    return rewrite(model, where, _has_kernel, _to_geometric, prepare=lambda copied, places: places)
 
 
 def to_weight_normalization(model: keras.Model, where: Where = None) -> keras.Model:
@@ -92,7 +92,7 @@ def to_weight_normalization(model: keras.Model, where: Where = None) -> keras.Mo
 
     - [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868), "Weight Normalization".
     """
-    return rewrite(model, where, _has_kernel, _to_weight_normalized)
+    return rewrite(model, where, _has_kernel, _to_weight_normalized, prepare=lambda copied, places: places)
 
 
 def is_positively_homogeneous(activation: object) -> bool:
@@ -120,7 +120,7 @@ def _check_kernel_is_free(place: Place) -> None:
     if getattr(layer, "quantization_mode", None) is not None:
         raise Stays("it is quantized")
     if getattr(layer, "lora_enabled", False):
-        raise Stays("it has LoRA weights; save and load the model to merge them")
+        raise Stays("it has LoRA weights")
 
 
 def _to_geometric(place: Place) -> str:

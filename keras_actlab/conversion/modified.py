@@ -7,8 +7,9 @@ subclass of its own class, whose config holds, beside the original one, the laye
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import keras
@@ -108,22 +109,29 @@ def amend(layer: keras.layers.Layer, originals: dict[int, dict[str, Any]]) -> No
             )
             if id(inner) in originals
             and not _is_among(inner, in_config)
-            and _essence(record(inner)) != _essence(originals[id(inner)])
+            and not _compute_the_same(record(inner), originals[id(inner)])
         ],
     )
 
 
-def _within(
-    holder: keras.layers.Layer,
-    originals: dict[int, dict[str, Any]] = {},  # noqa: B006  # never changed
-    is_end: Callable[[keras.layers.Layer], bool] = lambda layer: False,
-) -> Iterator[tuple[Steps, keras.layers.Layer]]:
-    """All layers within `holder`, each with the way to it, but not those within an `is_end`."""
+def steps_from(
+    holder: keras.layers.Layer, originals: Mapping[int, dict[str, Any]] = MappingProxyType({})
+) -> Iterator[tuple[tuple[str, int], keras.layers.Layer]]:
+    """What `holder` holds, each with the step to it; `originals` tells what was something else when it was made."""
     counts: Counter[str] = Counter()
     for child in children(holder):
         class_name = originals[id(child)]["class_name"] if id(child) in originals else type(child).__name__
-        step = (class_name, counts[class_name])
+        yield (class_name, counts[class_name]), child
         counts[class_name] += 1
+
+
+def _within(
+    holder: keras.layers.Layer,
+    originals: Mapping[int, dict[str, Any]] = MappingProxyType({}),
+    is_end: Callable[[keras.layers.Layer], bool] = lambda layer: False,
+) -> Iterator[tuple[Steps, keras.layers.Layer]]:
+    """All layers within `holder`, each with the way to it, but not those within an `is_end`."""
+    for step, child in steps_from(holder, originals):
         yield (step,), child
         if not is_end(child):
             for steps, inner in _within(child, originals, is_end):
@@ -147,6 +155,12 @@ def _remember(layer: keras.layers.Layer, changes: list[Change]) -> None:
 
 def _own_class(layer: Any) -> Any:
     return type(layer).__mro__[2] if isinstance(layer, Modified) else type(layer)
+
+
+def _compute_the_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two records differ in nothing but names, which Keras may have made up, and in how a layer starts."""
+    one, other = ({**record, "config": {**record.get("config", {}), "name": None}} for record in (one, other))
+    return _essence(one) == _essence(other)
 
 
 def _essence(config: Any) -> Any:

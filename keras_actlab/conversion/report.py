@@ -66,7 +66,11 @@ class Report:
             table.add_row(row.layer, row.before, row.after or "stays", parameters, row.note)
         table.add_row("model", "", "", f"{self.parameters_before:,} -> {self.parameters_after:,}", "")
         text = io.StringIO()
-        Console(file=text, width=120, markup=False, highlight=False).print(table)
+        # As plain text, also in a notebook, where rich would show the table itself and write nothing.
+        console = Console(
+            file=text, width=120, markup=False, force_jupyter=False, force_terminal=False, color_system=None
+        )
+        console.print(table)
         return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import keras
 
 from keras_actlab.conversion import surgery
-from keras_actlab.conversion.modified import amend, record
+from keras_actlab.conversion.modified import Steps, amend, record, steps_from
 from keras_actlab.conversion.report import Report, Row, remember
 
 Criterion: TypeAlias = str | type | Callable[[keras.layers.Layer], bool]
@@ -22,9 +22,10 @@ class Stays(Exception):  # noqa: N818  # not an error, but a reason
 
 @dataclass(frozen=True)
 class Place:
-    """A layer within a model: the names on the way to it, what holds it, and the entries of `where` that select it."""
+    """A layer within a model: the names and steps on the way to it, what holds it, and what in `where` selects it."""
 
     path: str
+    steps: Steps
     layer: keras.layers.Layer
     holder: keras.layers.Layer
     selected_by: tuple[Criterion, ...] = ()
@@ -47,13 +48,13 @@ def places(model: keras.Model) -> list[Place]:
     """All layers within `model`, at any depth, each once."""
     found: dict[int, Place] = {}
 
-    def visit(layer: keras.layers.Layer, path: str) -> None:
-        for child in surgery.children(layer):
+    def visit(holder: keras.layers.Layer, path: str, steps: Steps) -> None:
+        for step, child in steps_from(holder):
             if id(child) not in found:
-                found[id(child)] = Place(path + child.name, child, holder=layer)
-                visit(child, f"{path}{child.name}/")
+                found[id(child)] = Place(path + child.name, (*steps, step), child, holder)
+                visit(child, f"{path}{child.name}/", (*steps, step))
 
-    visit(model, "")
+    visit(model, "", ())
     return list(found.values())
 
 
@@ -62,7 +63,7 @@ def rewrite(
     where: Where,
     candidate: Callable[[Place], bool],
     change: Callable[[Place], str],
-    prepare: Callable[[list[Place]], list[Place]] | None = None,
+    prepare: Callable[[keras.Model, list[Place]], list[Place]],
 ) -> keras.Model:
     """Returns a copy of `model` in which `change` was applied to the layers that `where` selects.
 
@@ -71,7 +72,7 @@ def rewrite(
         where: What the user asked for; None for each candidate.
         candidate: Whether a layer is meant where the user does not say which.
         change: Changes a layer in place and returns a note for the report, or raises `Stays`.
-        prepare: Given the selected places of the copy, before anything is changed; returns the places to change.
+        prepare: Given the copy and its selected places, before anything is changed; returns the places to change.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -88,20 +89,18 @@ def rewrite(
     own = places(model)
     selections = _select(own, where, candidate)
     result = surgery.copy(model)
-    copies = places(result)
-    if [type(place.layer).__name__ for place in copies] != [type(place.layer).__name__ for place in own]:
-        raise ValueError(
-            f"`model` must have the same layers once it is saved and loaded. Received: model={model.name!r}, which "
-            "has others"
-        )
-    chosen = [
-        # Composite layers number layers without a name anew in each copy; the names that the user knows stay in use.
-        replace(place, path=original.path, selected_by=selection)
-        for place, original, selection in zip(copies, own, selections, strict=True)
-        if selection
-    ]
-    if prepare is not None:
-        chosen = prepare(chosen)
+    # By steps, not by names, of which Keras gives the copy new ones where it makes them up.
+    copies = {place.steps: place for place in places(result)}
+    chosen = []
+    for original, selection in zip(own, selections, strict=True):
+        if selection:
+            if original.steps not in copies:
+                raise ValueError(
+                    "`model` must have the same layers once it is saved and loaded. "
+                    f"Received: model={model.name!r}, of which {original} is missing then"
+                )
+            chosen.append(replace(copies[original.steps], path=original.path, selected_by=selection))
+    chosen = prepare(result, chosen)
     originals = {}
     rows = []
     for place in chosen:

@@ -6,10 +6,12 @@ Keras has no public way to do so. This is the one module of the package that rea
 import itertools
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import update_wrapper
 from pathlib import Path
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 import keras
@@ -23,6 +25,22 @@ def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     held = [operation for operation in getattr(layer, "operations", []) if isinstance(operation, keras.layers.Layer)]
     held += layer._flatten_layers(include_self=False, recursive=False)
     return [one for one in dict.fromkeys(held) if not isinstance(one, keras.layers.InputLayer)]
+
+
+def holder_counts(model: keras.Model) -> Counter[int]:
+    """How many layers hold each layer within `model`, by its id."""
+    counts: Counter[int] = Counter()
+    visited = set()
+
+    def visit(holder: keras.layers.Layer) -> None:
+        visited.add(id(holder))
+        for child in children(holder):
+            counts[id(child)] += 1
+            if id(child) not in visited:
+                visit(child)
+
+    visit(model)
+    return counts
 
 
 def _graph(holder: keras.layers.Layer) -> list[Any]:
@@ -86,8 +104,7 @@ def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
     vars(layer).clear()
     vars(layer).update(vars(other) | graph)
     # Keras' wrappers of these methods, which it keeps on the instance, would still act on `other`.
-    for method in ("build", "quantize"):
-        vars(layer).pop(method, None)
+    _bind_wrappers(layer)
     # Keras recorded the arguments of each call in a graph, defaults such as mask=None among them, which not every layer
     # takes.
     for node in layer._inbound_nodes:
@@ -99,9 +116,21 @@ def move(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Returns an object of its own that is what `layer` was, so that `layer` can become something that holds it."""
     moved = object.__new__(type(layer))
     vars(moved).update(vars(layer) | {"_inbound_nodes": [], "_outbound_nodes": []})
-    for method in ("build", "quantize"):
-        vars(moved).pop(method, None)
+    _bind_wrappers(moved)
     return moved
+
+
+def _bind_wrappers(layer: keras.layers.Layer) -> None:
+    """Makes Keras' wrappers of `build` and `quantize`, which it keeps on the instance they act on, act on `layer`."""
+    for name in ("build", "quantize"):
+        wrapper = vars(layer)[name]
+        cells = (
+            CellType(layer if variable == "obj" else cell.cell_contents.__func__.__get__(layer))
+            for variable, cell in zip(wrapper.__code__.co_freevars, wrapper.__closure__, strict=True)
+        )
+        bound = FunctionType(wrapper.__code__, wrapper.__globals__, name, wrapper.__defaults__, tuple(cells))
+        bound.__kwdefaults__ = wrapper.__kwdefaults__
+        vars(layer)[name] = update_wrapper(bound, wrapper)
 
 
 def set_activation(layer: keras.layers.Layer, activation: Any) -> None:
@@ -126,8 +155,11 @@ def track_parameters(layer: keras.layers.Layer) -> None:
 
 def copy(model: keras.Model) -> keras.Model:
     """Returns a model of its own that equals `model`, not compiled: what survives saving is in it."""
-    # The user's own classes and functions need not be registered to be found again here.
-    objects = [used for layer in model._flatten_layers() for used in (type(layer), getattr(layer, "activation", None))]
+    # The user's own classes and functions need not be registered to be found again here. (The last class of a name
+    # counts: a Modified one comes before its own.)
+    objects = [
+        used for layer in model._flatten_layers() for used in (*type(layer).__mro__, getattr(layer, "activation", None))
+    ]
     custom = {
         used.__name__: used
         for used in objects
@@ -139,7 +171,7 @@ def copy(model: keras.Model) -> keras.Model:
             path = Path(folder) / "model.keras"
             model.save(path)
             return keras.saving.load_model(path, custom_objects=custom, compile=False, safe_mode=False)
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # whatever the user's get_config raises
         raise ValueError(
             f"`model` must be one that Keras can save and load, for the result starts as a copy of it. Received: "
             f"model={model.name!r} (of type {type(model).__name__}), which fails with: {error}"
@@ -182,7 +214,8 @@ def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[
     call = layer.call
 
     def spy(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        shapes.append(tuple(inputs.shape))
+        # What is not known is a symbol of JAX's while it traces.
+        shapes.append((None, *(size if isinstance(size, int) else None for size in inputs.shape[1:])))
         return call(inputs, *args, **kwargs)
 
     def trial(inputs: Any) -> Any:
@@ -192,13 +225,12 @@ def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[
     config = holder.get_build_config() or {}
     if set(config) == {"input_shape"}:
         vars(layer)["call"] = spy
-        try:
+        with suppress(Exception):  # whatever a call says that is given nothing but its first argument
             # A Lambda layer that does not know the shape of its output traces the function, without data.
             keras.layers.Lambda(trial, dtype=holder.dtype_policy)(
                 _placeholders(config["input_shape"], holder.compute_dtype)
             )
-        finally:
-            del vars(layer)["call"]
+        del vars(layer)["call"]
     return shapes
 
 
