@@ -33,7 +33,7 @@ def test_fold_a_shift_before_a_convolution_with_channels_first(axis, shape):
     np.testing.assert_allclose(numpy(folded(data(2, *shape))), before, atol=1e-5 * np.abs(before).max())
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("convert", [keras_actlab.to_gmp, to_weight_normalization])
 def test_fold_under_other_policies(convert, policy):
     model = keras.Sequential([keras.Input((8, 8, 2)), keras.layers.Conv2D(4, 3, activation="relu", dtype=policy)])
@@ -41,7 +41,7 @@ def test_fold_under_other_policies(convert, policy):
     x = data(2, 8, 8, 2)
     assert folded(x).dtype == model(x).dtype
     found, expected = (numpy(keras.ops.cast(one(x), "float32")) for one in (folded, model))
-    np.testing.assert_allclose(found, expected, atol=2e-2 if policy == "mixed_bfloat16" else 1e-6)
+    np.testing.assert_allclose(found, expected, atol=2e-2 if policy == "mixed_bfloat16" else 4e-3)
 
 
 class Unregistered(keras.Model):
