@@ -139,9 +139,7 @@ def _check(to: Any) -> None:
 def _has_activation(place: Place) -> bool:
     layer = place.layer
     if isinstance(layer, ACTIVATION_LAYERS):
-        return (
-            getattr(place.holder, "activation", None) is not layer
-        )  # else the holder's, which comes as a place itself
+        return True
     return _owns_activation(layer) and layer.activation is not keras.activations.linear
 
 
@@ -152,18 +150,15 @@ def _owns_activation(layer: keras.layers.Layer) -> bool:
 
 
 def _one_place_per_call(places: list[Place]) -> list[Place]:
-    chosen = {id(place.layer) for place in places}
+    owners = tuple(f"{place.path}/" for place in places if _owns_activation(place.layer))
     found = []
     for place in places:
         layer, holder = place.layer, place.holder
-        if id(holder) in chosen and getattr(holder, "activation", None) is layer:
-            continue
+        if place.path.startswith(owners):
+            continue  # a part of an activation that will be swapped as a whole
         found.append(place)
-        if (
-            isinstance(layer, ACTIVATION_LAYERS)
-            and len(surgery.calls(layer, holder)) > 1
-            and surgery.is_functional(holder)
-        ):
+        is_shared = isinstance(layer, ACTIVATION_LAYERS) and len(surgery.calls(layer, holder)) > 1
+        if is_shared and surgery.is_functional(holder):
             for twin in surgery.separate(layer, holder):
                 found.append(replace(place, path="".join(place.path.rpartition("/")[:2]) + twin.name, layer=twin))
     return found
@@ -205,7 +200,7 @@ def _swap_layer(place: Place, to: To) -> None:
     if len(shapes) != 1:
         raise Stays(f"{len(shapes)} calls share it" if shapes else "the shape of its input is not known")
     siblings = surgery.children(place.holder)
-    new = _make(to, layer.name, layer.dtype_policy, shapes[0], any(map(_has_channels_first, siblings)))
+    new = _make(to, layer.name, layer.dtype_policy.name, shapes[0], any(map(_has_channels_first, siblings)))
     with surgery.scopes("" if surgery.is_functional(place.holder) else place.holder.path or ""):
         _build(new, shapes[0], place)
     surgery.become(layer, new)
@@ -228,7 +223,7 @@ def _swap_attribute(place: Place, to: To) -> None:
     if layer.quantization_mode is not None:
         raise Stays("it is quantized")
     shape = layer.compute_output_shape(build_config["input_shape"])
-    new = _make(to, "activation", layer.dtype_policy, shape, _has_channels_first(layer))
+    new = _make(to, "activation", layer.dtype_policy.name, shape, _has_channels_first(layer))
     with surgery.scopes(layer.path):
         _build(new, shape, place)
     surgery.set_activation(layer, new)
@@ -243,15 +238,18 @@ def _resolve(to: To) -> Any:
     return (FUNCTIONS | LAYERS)[to.lower()] if isinstance(to, str) else to
 
 
-def _make(to: Any, name: str, dtype: keras.DTypePolicy, shape: Shape, channels_first: bool) -> keras.layers.Layer:
+def _make(to: Any, name: str, dtype: str, shape: Shape, channels_first: bool) -> keras.layers.Layer:
     """Returns a layer of its own, of the class, or like the template, `to`."""
+    if isinstance(to, keras.layers.Activation):
+        return keras.layers.Activation(to.activation, name=name, dtype=dtype)  # whose function may not be registered
     if isinstance(to, keras.layers.Layer):
         return type(to).from_config(to.get_config() | {"name": name, "dtype": dtype})
-    axis = 1 if channels_first and len(shape) > 2 else len(shape) - 1
+    channels_first = channels_first and len(shape) > 2
     arguments: dict[str, Any] = {}
     if to is keras.layers.PReLU:
-        arguments["shared_axes"] = [other for other in range(1, len(shape)) if other != axis]
-    elif axis == 1:
+        channel_axis = 1 if channels_first else len(shape) - 1
+        arguments["shared_axes"] = [axis for axis in range(1, len(shape)) if axis != channel_axis]
+    elif channels_first:
         parameter = inspect.signature(to).parameters.get("axis")
         if parameter is not None and parameter.default == -1:
             arguments["axis"] = 1
@@ -261,7 +259,8 @@ def _make(to: Any, name: str, dtype: keras.DTypePolicy, shape: Shape, channels_f
 def _build(activation: keras.layers.Layer, shape: Shape, place: Place) -> None:
     try:
         activation.build(shape)
-        output_shape = tuple(activation.compute_output_shape(shape))
+        inputs = keras.KerasTensor(shape, dtype=activation.compute_dtype)
+        output_shape = tuple(activation.compute_output_spec(inputs).shape)
         if output_shape != tuple(shape):
             raise ValueError(f"its output has the shape {output_shape}")
     except ValueError as error:

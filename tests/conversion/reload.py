@@ -27,7 +27,6 @@ def main(directory: Path) -> None:
             output=numpy(model(inputs)),
             from_weights=numpy(fresh(inputs)),
             classes=[type(layer).__name__ for layer in model._flatten_layers()],
-            paths=[variable.path for variable in model.variables],
         )
 
 

@@ -216,6 +216,21 @@ def test_to_may_leave_layers_alone():
     assert {row.note for row in done.skipped} == {"`to` returns None for it"}
 
 
+def test_a_function_of_ones_own():
+    def squared(x):
+        return keras.ops.square(keras.ops.relu(x))
+
+    class Squared(keras.layers.Layer):
+        def call(self, inputs):
+            return squared(inputs)
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "relu"), keras.layers.ReLU()])
+    x, (kernel, bias) = data(2, 3), model.get_weights()
+    expected = np.maximum(x @ kernel + bias, 0) ** 4
+    for to in (keras.layers.Activation(squared), Squared, Squared()):
+        np.testing.assert_allclose(numpy(keras_actlab.swap_activations(model, to)(x)), expected, atol=1e-5)
+
+
 def test_dtype_policies_are_those_of_the_place():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "relu", dtype="mixed_bfloat16")])
     (layer,) = keras_actlab.swap_activations(model, "tmaf").layers
