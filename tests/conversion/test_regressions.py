@@ -72,6 +72,7 @@ def test_folded_layers_can_be_quantized(convert):
     folded = keras_actlab.fold(convert(model))
     before = numpy(folded(data(3, 8)))
     folded.get_layer("it").quantize("int8")
+    assert folded.get_layer("it").quantization_mode == "int8"
     np.testing.assert_allclose(numpy(folded(data(3, 8))), before, atol=0.1)
 
 
