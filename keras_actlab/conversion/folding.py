@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.conversion.geometric import CONVOLUTION, COUNTERPARTS, is_positively_homogeneous, to_float32
+from keras_actlab.conversion.geometric import COUNTERPARTS, is_positively_homogeneous, shared_arguments, to_float32
 from keras_actlab.conversion.rewriting import Place, Stays, rewrite
 from keras_actlab.conversion.surgery import (
     become,
@@ -94,16 +94,7 @@ def _fold_geometric(layer: GmP) -> str:
     activation, note = layer.activation, ""
     if np.any(outside != 1.0):
         activation, note = _times(activation, outside, layer), "its activation ends with a multiplication by the scale"
-    config = layer.get_config()
-    plain = PLAIN[type(layer)](
-        **{key: config[key] for key in CONVOLUTION if key in config} or {"units": layer.units},
-        activation=activation,
-        use_bias=layer.use_bias,
-        activity_regularizer=layer.activity_regularizer,
-        name=layer.name,
-        trainable=layer.trainable,
-        dtype=layer.dtype_policy,
-    )
+    plain = PLAIN[type(layer)](**shared_arguments(layer), activation=activation)
     with scope_of(layer):
         plain.build_from_config(layer.get_build_config())
     plain.kernel.assign(direction * inside)

@@ -1,5 +1,7 @@
 """From plain layers to geometric and to weight-normalized ones."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -13,7 +15,7 @@ COUNTERPARTS: dict[type, type] = {
     keras.layers.Conv2D: layers.GmPConv2D,
     keras.layers.Conv3D: layers.GmPConv3D,
 }
-CONVOLUTION = ("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "groups")
+EXTENT = ("units", "filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "groups")
 
 
 def to_gmp(model: keras.Model, where: Where = None) -> keras.Model:
@@ -95,6 +97,19 @@ def to_weight_normalization(model: keras.Model, where: Where = None) -> keras.Mo
     return rewrite(model, where, _has_kernel, _to_weight_normalized, prepare=lambda copied, places: places)
 
 
+def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Returns the arguments that a plain layer and its geometric counterpart have in common, save the activation."""
+    config = layer.get_config()
+    return {
+        **{key: config[key] for key in config if key in EXTENT},
+        "use_bias": layer.use_bias,
+        "activity_regularizer": layer.activity_regularizer,
+        "name": layer.name,
+        "trainable": layer.trainable,
+        "dtype": layer.dtype_policy,
+    }
+
+
 def is_positively_homogeneous(activation: object) -> bool:
     """Whether `activation(r * z) == r * activation(z)` for all r >= 0, as far as is known."""
     match activation:
@@ -142,17 +157,11 @@ def _to_geometric(place: Place) -> str:
         raise Stays(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
     rows = np.where(vanishing, 1.0, rows).astype("float64")
 
-    config = layer.get_config()
     new = COUNTERPARTS[type(layer)](
-        **{key: config[key] for key in CONVOLUTION if key in config} or {"units": layer.units},
+        **shared_arguments(layer),
         activation=layer.activation,
-        use_bias=layer.use_bias,
         scale_inside=not homogeneous,
         scale_regularizer=layer.kernel_regularizer if _is_norm_only(layer.kernel_regularizer) else None,
-        activity_regularizer=layer.activity_regularizer,
-        name=layer.name,
-        trainable=layer.trainable,
-        dtype=layer.dtype_policy,
     )
     with scope_of(layer):
         new.build_from_config(layer.get_build_config())
