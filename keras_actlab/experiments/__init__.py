@@ -1,0 +1,26 @@
+"""Comparisons of methods over seeds and splits: described once, run safely, reported with error bars.
+
+A `Comparison` names the methods, the data and what is tuned. `run` trains what is missing and keeps every row in a
+file. `Results` makes tables and figures of it.
+"""
+
+try:
+    import joblib as _joblib  # noqa: F401
+    import matplotlib as _matplotlib  # noqa: F401
+    import pandas as _pandas  # noqa: F401
+    import scipy as _scipy  # noqa: F401
+    import sklearn as _sklearn  # noqa: F401
+    import tabulate as _tabulate  # noqa: F401
+    import tqdm as _tqdm  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"keras_actlab.experiments needs {error.name}. Install the extra [lab]: pip install 'keras-actlab[lab]'"
+    ) from error
+
+from keras_actlab.experiments.comparison import Comparison, Split, holdout
+from keras_actlab.experiments.ensemble import Ensemble
+from keras_actlab.experiments.figures import curves, dots
+from keras_actlab.experiments.results import Results, load
+from keras_actlab.experiments.running import run
+
+__all__ = ["Comparison", "Ensemble", "Results", "Split", "curves", "dots", "holdout", "load", "run"]

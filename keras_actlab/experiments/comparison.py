@@ -1,0 +1,284 @@
+"""What is compared: methods on data, with the choices that validation data make."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+Examples = tuple[Any, Any]
+
+
+def _unchanged(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One division of the data into training, validation and test examples.
+
+    Args:
+        train: Inputs and targets that every fit learns from. Inputs are an array, or a nested structure of arrays.
+        validation: Inputs and targets that choose the hyper-parameters and the number of epochs.
+        test: Inputs and targets that are read once, by the final fit.
+        to_units: Function that takes targets and predictions back to the units in which the metrics are stated.
+            Without it they are taken as they are.
+
+    Example:
+
+    >>> from keras_actlab import experiments
+    >>> x, y = np.zeros((10, 3)), np.zeros(10)
+    >>> split = experiments.Split(train=(x[:6], y[:6]), validation=(x[6:8], y[6:8]), test=(x[8:], y[8:]))
+    >>> split.sizes
+    {'train': 6, 'validation': 2, 'test': 2}
+    """
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    to_units: Callable[[np.ndarray], np.ndarray] = _unchanged
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            x, y = getattr(self, part)
+            for array in keras.tree.flatten((x, y)):
+                if len(array) == 0 or len(array) != len(y):
+                    raise ValueError(
+                        f"`{part}` must hold as many inputs as targets, at least one. "
+                        f"Received: arrays of lengths {[len(a) for a in keras.tree.flatten((x, y))]}"
+                    )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of examples in each part."""
+        return {part: len(getattr(self, part)[1]) for part in ("train", "validation", "test")}
+
+    @property
+    def development(self) -> Examples:
+        """Training and validation examples together: what the final fit learns from."""
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts), self.train, self.validation)
+
+
+def holdout(
+    x: np.ndarray,
+    y: np.ndarray,
+    seed: int,
+    validation: float = 0.2,
+    test: float = 0.2,
+    standardize_targets: bool = False,
+) -> Split:
+    """Divides a table at random and standardizes its columns.
+
+    Mean and standard deviation are those of the training part, so neither validation nor test examples leak into
+    what the model sees. A column that is constant there is centred and otherwise left alone.
+
+    Args:
+        x: Inputs, shape `(examples, features)`.
+        y: Targets, shape `(examples,)`.
+        seed: Decides the division.
+        validation: Fraction of the examples that are not test examples.
+        test: Fraction of all examples.
+        standardize_targets: Whether targets are standardized too; metrics are still stated in their own units. For
+            regression.
+
+    Returns:
+        A `Split` of float32 inputs.
+
+    Raises:
+        ValueError: If inputs and targets have different lengths or shapes of another rank, or hold NaN or infinity.
+
+    Example:
+
+    >>> from keras_actlab import experiments
+    >>> rng = np.random.default_rng(0)
+    >>> split = experiments.holdout(rng.normal(size=(100, 3)), rng.normal(size=100), seed=0)
+    >>> split.sizes
+    {'train': 64, 'validation': 16, 'test': 20}
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim != 2 or y.shape != x.shape[:1]:
+        raise ValueError(
+            "`x` must have shape (examples, features) and `y` shape (examples,). "
+            f"Received: shapes {x.shape} and {y.shape}"
+        )
+    for name, array in (("x", x), ("y", y)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"`{name}` must be finite. Received: {(~np.isfinite(array)).sum()} entries that are not")
+    rest, last = train_test_split(np.arange(len(x)), test_size=test, random_state=seed)
+    first, middle = train_test_split(rest, test_size=validation, random_state=seed)
+    inputs = StandardScaler().fit(x[first]).transform(x).astype("float32")
+    to_units = _unchanged
+    if standardize_targets:
+        centre, deviation = y[first].mean(), y[first].std() or 1.0
+        y = ((y - centre) / deviation).astype("float32")
+        to_units = _Affine(float(deviation), float(centre))
+    train, validate, judge = ((inputs[rows], y[rows]) for rows in (first, middle, last))
+    return Split(train, validate, judge, to_units)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Affine:
+    scale: float
+    offset: float
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(values, "float64") * self.scale + self.offset
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Methods, data, and what is tuned: everything that decides the numbers of a table.
+
+    For every method, split and seed, each point of the grid is trained on the training part and judged on the
+    validation part. The best point, and the best epoch if `validate_every` is given, are then trained once more, on
+    the training and validation parts together, and judged once on the test part. Every method gets the same grid.
+    If there is nothing to choose, the first stage is left out.
+
+    Args:
+        name: Name of the task, unique within a results file.
+        methods: For each method's name a function that builds and compiles a model. It is called with the grid's
+            hyper-parameters by name. The first method is the baseline of the tables.
+        data: A `Split`, or a function that returns the split of a given index, 0 to `splits` - 1.
+        metrics: For each metric's name a function of targets and predictions (NumPy arrays in the split's units)
+            that returns a number, such as those of `sklearn.metrics`.
+        epochs: Number of epochs of a fit.
+        grid: For each hyper-parameter's name the values to try.
+        splits: Number of splits.
+        seeds: Number of seeds for each split. A seed decides the start of the weights and the order of the batches,
+            for all methods alike.
+        batch_size: Examples a step; a last incomplete batch is left out of its epoch. Without it every step takes all
+            examples, so that an epoch is one step.
+        monitor: Name of the metric that chooses. The first one if not given.
+        mode: "min" or "max": whether low or high values of `monitor` are better.
+        validate_every: Number of epochs between two looks at the validation part. Without it the last epoch is the
+            only look, and epochs are not chosen.
+        together: Number of fits of one method that are trained as one program (see `Ensemble`), where that works;
+            otherwise, and for 1, each is trained by `model.fit`. Small networks train many times faster so. It moves
+            results by rounding alone, save for layers that draw random numbers.
+
+    Raises:
+        TypeError: If a method, a metric or the data is not what is asked for above.
+        ValueError: If a number is not positive, a grid is empty, or `monitor` and `mode` are unknown.
+
+    Example:
+
+    >>> from sklearn.metrics import root_mean_squared_error
+    >>> from keras_actlab import experiments
+    >>> def linear(learning_rate):
+    ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    ...     model.compile(keras.optimizers.SGD(learning_rate), "mse")
+    ...     return model
+    >>> rng = np.random.default_rng(0)
+    >>> comparison = experiments.Comparison(
+    ...     name="noise",
+    ...     methods={"linear": linear},
+    ...     data=lambda split: experiments.holdout(rng.normal(size=(50, 3)), rng.normal(size=50), seed=split),
+    ...     metrics={"RMSE": root_mean_squared_error},
+    ...     grid={"learning_rate": [0.01, 0.1]},
+    ...     splits=3,
+    ...     epochs=2,
+    ... )
+    >>> comparison.candidates
+    [{'learning_rate': 0.01}, {'learning_rate': 0.1}]
+    """
+
+    name: str
+    methods: Mapping[str, Callable[..., keras.Model]]
+    data: Split | Callable[[int], Split]
+    metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]]
+    epochs: int
+    grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+    splits: int = 1
+    seeds: int = 1
+    batch_size: int | None = None
+    monitor: str | None = None
+    mode: str = "min"
+    validate_every: int | None = None
+    together: int = 1
+
+    def __post_init__(self) -> None:
+        for argument in ("methods", "metrics"):
+            functions = getattr(self, argument)
+            if not isinstance(functions, Mapping) or not functions or not all(map(callable, functions.values())):
+                raise TypeError(f"`{argument}` must map names to functions. Received: {argument}={functions}")
+        if not isinstance(self.data, Split) and not callable(self.data):
+            raise TypeError(f"`data` must be a Split or a function that returns one. Received: data={self.data}")
+        if isinstance(self.data, Split) and self.splits != 1:
+            raise ValueError(f"`splits` must be 1 where `data` is one Split. Received: splits={self.splits}")
+        for argument in ("epochs", "splits", "seeds", "batch_size", "validate_every", "together"):
+            value = getattr(self, argument)
+            optional = argument in ("batch_size", "validate_every")
+            if not (optional and value is None) and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={value}")
+        for name, values in self.grid.items():
+            if isinstance(values, str) or not len(values):
+                raise ValueError(f"`grid` must map names to sequences of values. Received: {name}={values!r}")
+        try:
+            json.dumps({name: list(values) for name, values in self.grid.items()})
+        except TypeError as error:
+            raise TypeError(
+                f"`grid` must hold numbers, strings or lists of them. Received: grid={self.grid}"
+            ) from error
+        if self.monitor is None:
+            object.__setattr__(self, "monitor", next(iter(self.metrics)))
+        if self.monitor not in self.metrics:
+            raise ValueError(f"`monitor` must be one of {list(self.metrics)}. Received: monitor={self.monitor!r}")
+        if self.mode not in ("min", "max"):
+            raise ValueError(f'`mode` must be "min" or "max". Received: mode={self.mode!r}')
+
+    @property
+    def candidates(self) -> list[dict[str, Any]]:
+        """Every point of the grid."""
+        return [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+
+    @property
+    def replicates(self) -> list[tuple[int, int]]:
+        """Every pair of split and seed."""
+        return list(itertools.product(range(self.splits), range(self.seeds)))
+
+    def split(self, index: int) -> Split:
+        """Returns the data of one split."""
+        return self.data if isinstance(self.data, Split) else self.data(index)
+
+    def configuration(self) -> dict[str, Any]:
+        """Returns what must not change between the beginning and the end of a results file, as JSON can hold it.
+
+        Methods, splits and seeds may be added, so the number of splits and seeds is not part of it.
+        """
+        split = self.split(0)
+        return {
+            "backend": keras.backend.backend(),
+            "data": _fingerprint_of_arrays(split),
+            "sizes": split.sizes,
+            "metrics": list(self.metrics),
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "grid": {name: list(values) for name, values in self.grid.items()},
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "validate_every": self.validate_every,
+            "methods": {name: _fingerprint_of_model(build, self.candidates[0]) for name, build in self.methods.items()},
+        }
+
+
+def _fingerprint_of_arrays(split: Split) -> str:
+    digest = hashlib.sha256()
+    for array in keras.tree.flatten((split.train, split.validation, split.test)):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _fingerprint_of_model(build: Callable[..., keras.Model], hyperparameters: dict[str, Any]) -> str | None:
+    try:
+        text = build(**hyperparameters).to_json()
+    except Exception:  # whatever it is, the fits will say so, one by one
+        return None
+    text = re.sub(r"_\d+(?=[\"/\\])", "", text)  # Keras counts layers of one name, over the life of a process
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,221 @@
+"""Trains several models of one architecture as one program.
+
+A small network spends its step waiting for operations to be launched. Here models that are alike in everything but
+their weights and data become one model, whose variables have an additional first axis with one entry a member. Each
+operation works on all members at once, and a whole block of training steps runs in one call.
+
+Backends are imported here because Keras has no common name for compiling a loop of training steps.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+# Their update of an entry looks at that entry alone, so stacked variables train as the separate ones would.
+ELEMENTWISE_OPTIMIZERS = (
+    keras.optimizers.SGD,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adamax,
+    keras.optimizers.Nadam,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adadelta,
+    keras.optimizers.Lion,
+    keras.optimizers.Ftrl,
+)
+
+
+def _check(members: Sequence[keras.Model]) -> None:
+    shapes = [[(tuple(v.shape), v.dtype) for v in member.variables] for member in members]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(f"`members` must have variables of the same shapes and dtypes. Received: members={members}")
+    first = members[0]
+    for method in ("train_step", "compute_loss"):
+        if getattr(type(first), method) is not getattr(keras.Model, method):
+            raise ValueError(f"`members` must train by Keras' own `{method}`. Received: members={members}")
+    if not (isinstance(first.loss, str) or callable(first.loss)) or first.get_compile_config()["loss_weights"]:
+        raise ValueError(f"`members` must have one loss, without weights. Received: loss={first.loss}")
+    optimizer = first.optimizer
+    if not isinstance(optimizer, ELEMENTWISE_OPTIMIZERS) or optimizer.clipnorm or optimizer.global_clipnorm:
+        allowed = ", ".join(each.__name__ for each in ELEMENTWISE_OPTIMIZERS)
+        raise ValueError(
+            "`members` must have an optimizer that updates each entry by itself, that is, without `clipnorm` and "
+            f"`global_clipnorm`, one of {allowed}. Received: optimizer={optimizer.get_config()}"
+        )
+
+
+class Ensemble(keras.Model):
+    """Models of one architecture, trained and evaluated side by side, each on data of its own.
+
+    The loss is the sum of the members' losses, so each member receives the gradient that it would have alone.
+
+    Args:
+        members: Compiled models whose variables have the same shapes and whose optimizers have the same
+            configuration. The ensemble starts from copies of their weights.
+
+    Call arguments:
+        inputs: Tensor of shape `(members, batch, ...)`, or a nested structure of them.
+        training: As for the members.
+
+    Output shape:
+        `(members, batch, ...)`, or a nested structure.
+
+    Raises:
+        ValueError: If members differ, have a training step of their own, or an optimizer whose update of one entry
+            depends on others.
+    """
+
+    def __init__(self, members: Sequence[keras.Model]):
+        super().__init__(dtype="float32", autocast=False)
+        _check(members)
+        # A bound method, not the model: Keras would count the variables of a model kept as an attribute.
+        self._call_member = members[0].stateless_call
+        self._judge = keras.Model()  # knows the loss, and none of the members' regularizers, which `call` adds
+        self._judge.compile(loss=members[0].loss)
+        self._trained = [self._stacked(each, len(members)) for each in members[0].trainable_variables]
+        self._fixed = [self._stacked(each, len(members)) for each in members[0].non_trainable_variables]
+        self.build()
+        self.compile(keras.optimizers.deserialize(keras.optimizers.serialize(members[0].optimizer)))
+        self.optimizer.build(self.trainable_variables)
+        self._optimizer_start = [ops.convert_to_numpy(variable.value) for variable in self.optimizer.variables]
+        self._loop, self._forward = _compiled(self)
+        self.restart(members)
+
+    def build(self) -> None:
+        """Nothing is left to create; Keras registers the variables."""
+
+    def _stacked(self, variable: keras.Variable, members: int) -> keras.Variable:
+        constraint = variable.constraint
+        return self.add_weight(
+            shape=(members, *variable.shape),
+            initializer="zeros",
+            dtype=variable.dtype,
+            trainable=variable.trainable,
+            autocast=False,
+            constraint=constraint and (lambda stack: ops.vectorized_map(constraint, stack)),
+            name=f"{variable.name}_{len(self.variables)}",  # PyTorch knows variables by their paths
+        )
+
+    def restart(self, members: Sequence[keras.Model]) -> None:
+        """Starts anew from other members of the same kind; what is compiled stays.
+
+        Args:
+            members: Models as at the beginning, as many. Their optimizers may differ from those in the learning rate.
+        """
+        for stack, attribute in ((self._trained, "trainable_variables"), (self._fixed, "non_trainable_variables")):
+            for variable, *values in zip(stack, *(getattr(member, attribute) for member in members), strict=True):
+                variable.assign(np.stack([ops.convert_to_numpy(value.value) for value in values]))
+        for variable, start in zip(self.optimizer.variables, self._optimizer_start, strict=True):
+            variable.assign(start)
+        if not isinstance(self.optimizer.get_config()["learning_rate"], dict):  # a schedule has no value to set
+            self.optimizer.learning_rate = float(members[0].optimizer.learning_rate)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        def member(arguments: Any) -> Any:
+            trained, fixed, x = arguments
+            return self._call_member(trained, fixed, x, training=training, return_losses=True)
+
+        values = [variable.value for variable in self._trained], [variable.value for variable in self._fixed]
+        outputs, fixed, losses = ops.vectorized_map(member, (*values, inputs))
+        if training:
+            for variable, value in zip(self._fixed, fixed, strict=True):
+                variable.assign(value)
+            for loss in losses:
+                self.add_loss(ops.sum(loss))
+        return outputs
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        losses = ops.vectorized_map(lambda pair: self._judge.compute_loss(y=pair[0], y_pred=pair[1]), (y, y_pred))
+        return ops.sum(losses) + sum(self.losses)
+
+    def train_block(self, x: Any, y: Any, rows: np.ndarray) -> None:
+        """Runs a block of training steps in one call.
+
+        Args:
+            x: Inputs, shape `(members, examples, ...)`, or a nested structure.
+            y: Targets, likewise.
+            rows: Integers, shape `(steps, members, batch)`: the examples of each member's batch at each step. A batch
+                of 0 stands for all examples in their order.
+        """
+        self._loop(x, y, ops.convert_to_tensor(rows))
+
+    def predictions(self, x: Any) -> Any:
+        """Returns the outputs for inputs of shape `(members, examples, ...)` as NumPy arrays."""
+        return keras.tree.map_structure(ops.convert_to_numpy, self._forward(x))
+
+
+def _batch(data: Any, rows: Any) -> Any:
+    """Picks rows of shape `(members, batch)` from each array of shape `(members, examples, ...)`."""
+    if rows.shape[1] == 0:
+        return data
+
+    def pick(array: Any) -> Any:
+        return ops.vectorized_map(lambda pair: ops.take(pair[0], pair[1], axis=0), (array, rows))
+
+    return keras.tree.map_structure(pick, data)
+
+
+def _compiled(model: Ensemble) -> tuple[Callable[[Any, Any, Any], None], Callable[[Any], Any]]:
+    """Returns the loop over training steps and the forward pass, compiled where the backend does that."""
+    match keras.backend.backend():
+        case "jax":
+            import jax
+
+            groups = (
+                model.trainable_variables,
+                model.non_trainable_variables,
+                model.optimizer.variables,
+                model.metrics_variables,
+            )
+
+            @jax.jit
+            def steps(state: Any, data: Any, rows: Any) -> Any:
+                def step(i: Any, state: Any) -> Any:
+                    return model.train_step(state, _batch(data, rows[i]))[1]
+
+                return jax.lax.fori_loop(0, len(rows), step, state)
+
+            @jax.jit
+            def call(trained: Any, fixed: Any, x: Any) -> Any:
+                return model.stateless_call(trained, fixed, x, training=False)[0]
+
+            def loop(x: Any, y: Any, rows: Any) -> None:
+                state = tuple([variable.value for variable in group] for group in groups)
+                state = jax.block_until_ready(steps(state, (x, y), rows))
+                for group, values in zip(groups, state, strict=True):
+                    for variable, value in zip(group, values, strict=True):
+                        variable.assign(value)
+
+            def forward(x: Any) -> Any:
+                return call(*([variable.value for variable in group] for group in groups[:2]), x)
+
+        case "tensorflow":
+            import tensorflow as tf
+
+            @tf.function  # without jit_compile, which was seven times slower here, on two CPU cores
+            def loop(x: Any, y: Any, rows: Any) -> None:
+                for i in tf.range(tf.shape(rows)[0]):
+                    model.train_step(_batch((x, y), rows[i]))
+
+            @tf.function
+            def forward(x: Any) -> Any:
+                return model(x, training=False)
+
+        case "torch":
+            import torch
+
+            def loop(x: Any, y: Any, rows: Any) -> None:
+                for i in range(len(rows)):
+                    model.train_step(_batch((x, y), rows[i]))
+
+            def forward(x: Any) -> Any:
+                with torch.no_grad():
+                    return model(x, training=False)
+
+    return loop, forward

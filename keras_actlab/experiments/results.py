@@ -1,0 +1,253 @@
+"""What a run has found: rows, choices, failures, tables."""
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from keras_actlab.experiments.journal import Journal
+
+IDENTITY = ("task", "method", "stage", "split", "seed")
+NESTED = ("hyperparameters", "metrics", "versions")
+
+
+class Results:
+    """The rows of a file of results, and what follows from them.
+
+    Args:
+        records: Records of the file, as `run` and `load` read them.
+
+    Example:
+
+    >>> from keras_actlab import experiments
+    >>> configuration = {
+    ...     "methods": {"ReLU": None, "CRReLU": None}, "metrics": ["RMSE"], "monitor": "RMSE", "mode": "min",
+    ...     "grid": {}, "sizes": {"train": 64, "validation": 16, "test": 20},
+    ... }
+    >>> rows = [
+    ...     {"task": "noise", "method": method, "stage": "final", "split": split, "seed": 0, "hyperparameters": {},
+    ...      "epochs": 5, "metrics": {"RMSE": error + 0.01 * split}, "error": None}
+    ...     for method, errors in {"ReLU": [0.5, 0.6, 0.7], "CRReLU": [0.4, 0.5, 0.5]}.items()
+    ...     for split, error in enumerate(errors)
+    ... ]
+    >>> results = experiments.Results([{"task": "noise", "configuration": configuration}, {"rows": rows}])
+    >>> results.table()[["mean", "difference"]].round(3)
+                   mean  difference
+    task  method
+    noise ReLU    0.610         NaN
+          CRReLU  0.477      -0.133
+    """
+
+    def __init__(self, records: Sequence[dict[str, Any]]):
+        # A configuration that was extended, and a fit that was repeated, replace the former.
+        self.configurations: dict[str, dict[str, Any]] = {
+            record["task"]: record["configuration"] for record in records if "configuration" in record
+        }
+        rows = {identity(row): row for record in records for row in record.get("rows", [])}
+        self.rows = list(rows.values())
+
+    @cached_property
+    def choices(self) -> dict[tuple[str, str, int, int], dict[str, Any]]:
+        """For each task, method, split and seed the row of the candidate with the best validation metric."""
+        best: dict[tuple[str, str, int, int], dict[str, Any]] = {}
+        for row in self.rows:
+            if row["stage"] != "tune" or row["error"] or not math.isfinite(self._score(row)):
+                continue
+            place = row["task"], row["method"], row["split"], row["seed"]
+            if place not in best or self._score(row) < self._score(best[place]):
+                best[place] = row
+        return best
+
+    def _score(self, row: dict[str, Any]) -> float:
+        configuration = self.configurations[row["task"]]
+        return row["metrics"][configuration["monitor"]] * (1 if configuration["mode"] == "min" else -1)
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """All rows as a table with one column for each hyper-parameter and metric, in the comparisons' order."""
+        columns = list(IDENTITY)
+        flat = []
+        for row in sorted(self.rows, key=self._place):
+            point, metrics, versions = (row.get(name, {}) for name in ("hyperparameters", "metrics", "versions"))
+            rest = {name: value for name, value in row.items() if name not in ("history", *NESTED)}
+            packages = " ".join(f"{name} {version}" for name, version in versions.items())
+            flat.append({**rest, **point, **metrics, "versions": packages})
+            columns += [name for name in (*point, "epochs", *metrics) if name not in columns]
+        frame = pd.DataFrame(flat)
+        return frame[columns + [name for name in frame.columns if name not in columns]]
+
+    def _place(self, row: dict[str, Any]) -> tuple[Any, ...]:
+        """Where a row stands among others, whatever order several processes finished in."""
+        configuration = self.configurations[row["task"]]
+        grid = [values.index(row["hyperparameters"][n]) for n, values in configuration["grid"].items() if row["epochs"]]
+        tasks, methods, stages = list(self.configurations), list(configuration["methods"]), ["tune", "final"]
+        place = tasks.index(row["task"]), methods.index(row["method"]), stages.index(row["stage"])
+        return *place, row["split"], row["seed"], grid
+
+    @property
+    def tuning(self) -> pd.DataFrame:
+        """The rows whose metrics are those of the validation part."""
+        return self.frame[self.frame["stage"] == "tune"]
+
+    @property
+    def final(self) -> pd.DataFrame:
+        """The rows whose metrics are those of the test part."""
+        return self.frame[self.frame["stage"] == "final"]
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """The rows of fits that raised an error, or whose final metrics are not finite."""
+        return self.frame[self.frame["error"].notna()]
+
+    def table(self, metric: str | None = None) -> pd.DataFrame:
+        r"""Compares every method with the first one, on the test part.
+
+        A replicate is a split (the mean over its seeds) or, with one split only, a seed. Over $n$ replicates, the
+        differences $d_i$ of a method to the baseline have the mean $\bar d$ and the deviation $s_d$. Random splits
+        overlap, so their differences are not independent; the variance of the mean is taken as
+
+        $$s_d^2 \left(\frac1n + \frac{n_\mathrm{test}}{n_\mathrm{train}}\right)$$
+
+        (Nadeau and Bengio), without the second term for seeds. The interval and the p-value are those of Student's t
+        with $n - 1$ degrees of freedom. "p, corrected" allows for the number of comparisons in the table: it controls
+        the rate of false discoveries (Benjamini and Hochberg).
+
+        Args:
+            metric: Name of the metric. Without it, each task's monitored one.
+
+        Returns:
+            One row for each task and method: number of replicates, mean, standard error of the mean (as papers state
+            it, without the term for overlap), paired difference to the baseline, the ends of its 95 % interval,
+            p-value, corrected p-value.
+
+        Raises:
+            ValueError: If no task has the metric.
+
+        Reference:
+
+        - [Nadeau and Bengio, 2003](https://doi.org/10.1023/A:1024068626366)
+        - [Benjamini and Hochberg, 1995](https://doi.org/10.1111/j.2517-6161.1995.tb02031.x)
+        """
+        rows = []
+        for task, configuration in self.configurations.items():
+            name = metric or configuration["monitor"]
+            if name not in configuration["metrics"]:
+                raise ValueError(f"`metric` must be one of {configuration['metrics']}. Received: metric={metric!r}")
+            replicates = self.replicates(task, name)
+            sizes = configuration["sizes"]
+            overlap = sizes["test"] / (sizes["train"] + sizes["validation"]) if replicates.index.name == "split" else 0
+            for method in replicates:
+                values = replicates[method].dropna()
+                row = {"task": task, "method": method, "n": len(values), "mean": values.mean(), "s.e.": values.sem()}
+                if method != replicates.columns[0]:
+                    row |= _paired(replicates[method] - replicates.iloc[:, 0], overlap)
+                rows.append(row)
+        table = pd.DataFrame(rows).set_index(["task", "method"])
+        if "p" in table:
+            known = table["p"].notna()
+            table.loc[known, "p, corrected"] = stats.false_discovery_control(table.loc[known, "p"])
+        return table
+
+    def replicates(self, task: str, metric: str) -> pd.DataFrame:
+        """The test metric of each replicate (rows) and method (columns, the baseline first)."""
+        final = self.final[(self.final["task"] == task) & self.final["error"].isna()]
+        unit = "split" if final["split"].nunique() > 1 else "seed"
+        values = final.pivot_table(index=unit, columns="method", values=metric, observed=True)
+        return values.reindex(columns=list(self.configurations[task]["methods"]))
+
+    def overview(self, metric: str | None = None) -> pd.DataFrame:
+        """Mean and standard error of each method (rows) on each task (columns), as text."""
+        table = self.table(metric)
+        text = pd.Series(
+            [f"{mean:.4g} ± {error:.2g}" for mean, error in zip(table["mean"], table["s.e."], strict=True)], table.index
+        )
+        methods = dict.fromkeys(method for _, method in table.index)
+        return text.unstack("task").reindex(index=list(methods), columns=list(self.configurations)).fillna("")
+
+    def __str__(self) -> str:
+        return self.table().to_string(float_format="{:.4g}".format, na_rep="")
+
+    def to_markdown(self, metric: str | None = None) -> str:
+        """The table in Markdown."""
+        return self.table(metric).reset_index().to_markdown(index=False, floatfmt=".4g", missingval="")
+
+    def save(self, folder: str | Path, name: str) -> list[Path]:
+        """Writes all rows, the tables, and the figure of all replicates; each file is replaced as a whole.
+
+        Args:
+            folder: Where to write. It is made if it does not exist.
+            name: Beginning of the files' names.
+
+        Returns:
+            The files: `name.csv` (rows), `name-table.csv`, `name-table.md`, `name.png`.
+        """
+        from keras_actlab.experiments.figures import dots  # which reads results
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        figure = dots(self)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150)
+        contents = {
+            f"{name}.csv": self.frame.to_csv(index=False).encode(),
+            f"{name}-table.csv": self.table().to_csv().encode(),
+            f"{name}-table.md": f"{self.overview().to_markdown()}\n\n{self.to_markdown()}\n".encode(),
+            f"{name}.png": picture.getvalue(),
+        }
+        for file, content in contents.items():
+            unfinished = folder / f"{file}.part"
+            unfinished.write_bytes(content)
+            unfinished.replace(folder / file)
+        return [folder / file for file in contents]
+
+
+def load(path: str | Path) -> Results:
+    r"""Reads a file of results.
+
+    Args:
+        path: The file that `run` wrote.
+
+    Returns:
+        Its rows, with tables and figures. A last line that was cut off by a crash is left out.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no file of results.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> from keras_actlab import experiments
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "results.jsonl"
+    ...     _ = path.write_text('{"rows": []}\n')
+    ...     experiments.load(path).rows
+    []
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"`path` must be a file of results. Received: path={str(path)!r}")
+    return Results(Journal(path).records)
+
+
+def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    """What makes two rows the same fit. The hyper-parameters of a final fit follow from the rest."""
+    point = json.dumps(row["hyperparameters"]) if row["stage"] == "tune" else None
+    return *(row[name] for name in IDENTITY), point
+
+
+def _paired(differences: pd.Series, overlap: float) -> dict[str, float]:
+    values = differences.dropna()
+    n, mean = len(values), values.mean()
+    error = values.std() * np.sqrt(1 / n + overlap) if n > 1 else np.nan
+    if mean == error == 0:  # the methods never differ
+        return {"difference": 0.0, "95 % from": 0.0, "to": 0.0, "p": 1.0}
+    student = stats.t(n - 1, mean, error)
+    low, high = student.interval(0.95)
+    return {"difference": mean, "95 % from": low, "to": high, "p": 2 * min(student.cdf(0), student.sf(0))}

@@ -1,0 +1,202 @@
+"""Runs comparisons: what is to be trained, in which order, in how many processes, and what is done already."""
+
+import itertools
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import joblib
+import keras
+from tqdm.auto import tqdm
+
+from keras_actlab.experiments.comparison import Comparison
+from keras_actlab.experiments.journal import Journal
+from keras_actlab.experiments.results import Results, identity
+from keras_actlab.experiments.training import Fit, train
+
+
+def run(
+    comparisons: Comparison | Sequence[Comparison],
+    path: str | Path,
+    jobs: int = 1,
+    history: bool = False,
+    progress: bool = True,
+) -> Results:
+    """Trains what is missing in a file of results, and returns all that is in it.
+
+    Rows are appended to the file as soon as they are there. A run that was killed goes on where it stopped when it is
+    started again, and ends with the same table as one that was not. A row that is there is not trained again; a row
+    whose fit raised an error is. A fit that raises does not stop the others: its row holds the error, and
+    `Results.failures` lists it.
+
+    Args:
+        comparisons: One comparison or several, each with a name of its own.
+        path: The file, which may hold rows of an earlier run of the same comparisons. Methods, splits and seeds may
+            have been added since then.
+        jobs: Number of processes. Each holds the backend in memory of its own.
+        history: Whether rows hold the metrics at each look at the validation part, for `Results.curves`.
+        progress: Whether to show a bar with the remaining time.
+
+    Returns:
+        The rows of the file, with tables and figures.
+
+    Raises:
+        ValueError: If the file holds another configuration of a comparison of the same name (other data, metrics,
+            grid, epochs, models, backend), or is no file of results. Nothing has been trained or written then.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> from sklearn.metrics import root_mean_squared_error
+    >>> from keras_actlab import experiments
+    >>> def network(activation):
+    ...     def build(learning_rate):
+    ...         layers = [keras.Input((3,)), keras.layers.Dense(4), activation(), keras.layers.Dense(1)]
+    ...         model = keras.Sequential(layers)
+    ...         model.compile(keras.optimizers.Adam(learning_rate), "mse")
+    ...         return model
+    ...     return build
+    >>> x = np.random.default_rng(0).normal(size=(60, 3))
+    >>> comparison = experiments.Comparison(
+    ...     name="absolute value",
+    ...     methods={"ReLU": network(keras.layers.ReLU), "CRReLU": network(keras_actlab.layers.CRReLU)},
+    ...     data=lambda split: experiments.holdout(x, abs(x[:, 0]), seed=split),
+    ...     metrics={"RMSE": root_mean_squared_error},
+    ...     grid={"learning_rate": [0.01, 0.1]},
+    ...     splits=3,
+    ...     epochs=5,
+    ...     together=3,
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     results = experiments.run(comparison, pathlib.Path(folder) / "results.jsonl", progress=False)
+    >>> len(results.tuning), len(results.final)  # 2 methods x 3 splits, at 2 rates and then at the better one
+    (12, 6)
+    """
+    comparisons = [comparisons] if isinstance(comparisons, Comparison) else list(comparisons)
+    by_name = {comparison.name: comparison for comparison in comparisons}
+    if len(by_name) < len(comparisons):
+        raise ValueError(f"`comparisons` must have different names. Received: {[c.name for c in comparisons]}")
+    if not isinstance(jobs, int) or jobs < 1:
+        raise ValueError(f"`jobs` must be a positive integer. Received: jobs={jobs}")
+    journal = Journal(path)
+    _agree(journal, comparisons)
+
+    tuning = [group for comparison in comparisons for group in _tuning(comparison, history)]
+    finals = sum(len(comparison.methods) * len(comparison.replicates) for comparison in comparisons)
+    with tqdm(total=sum(map(len, tuning)) + finals, unit="fit", disable=not progress) as bar:
+        run_name = uuid.uuid4().hex
+
+        def complete(groups: Iterable[list[Fit]]) -> None:
+            missing = _missing(groups, by_name, journal, bar)
+            for rows in _train(missing, by_name, jobs, history, run_name):
+                journal.append({"rows": rows})
+                bar.set_postfix_str(f"{rows[0]['task']}, {rows[0]['method']}", refresh=False)
+                bar.update(len(rows))
+
+        complete(tuning)
+        # Only now: the hyper-parameters of the final fits are what the fits above have chosen.
+        complete(group for comparison in comparisons for group in _final(comparison, journal, history))
+    return Results(journal.records)
+
+
+def _agree(journal: Journal, comparisons: Sequence[Comparison]) -> None:
+    """Compares the configurations with those in the file, then adds what is new."""
+    kept = Results(journal.records).configurations
+    new = {}
+    for comparison in comparisons:
+        now = json.loads(json.dumps(comparison.configuration()))
+        before = kept.get(comparison.name, now)
+        shared = now["methods"].keys() & before["methods"].keys()
+        different = [f"method {m!r}" for m in sorted(shared) if now["methods"][m] != before["methods"][m]]
+        different += [f"{k}: {before[k]} there, {now[k]} here" for k in now if k != "methods" and now[k] != before[k]]
+        if different:
+            raise ValueError(
+                f"`path` must be a file of the same configuration, or a new one. Received: path={str(journal.path)!r}, "
+                f"where {comparison.name!r} differs in {'; '.join(different)}"
+            )
+        if comparison.name not in kept or now["methods"].keys() - shared:
+            new[comparison.name] = {**before, "methods": before["methods"] | now["methods"]}
+    for name, configuration in new.items():
+        journal.append({"task": name, "configuration": configuration})
+
+
+def _chooses(comparison: Comparison, history: bool) -> bool:
+    return len(comparison.candidates) > 1 or comparison.validate_every is not None or history
+
+
+def _tuning(comparison: Comparison, history: bool) -> Iterator[list[Fit]]:
+    if _chooses(comparison, history):
+        for method, point in itertools.product(comparison.methods, comparison.candidates):
+            yield [
+                Fit(comparison.name, method, "tune", split, seed, point, comparison.epochs)
+                for split, seed in comparison.replicates
+            ]
+
+
+def _final(comparison: Comparison, journal: Journal, history: bool) -> Iterator[list[Fit]]:
+    """The final fits, those of the same hyper-parameters in one group."""
+    chosen = Results(journal.records).choices
+    for method in comparison.methods:
+        groups: dict[str, list[Fit]] = {}
+        for split, seed in comparison.replicates:
+            point, epochs = comparison.candidates[0], comparison.epochs
+            if _chooses(comparison, history):
+                row = chosen.get((comparison.name, method, split, seed))
+                if row is None:
+                    fit = Fit(comparison.name, method, "final", split, seed, {}, 0)
+                    journal.append({"rows": [{**asdict(fit), "error": "no candidate has a finite validation metric"}]})
+                    continue
+                point, epochs = row["hyperparameters"], row["epochs"]
+            fit = Fit(comparison.name, method, "final", split, seed, point, epochs)
+            groups.setdefault(json.dumps(point), []).append(fit)
+        yield from groups.values()
+
+
+def _missing(
+    groups: Iterable[list[Fit]], comparisons: dict[str, Comparison], journal: Journal, bar: tqdm
+) -> Iterator[list[Fit]]:
+    """What of each group is not in the file, in chunks of what is trained together."""
+    done = {identity(row): row for row in Results(journal.records).rows if row["error"] is None}
+    for group in groups:
+        missing = [fit for fit in group if not _is(fit, done.get(identity(asdict(fit))))]
+        bar.initial += len(group) - len(missing)  # so that the remaining time is reckoned from this run's pace
+        bar.update(len(group) - len(missing))
+        together = comparisons[group[0].task].together
+        for start in range(0, len(missing), together):
+            yield missing[start : start + together]
+
+
+def _is(fit: Fit, row: dict[str, Any] | None) -> bool:
+    if row is None or row["hyperparameters"] != fit.hyperparameters:
+        return False
+    return fit.stage == "tune" or row["epochs"] == fit.epochs
+
+
+def _train(
+    groups: Iterable[list[Fit]], comparisons: dict[str, Comparison], jobs: int, history: bool, run_name: str
+) -> Iterator[list[dict[str, Any]]]:
+    if jobs == 1:
+        for fits in groups:
+            yield train(comparisons[fits[0].task], fits, history, run_name)
+        return
+    os.environ["KERAS_BACKEND"] = keras.backend.backend()  # for the processes that start now
+    settings = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format()
+    work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    yield from work(
+        joblib.delayed(_train_elsewhere)(settings, comparisons[fits[0].task], fits, history, run_name)
+        for fits in groups
+    )
+
+
+def _train_elsewhere(
+    settings: tuple[str, str, str], comparison: Comparison, fits: list[Fit], history: bool, run_name: str
+) -> list[dict[str, Any]]:
+    floatx, policy, data_format = settings
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(policy)
+    keras.config.set_image_data_format(data_format)
+    return train(comparison, fits, history, run_name)

@@ -1,0 +1,261 @@
+"""Trains the fits of one method and one choice of hyper-parameters; each becomes a row of results."""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_actlab.experiments.comparison import Comparison, Examples, Split
+from keras_actlab.experiments.ensemble import Ensemble
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One model to train: which method, on which data, from which start.
+
+    Args:
+        task: Name of the comparison.
+        method: Name of the method.
+        stage: "tune", trained on the training part and judged on the validation part, or "final", trained on both and
+            judged on the test part.
+        split: Index of the split.
+        seed: Decides the start of the weights and the order of the batches.
+        hyperparameters: What the method's function is called with.
+        epochs: Number of epochs to train.
+    """
+
+    task: str
+    method: str
+    stage: str
+    split: int
+    seed: int
+    hyperparameters: dict[str, Any]
+    epochs: int
+
+
+def train(
+    comparison: Comparison, fits: Sequence[Fit], history: bool = False, run: str | None = None
+) -> list[dict[str, Any]]:
+    """Trains fits that differ in split, seed and number of epochs only, together where the comparison says so.
+
+    Args:
+        comparison: What they belong to.
+        fits: The fits.
+        history: Whether the rows hold the metrics of every look at the validation part.
+        run: Name of the run, within which a program that is compiled for one group serves the next one.
+
+    Returns:
+        One row a fit, as JSON can hold it. A fit that raised has its error in the row, and no metrics.
+    """
+    if comparison.together > 1:
+        try:
+            return _rows(comparison, fits, history, run)
+        except Exception as error:
+            warnings.warn(
+                f"{fits[0].task}, {fits[0].method}: fits are trained one by one, for training them together "
+                f"raised {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+    rows = []
+    for fit in fits:
+        try:
+            rows += _rows(comparison, [fit], history)
+        except Exception as error:
+            rows.append({**asdict(fit), "error": f"{type(error).__name__}: {error}", **_circumstances()})
+    return rows
+
+
+def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str | None = None) -> list[dict[str, Any]]:
+    began = time.perf_counter()
+    splits = [comparison.split(fit.split) for fit in fits]
+    tuning = fits[0].stage == "tune"
+    learn = [split.train if tuning else split.development for split in splits]
+    judge = [split.validation if tuning else split.test for split in splits]
+    models = [_model(comparison, fit) for fit in fits]
+    parameters = models[0].count_params()
+    trainer: _Alone | _Together
+    if run is None:
+        trainer = _Alone(models[0], learn[0], judge[0])
+    else:
+        trainer = _Together(models, learn, judge, comparison.together, _program(run, fits[0], models[0].optimizer))
+    last = max(fit.epochs for fit in fits)
+    step = comparison.validate_every or last
+    looks = sorted({*range(step, last + 1, step), last})  # blocks of equal length share a compiled program
+
+    seen: list[dict[int, dict[str, float]]] = [{} for _ in fits]  # for each fit the metrics at each epoch
+    pace = []
+    epoch = 0
+    for look in looks:
+        started = time.perf_counter()
+        trainer.train(_batches(len(learn[0][1]), comparison.batch_size, range(epoch, look), fits))
+        pace.append((time.perf_counter() - started) / (look - epoch) / len(fits))
+        epoch = look
+        judged = [tuning or fit.epochs == epoch for fit in fits]
+        if not any(judged):
+            continue
+        for k, predictions in enumerate(trainer.predict()):
+            if judged[k]:
+                seen[k][epoch] = _metrics(comparison, splits[k], judge[k][1], predictions)
+
+    seconds = (time.perf_counter() - began) / len(fits)
+    rows = []
+    for fit, metrics in zip(fits, seen, strict=True):
+        best = _best(comparison, metrics)
+        row = {
+            **asdict(fit),
+            "epochs": best,
+            "metrics": metrics[best],
+            "error": None,
+            "parameters": parameters,
+            "seconds": round(seconds, 4),
+            "seconds_per_epoch": float(f"{np.median(pace):.3g}"),  # a median leaves out the compilation in the first
+            "together": len(fits),
+            **_circumstances(),
+        }
+        if history and tuning:
+            row["history"] = {"epoch": list(metrics), **{n: [m[n] for m in metrics.values()] for n in metrics[best]}}
+        if not tuning and not all(map(math.isfinite, metrics[best].values())):
+            row["error"] = f"the metrics are not finite: {metrics[best]}"
+        rows.append(row)
+    return rows
+
+
+def _best(comparison: Comparison, metrics: dict[int, dict[str, float]]) -> int:
+    """The epoch with the best monitored metric; the last one if none is finite."""
+    sign = 1 if comparison.mode == "min" else -1
+    monitor = str(comparison.monitor)
+    scores = {epoch: sign * values[monitor] for epoch, values in metrics.items()}
+    finite = [epoch for epoch in scores if math.isfinite(scores[epoch])]
+    return min(finite, key=scores.__getitem__, default=max(metrics))
+
+
+def _metrics(comparison: Comparison, split: Split, targets: Any, predictions: Any) -> dict[str, float]:
+    if not all(np.isfinite(array).all() for array in keras.tree.flatten(predictions)):
+        return dict.fromkeys(comparison.metrics, math.nan)  # a rate that diverges is a result, not a fault
+    targets, predictions = split.to_units(targets), split.to_units(predictions)
+    return {name: float(metric(targets, predictions)) for name, metric in comparison.metrics.items()}
+
+
+def _model(comparison: Comparison, fit: Fit) -> keras.Model:
+    start = np.random.SeedSequence([fit.split, fit.seed]).generate_state(1)[0]
+    keras.utils.set_random_seed(int(start))
+    model = comparison.methods[fit.method](**fit.hyperparameters)
+    if not isinstance(model, keras.Model) or not model.compiled:
+        raise TypeError(f"`methods` must return compiled models. Received: {fit.method} returned {model}")
+    return model
+
+
+def _batches(examples: int, batch_size: int | None, epochs: range, fits: Sequence[Fit]) -> np.ndarray:
+    """The rows of each batch, shape (steps, fits, batch); a batch of 0 stands for all examples in their order."""
+    if batch_size is None:
+        return np.zeros((len(epochs), len(fits), 0), "int32")
+    batch = min(batch_size, examples)
+    steps = examples // batch
+    order = [
+        [np.random.default_rng([fit.split, fit.seed, epoch]).permutation(examples) for epoch in epochs] for fit in fits
+    ]
+    rows = np.asarray(order, "int32")[:, :, : steps * batch].reshape(len(fits), len(epochs) * steps, batch)
+    return rows.swapaxes(0, 1)
+
+
+class _Alone:
+    """Trains one model by `model.fit`."""
+
+    def __init__(self, model: keras.Model, learn: Examples, judge: Examples):
+        self.model, self.learn, self.judge = model, learn, judge
+
+    def train(self, rows: np.ndarray) -> None:
+        self.model.fit(_Batches(*self.learn, rows[:, 0]), shuffle=False, verbose=0)
+
+    def predict(self) -> list[Any]:
+        return [self.model.predict(self.judge[0], batch_size=1024, verbose=0)]
+
+
+class _Together:
+    """Trains several models as one."""
+
+    def __init__(
+        self, models: list[keras.Model], learn: list[Examples], judge: list[Examples], size: int, program: str
+    ):
+        self.count, self.size = len(models), size
+        self.models = _ensemble(self._filled(models), program)
+        self.learn = keras.tree.map_structure(_stack, *self._filled(learn))
+        self.judge = keras.tree.map_structure(_stack, *(x for x, _ in self._filled(judge)))
+
+    def _filled(self, items: list[Any]) -> list[Any]:
+        """Repeats the last item, so that one program serves groups of any size."""
+        return items + items[-1:] * (self.size - len(items))
+
+    def train(self, rows: np.ndarray) -> None:
+        x, y = self.learn
+        self.models.train_block(x, y, np.stack(self._filled([*rows.swapaxes(0, 1)]), axis=1))
+
+    def predict(self) -> list[Any]:
+        outputs = self.models.predictions(self.judge)
+        return [keras.tree.map_structure(lambda array, k=k: array[k], outputs) for k in range(self.count)]
+
+
+def _stack(*arrays: np.ndarray) -> Any:
+    return ops.convert_to_tensor(np.stack(arrays))
+
+
+# Compiled programs of the present run, by what they depend on.
+_ensembles: dict[str, Ensemble] = {}
+
+
+def _program(run: str, fit: Fit, optimizer: keras.optimizers.Optimizer) -> str:
+    """Names the program that trains a fit; fits that differ only in a learning rate that is a number share theirs."""
+    config, point = optimizer.get_config(), dict(fit.hyperparameters)
+    del config["name"]  # it counts the optimizers of the process
+    if not isinstance(config["learning_rate"], dict):  # no schedule
+        del config["learning_rate"]
+        point.pop("learning_rate", None)
+    return json.dumps([run, fit.task, fit.method, config, point], default=str)
+
+
+def _ensemble(models: list[keras.Model], program: str) -> Ensemble:
+    if program in _ensembles:
+        _ensembles[program].restart(models)
+        return _ensembles[program]
+    if len(_ensembles) == 16:  # programs take memory, and old ones are not needed again
+        _ensembles.clear()
+    _ensembles[program] = Ensemble(models)
+    return _ensembles[program]
+
+
+class _Batches(keras.utils.PyDataset):
+    """Batches of given rows, in the order given."""
+
+    def __init__(self, x: Any, y: Any, rows: np.ndarray):
+        super().__init__()
+        self.data, self.rows = (x, y), rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Examples:
+        if self.rows.shape[1] == 0:
+            return self.data
+        return keras.tree.map_structure(lambda array: array[self.rows[index]], self.data)
+
+
+def _circumstances() -> dict[str, Any]:
+    """Where a fit was trained, for its row."""
+    backend = keras.backend.backend()
+    versions = {"python": platform.python_version()}
+    for package in ("keras-actlab", "keras", backend, "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    device = f"{ops.zeros(1).device} ({platform.machine()}, {os.cpu_count()} cores)"
+    return {"backend": backend, "device": device, "versions": versions}

@@ -1,0 +1,25 @@
+"""What the recipes' command lines share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_actlab.experiments import Results
+
+Out = Annotated[
+    Path, typer.Option(help="Folder for rows, tables and figures. A run that was killed goes on from there.")
+]
+Jobs = Annotated[int, typer.Option(min=1, help="Number of processes.")]
+Smoke = Annotated[bool, typer.Option(help="Everything very small, only to see that it runs.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files. Without it they are downloaded.")]
+
+
+def finish(results: Results, out: Path, name: str) -> None:
+    """Prints and writes the tables and figures; leaves with code 1 if a fit failed."""
+    print(f"\n{results.overview().to_markdown()}\n\n{results}\n")
+    print("Written:", ", ".join(str(path) for path in results.save(out, name)))
+    if len(results.failures):
+        print(f"\n{len(results.failures)} fits failed; the same command tries them again:")
+        print(results.failures[["task", "method", "stage", "split", "seed", "error"]].to_string(index=False))
+        raise typer.Exit(1)
