@@ -89,7 +89,7 @@ def load(name: str, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise ValueError(
-            f"{name} must hold finite numbers only. Received: {table.iloc[row, column]!r} in row {row + 1} of column "
+            f"{name} must hold finite numbers only. Received: {table.iloc[row, column]} in row {row + 1} of column "
             f"{table.columns[column]!r}"
         )
     return values[:, :-1], values[:, -1]
@@ -106,7 +106,7 @@ def _read(source: Source, folder: Path) -> pd.DataFrame:
 HIDDEN: dict[str, Callable[[], list[keras.Layer]]] = {
     "SP": lambda: [keras.layers.Dense(UNITS, activation="relu")],
     "WN": lambda: [WeightNormalization(keras.layers.Dense(UNITS, activation="relu"))],
-    "BN": lambda: [keras.layers.Dense(UNITS), keras.layers.BatchNormalization(), keras.layers.ReLU()],
+    "BN": lambda: [keras.layers.Dense(UNITS, use_bias=False), keras.layers.BatchNormalization(), keras.layers.ReLU()],
     "GmP": lambda: [GmPDense(UNITS, activation="relu")],
     "GmP, code's start": lambda: [GmPDense(UNITS, activation="relu", kernel_initializer="glorot_uniform")],
 }

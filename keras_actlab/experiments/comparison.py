@@ -14,6 +14,11 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 Examples = tuple[Any, Any]
+# What a row of results holds besides hyper-parameters and metrics.
+COLUMNS = (
+    *("task", "method", "stage", "split", "seed", "hyperparameters", "epochs", "metrics", "history", "error"),
+    *("parameters", "seconds", "seconds_per_epoch", "together", "backend", "device", "versions"),
+)
 
 
 def _unchanged(values: np.ndarray) -> np.ndarray:
@@ -165,7 +170,8 @@ class Comparison:
 
     Raises:
         TypeError: If a method, a metric or the data is not what is asked for above.
-        ValueError: If a number is not positive, a grid is empty, or `monitor` and `mode` are unknown.
+        ValueError: If a number is not positive, a grid is empty, a name is taken by a column of the results, or
+            `monitor` or `mode` is unknown.
 
     Example:
 
@@ -215,7 +221,7 @@ class Comparison:
         for argument in ("epochs", "splits", "seeds", "batch_size", "validate_every", "together"):
             value = getattr(self, argument)
             optional = argument in ("batch_size", "validate_every")
-            if not (optional and value is None) and (not isinstance(value, int) or value < 1):
+            if not (optional and value is None) and (type(value) is not int or value < 1):
                 raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={value}")
         for name, values in self.grid.items():
             if isinstance(values, str) or not len(values):
@@ -226,6 +232,9 @@ class Comparison:
             raise TypeError(
                 f"`grid` must hold numbers, strings or lists of them. Received: grid={self.grid}"
             ) from error
+        taken = (set(COLUMNS) & {*self.grid, *self.metrics}) | (set(self.grid) & set(self.metrics))
+        if taken:
+            raise ValueError(f"`grid` and `metrics` must not use the names of other columns. Received: {sorted(taken)}")
         if self.monitor is None:
             object.__setattr__(self, "monitor", next(iter(self.metrics)))
         if self.monitor not in self.metrics:

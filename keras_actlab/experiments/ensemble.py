@@ -96,7 +96,7 @@ class Ensemble(keras.Model):
             dtype=variable.dtype,
             trainable=variable.trainable,
             autocast=False,
-            constraint=constraint and (lambda stack: ops.vectorized_map(constraint, stack)),
+            constraint=constraint and (lambda stack: ops.vectorized_map(constraint, ops.convert_to_tensor(stack))),
             name=f"{variable.name}_{len(self.variables)}",  # PyTorch knows variables by their paths
         )
 

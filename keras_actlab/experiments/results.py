@@ -81,7 +81,8 @@ class Results:
             flat.append({**rest, **point, **metrics, "versions": packages})
             columns += [name for name in (*point, "epochs", *metrics) if name not in columns]
         frame = pd.DataFrame(flat)
-        return frame[columns + [name for name in frame.columns if name not in columns]]
+        metrics = [name for configuration in self.configurations.values() for name in configuration["metrics"]]
+        return frame.reindex(columns=list(dict.fromkeys([*columns, *metrics, "error", *frame.columns])))
 
     def _place(self, row: dict[str, Any]) -> tuple[Any, ...]:
         """Where a row stands among others, whatever order several processes finished in."""
@@ -245,9 +246,11 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
 def _paired(differences: pd.Series, overlap: float) -> dict[str, float]:
     values = differences.dropna()
     n, mean = len(values), values.mean()
-    error = values.std() * np.sqrt(1 / n + overlap) if n > 1 else np.nan
-    if mean == error == 0:  # the methods never differ
-        return {"difference": 0.0, "95 % from": 0.0, "to": 0.0, "p": 1.0}
+    if n < 2:
+        return {"difference": mean, "95 % from": np.nan, "to": np.nan, "p": np.nan}
+    error = values.std() * np.sqrt(1 / n + overlap)
+    if error <= 1e-9 * abs(mean):  # the same difference everywhere, such as none; it has no distribution
+        return {"difference": mean, "95 % from": mean, "to": mean, "p": 1.0 if mean == 0 else np.nan}
     student = stats.t(n - 1, mean, error)
     low, high = student.interval(0.95)
     return {"difference": mean, "95 % from": low, "to": high, "p": 2 * min(student.cdf(0), student.sf(0))}

@@ -87,11 +87,13 @@ def run(
 
     tuning = [group for comparison in comparisons for group in _tuning(comparison, history)]
     finals = sum(len(comparison.methods) * len(comparison.replicates) for comparison in comparisons)
-    with tqdm(total=sum(map(len, tuning)) + finals, unit="fit", disable=not progress) as bar:
+    total = sum(map(len, tuning)) + finals
+    done = sum(row["error"] is None for row in Results(journal.records).rows if row["task"] in by_name)
+    with tqdm(total=total, initial=min(done, total), unit="fit", disable=not progress) as bar:
         run_name = uuid.uuid4().hex
 
         def complete(groups: Iterable[list[Fit]]) -> None:
-            missing = _missing(groups, by_name, journal, bar)
+            missing = _missing(groups, by_name, journal)
             for rows in _train(missing, by_name, jobs, history, run_name):
                 journal.append({"rows": rows})
                 bar.set_postfix_str(f"{rows[0]['task']}, {rows[0]['method']}", refresh=False)
@@ -111,7 +113,8 @@ def _agree(journal: Journal, comparisons: Sequence[Comparison]) -> None:
         now = json.loads(json.dumps(comparison.configuration()))
         before = kept.get(comparison.name, now)
         shared = now["methods"].keys() & before["methods"].keys()
-        different = [f"method {m!r}" for m in sorted(shared) if now["methods"][m] != before["methods"][m]]
+        known = [m for m in sorted(shared) if None not in (now["methods"][m], before["methods"][m])]  # could be built
+        different = [f"method {m!r}" for m in known if now["methods"][m] != before["methods"][m]]
         different += [f"{k}: {before[k]} there, {now[k]} here" for k in now if k != "methods" and now[k] != before[k]]
         if different:
             raise ValueError(
@@ -156,15 +159,11 @@ def _final(comparison: Comparison, journal: Journal, history: bool) -> Iterator[
         yield from groups.values()
 
 
-def _missing(
-    groups: Iterable[list[Fit]], comparisons: dict[str, Comparison], journal: Journal, bar: tqdm
-) -> Iterator[list[Fit]]:
+def _missing(groups: Iterable[list[Fit]], comparisons: dict[str, Comparison], journal: Journal) -> Iterator[list[Fit]]:
     """What of each group is not in the file, in chunks of what is trained together."""
     done = {identity(row): row for row in Results(journal.records).rows if row["error"] is None}
     for group in groups:
         missing = [fit for fit in group if not _is(fit, done.get(identity(asdict(fit))))]
-        bar.initial += len(group) - len(missing)  # so that the remaining time is reckoned from this run's pace
-        bar.update(len(group) - len(missing))
         together = comparisons[group[0].task].together
         for start in range(0, len(missing), together):
             yield missing[start : start + together]

@@ -1,67 +1,56 @@
+import dataclasses
+
+import keras
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 from typer.testing import CliRunner
 
 from recipes import quickstart
-
-
-@pytest.fixture(scope="module")
-def results():
-    """Made-up errors, as a run would write them."""
-    rng = np.random.default_rng(0)
-    rows = [
-        {"task": task, "method": method, "seed": seed, "rate": rate, "validation": rng.random(), "test": rng.random()}
-        for task in quickstart.TASKS
-        for method in quickstart.METHODS
-        for seed in range(5)
-        for rate in (0.01, 0.1)
-    ]
-    return pd.DataFrame(rows)
+from tests.recipes.choices import assert_test_labels_decide_nothing
 
 
 def test_smoke(tmp_path):
-    finished = CliRunner().invoke(quickstart.app, ["--smoke", "--out", str(tmp_path)], catch_exceptions=False)
+    arguments = ["--smoke", "--out", str(tmp_path)]
+    finished = CliRunner().invoke(quickstart.app, arguments, catch_exceptions=False)
     assert finished.exit_code == 0
     written = pd.read_csv(tmp_path / "quickstart.csv")
-    assert len(written) == 2 * 9 * 2 * 2
-    assert written[["validation", "test"]].notna().all().all()
+    assert len(written) == 2 * 3 * 2 * (2 + 1)  # tasks, methods, splits, rates and the final fit
+    assert written["error"].isna().all()
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
     assert "GmP+IMN" in finished.output
+    # Started again, it trains nothing, and says the same.
+    again = CliRunner().invoke(quickstart.app, arguments, catch_exceptions=False)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "quickstart.csv"), written)
+    tables = [run.output[run.output.index("| method") :] for run in (finished, again)]
+    assert tables[0] == tables[1]
 
 
 def test_help_explains_every_option():
     text = CliRunner().invoke(quickstart.app, ["--help"], env={"COLUMNS": "200"}).output
-    for words in ("--seeds", "Paired repetitions", "--out", "Folder for", "--smoke", "one epoch"):
+    for words in ("--splits", "Random splits", "--out", "Folder for", "--jobs", "processes", "--smoke", "very small"):
         assert words in text
 
 
-def test_validation_data_alone_choose(results):
-    best = quickstart.chosen(results)
-    assert len(best) == len(results) / 2
-    least = results.groupby(["task", "method", "seed"])["validation"].min()
-    np.testing.assert_array_equal(best.set_index(["task", "method", "seed"])["validation"].sort_index(), least)
-    shuffled = results.assign(test=results["test"].sample(frac=1, random_state=0).to_numpy())
-    pd.testing.assert_frame_equal(quickstart.chosen(shuffled).drop(columns="test"), best.drop(columns="test"))
+def test_every_method_has_a_network():
+    for comparison in quickstart.comparisons():
+        assert len(comparison.methods) == 9
+        x, y = comparison.split(0).train
+        outputs = {"digits": 10, "diabetes": 1}[comparison.name]
+        for build in comparison.methods.values():
+            model = build(0.01)
+            assert model.output_shape == (None, outputs)
+            assert keras.ops.convert_to_numpy(model.optimizer.learning_rate) == pytest.approx(0.01)
+        assert np.isfinite(model.evaluate(x[:8], y[:8], verbose=0))
 
 
-def test_the_difference_is_paired_by_seed(results):
-    table = quickstart.summary(results)
-    best = quickstart.chosen(results).set_index(["task", "method", "seed"])["test"].sort_index()
-    difference = (best["digits", "GmP"] - best["digits", quickstart.BASELINE]).to_numpy()
-    row = table.loc[("digits", "GmP")]
-    assert row["difference"] == pytest.approx(difference.mean())
-    interval = stats.ttest_rel(best["digits", "GmP"], best["digits", quickstart.BASELINE]).confidence_interval(0.95)
-    assert (row["95 % from"], row["to"]) == pytest.approx(tuple(interval))
-    assert np.isnan(table.loc[("digits", quickstart.BASELINE), "difference"])
+def test_a_split_leaves_what_the_docstring_says():
+    digits, diabetes = (comparison.split(3).sizes for comparison in quickstart.comparisons())
+    assert digits == {"train": 1149, "validation": 288, "test": 360}
+    assert diabetes == {"train": 282, "validation": 71, "test": 89}
 
 
-def test_the_parts_do_not_overlap():
-    parts = quickstart.TASKS["digits"].split(seed=3)
-    assert [len(y) for _, y in parts.values()] == [1077, 360, 360]
-    again = quickstart.TASKS["digits"].split(seed=3)
-    np.testing.assert_array_equal(parts["test"][0], again["test"][0])
-    # The scaler saw the training part only: its mean is 0 there, and not exactly 0 elsewhere.
-    assert np.abs(parts["train"][0].mean(axis=0)).max() < 1e-5
-    assert np.abs(parts["test"][0].mean(axis=0)).max() > 1e-3
+def test_test_labels_decide_nothing(tmp_path):
+    _, diabetes = quickstart.comparisons(2, smoke=True)
+    first = dict(list(diabetes.methods.items())[:1])
+    assert_test_labels_decide_nothing(dataclasses.replace(diabetes, methods=first), tmp_path)

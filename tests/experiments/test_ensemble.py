@@ -1,0 +1,103 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from keras_actlab.experiments import Ensemble
+from keras_actlab.layers import CRReLU
+
+MEMBERS = 2
+
+
+def model(seed, optimizer="adam", loss="mse", kind=keras.Sequential):
+    """Batch statistics, a regularizer, a constraint, and a layer of this package."""
+    keras.utils.set_random_seed(seed)
+    network = kind(
+        [
+            keras.Input((4,)),
+            # Without a bias, whose gradient before a batch normalization is rounding alone, which Adam blows up.
+            layers.Dense(5, use_bias=False, kernel_regularizer="l2", kernel_constraint=keras.constraints.MaxNorm(0.5)),
+            layers.BatchNormalization(),
+            CRReLU(),
+            layers.Dense(1),
+        ]
+    )
+    network.compile(optimizer, loss)
+    return network
+
+
+def examples(count=10):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(MEMBERS, count, 4)), rng.normal(size=(MEMBERS, count, 1))
+    return x.astype("float32"), y.astype("float32")
+
+
+def train(ensemble, x, y, rows):
+    ensemble.train_block(ops.convert_to_tensor(x), ops.convert_to_tensor(y), rows)
+    return ensemble.predictions(ops.convert_to_tensor(x))
+
+
+@pytest.mark.parametrize("batch", [0, 4])
+def test_members_train_as_they_would_alone(batch):
+    def optimizer():
+        return keras.optimizers.AdamW(0.02, weight_decay=0.1)
+
+    x, y = examples()
+    rows = np.random.default_rng(1).integers(0, 10, size=(8, MEMBERS, batch), dtype="int32")
+    outputs = train(Ensemble([model(seed, optimizer()) for seed in range(MEMBERS)]), x, y, rows)
+    for k in range(MEMBERS):
+        alone = model(k, optimizer())
+        for step in rows:
+            alone.train_on_batch(*((x[k], y[k]) if batch == 0 else (x[k][step[k]], y[k][step[k]])))
+        np.testing.assert_allclose(outputs[k], alone.predict_on_batch(x[k]), atol=1e-5)
+        assert np.abs(outputs[k] - model(k).predict_on_batch(x[k])).max() > 1e-2  # it did train
+
+
+def test_a_member_does_not_see_the_others():
+    x, y = examples()
+    rows = np.zeros((3, MEMBERS, 0), "int32")
+    first = train(Ensemble([model(seed) for seed in range(MEMBERS)]), x, y, rows)
+    y[1] += 100
+    second = train(Ensemble([model(seed) for seed in range(MEMBERS)]), x, y, rows)
+    np.testing.assert_allclose(second[0], first[0], atol=1e-6)
+    assert np.abs(second[1] - first[1]).max() > 1e-4
+
+
+def test_a_restart_is_a_new_start():
+    x, y = examples()
+    rows = np.zeros((4, MEMBERS, 0), "int32")
+    used = Ensemble([model(seed, keras.optimizers.Adam(0.5)) for seed in range(MEMBERS)])
+    train(used, x, y, rows)
+    members = [model(seed, keras.optimizers.Adam(0.01)) for seed in (7, 8)]
+    used.restart(members)
+    again = train(used, x, y, rows)
+    np.testing.assert_allclose(again, train(Ensemble(members), x, y, rows), atol=1e-6)
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, *arguments):
+        return super().train_step(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (lambda: [model(0, keras.optimizers.Adam(clipnorm=1.0))], "clipnorm"),
+        (lambda: [model(0, keras.optimizers.Adam(global_clipnorm=1.0))], "clipnorm"),
+        (lambda: [model(0, keras.optimizers.Lamb())], "one of SGD"),
+        (lambda: [model(0, kind=OwnStep)], "train_step"),
+        (lambda: [model(0, loss=["mse"])], "one loss"),
+        (lambda: [model(0), keras.Sequential([keras.Input((4,)), layers.Dense(2)])], "same shapes"),
+    ],
+)
+def test_what_cannot_be_stacked_says_so(members, words):
+    with pytest.raises(ValueError, match=words):
+        Ensemble(members())
+
+
+def test_its_variables_are_its_own():
+    members = [model(seed) for seed in range(MEMBERS)]
+    ensemble = Ensemble(members)
+    assert len(ensemble.variables) == len(members[0].variables)
+    assert len({variable.path for variable in ensemble.variables}) == len(ensemble.variables)
+    assert all(variable.shape[0] == MEMBERS for variable in ensemble.variables)

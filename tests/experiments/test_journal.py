@@ -1,0 +1,54 @@
+import pytest
+
+from keras_actlab.experiments.journal import Journal
+
+RECORDS = [{"task": "plane", "configuration": {"epochs": 3}}, {"rows": [{"RMSE": 0.5, "error": None}]}, {"rows": []}]
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "new folder" / "results.jsonl"
+    journal = Journal(path)
+    for record in RECORDS:
+        journal.append(record)
+    return path
+
+
+def test_records_come_back(path):
+    assert Journal(path).records == RECORDS
+
+
+def test_a_crash_at_any_byte_of_the_last_write_loses_only_that(path):
+    whole = path.read_bytes()
+    before = whole[: whole[:-1].rindex(b"\n") + 1]
+    for end in range(len(before), len(whole)):
+        path.write_bytes(whole[:end])
+        journal = Journal(path)
+        assert journal.records == RECORDS[:2]
+        assert path.read_bytes() == whole[:end]  # reading changes nothing
+        journal.append(RECORDS[2])
+        assert path.read_bytes() == whole
+
+
+def test_a_last_line_of_zeros_or_nonsense_is_damaged(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"rows": [\x00\x00\x00\n')
+    assert Journal(path).records == RECORDS
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"method,RMSE\nReLU,0.5\n", r"line 1 begins with b'method,RMSE"),
+        (b"precious text without a line's end", "line 1"),
+        (b'{"rows": []}\nnonsense\n{"rows": []}\n', "line 2"),
+        (b'{"rows": [}\n{"rows": []}\n', "line 1"),
+        (b"[1, 2]\n", "line 1"),
+    ],
+)
+def test_another_file_is_refused_and_kept(tmp_path, content, words):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        Journal(path)
+    assert path.read_bytes() == content

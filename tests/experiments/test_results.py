@@ -1,0 +1,128 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from keras_actlab import experiments
+from tests.experiments.examples import results
+
+ERRORS = {"ReLU": [1.0, 1.2, 0.9, 1.4, 1.1], "CRReLU": [0.9, 1.0, 0.95, 1.1, 1.0], "TMAF": [1.3, 1.2, 1.1, 1.6, 1.4]}
+
+
+def test_mean_and_standard_error_are_numpy_s():
+    table = results(ERRORS).table()
+    for method, values in ERRORS.items():
+        row = table.loc[("plane", method)]
+        assert row["n"] == 5
+        assert row["mean"] == pytest.approx(np.mean(values))
+        assert row["s.e."] == pytest.approx(np.std(values, ddof=1) / np.sqrt(5))
+
+
+def test_over_seeds_the_difference_is_a_paired_t_test():
+    table = results(ERRORS, unit="seed").table()
+    for method in ("CRReLU", "TMAF"):
+        expected = stats.ttest_rel(ERRORS[method], ERRORS["ReLU"])
+        row = table.loc[("plane", method)]
+        assert row["difference"] == pytest.approx(np.mean(ERRORS[method]) - np.mean(ERRORS["ReLU"]))
+        assert row["p"] == pytest.approx(expected.pvalue)
+        assert (row["95 % from"], row["to"]) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert np.isnan(table.loc[("plane", "ReLU"), "difference"])
+
+
+def test_over_splits_the_interval_allows_for_their_overlap():
+    seeds, splits = (results(ERRORS, unit=unit).table().loc[("plane", "TMAF")] for unit in ("seed", "split"))
+    wider = np.sqrt((1 / 5 + 20 / 80) / (1 / 5))  # Nadeau and Bengio: 1/n + n_test/n_train in place of 1/n
+    assert (splits["to"] - splits["95 % from"]) / (seeds["to"] - seeds["95 % from"]) == pytest.approx(wider)
+    t = seeds["difference"] / (seeds["to"] - seeds["95 % from"]) * 2 * stats.t.ppf(0.975, 4)
+    assert splits["p"] == pytest.approx(2 * stats.t.sf(abs(t) / wider, 4))
+
+
+def test_p_values_allow_for_their_number():
+    table = results(ERRORS).table()
+    small, large = sorted(table["p"].dropna())
+    assert sorted(table["p, corrected"].dropna()) == pytest.approx([min(2 * small, large), large])
+
+
+def test_methods_that_never_differ():
+    same = results({"ReLU": ERRORS["ReLU"], "copy": ERRORS["ReLU"], "shifted": [e + 1 for e in ERRORS["ReLU"]]})
+    table = same.table()
+    assert table.loc[("plane", "copy"), ["difference", "p"]].tolist() == [0, 1]
+    assert np.isnan(table.loc[("plane", "shifted"), "p"])  # no variation, no distribution
+
+
+def test_one_replicate_has_no_interval():
+    row = results({"ReLU": [1.0], "CRReLU": [0.5]}).table().loc[("plane", "CRReLU")]
+    assert row["difference"] == -0.5
+    assert row[["95 % from", "to", "p"]].isna().all()
+
+
+def test_a_failed_replicate_leaves_the_others_paired():
+    found = results(ERRORS)
+    broken = next(row for row in found.rows if row["method"] == "CRReLU" and row["split"] == 1)
+    broken |= {"error": "ValueError: broken", "metrics": {}}
+    table = found.table()
+    keep = [0, 2, 3, 4]
+    expected = np.mean([ERRORS["CRReLU"][k] - ERRORS["ReLU"][k] for k in keep])
+    assert table.loc[("plane", "CRReLU"), "difference"] == pytest.approx(expected)
+    assert table["n"].tolist() == [5, 4, 5]
+    assert found.failures["error"].tolist() == ["ValueError: broken"]
+
+
+def test_seeds_of_one_split_are_one_replicate():
+    rows = []
+    for method, values in ERRORS.items():
+        for split, value in enumerate(values):
+            rows += [
+                row | {"split": split, "seed": seed, "metrics": {"RMSE": value + shift}}
+                for seed, shift in enumerate((-0.1, 0.1))
+                for row in results({method: [value]}).rows
+            ]
+    many = experiments.Results(
+        [{"task": "plane", "configuration": results(ERRORS).configurations["plane"]}, {"rows": rows}]
+    )
+    pd.testing.assert_frame_equal(many.table(), results(ERRORS).table())
+
+
+def test_the_last_row_of_a_fit_counts():
+    first, second = results(ERRORS), results({method: [2 * v for v in values] for method, values in ERRORS.items()})
+    both = experiments.Results(
+        [{"task": "plane", "configuration": first.configurations["plane"]}, {"rows": first.rows}, {"rows": second.rows}]
+    )
+    pd.testing.assert_frame_equal(both.table(), second.table())
+
+
+def test_tables_are_rendered(tmp_path):
+    found = results(ERRORS)
+    assert found.overview().loc["ReLU", "plane"] == "1.12 ± 0.086"
+    assert "| plane  | CRReLU   |   5 |   0.99 |" in found.to_markdown()
+    assert "p, corrected" in str(found)
+    files = found.save(tmp_path / "new", "found")
+    assert [file.name for file in files] == ["found.csv", "found-table.csv", "found-table.md", "found.png"]
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == sorted(file.name for file in files)
+    written = pd.read_csv(files[0])
+    assert len(written) == 15
+    assert list(written.columns[:7]) == ["task", "method", "stage", "split", "seed", "epochs", "RMSE"]
+    pd.testing.assert_frame_equal(pd.read_csv(files[1]).set_index(["task", "method"]), found.table())
+    assert files[3].stat().st_size > 10_000
+
+
+def test_a_file_without_rows_has_empty_tables():
+    empty = results({"ReLU": [], "CRReLU": []})
+    assert len(empty.frame) == len(empty.failures) == len(empty.final) == 0
+    assert empty.table()["n"].tolist() == [0, 0]
+
+
+def test_unknown_names_say_so():
+    with pytest.raises(ValueError, match="`metric` must be one of"):
+        results(ERRORS).table("accuracy")
+    with pytest.raises(ValueError, match="`task` must be one of"):
+        experiments.curves(results(ERRORS), task="sphere")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        experiments.load("nowhere.jsonl")
+
+
+def test_dots_show_every_replicate():
+    (ax,) = experiments.dots(results(ERRORS)).axes
+    shown = [collection.get_offsets() for collection in ax.collections if len(collection.get_offsets()) == 5]
+    assert [sorted(points[:, 0]) for points in shown] == [sorted(values) for values in ERRORS.values()]
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(ERRORS)

@@ -1,0 +1,295 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from keras_actlab import experiments
+from keras_actlab.experiments import running
+from tests.experiments.examples import comparison, data, deep, linear
+
+TIMES = ["seconds", "seconds_per_epoch"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """A whole run, its results and its file."""
+    path = tmp_path_factory.mktemp("run") / "results.jsonl"
+    return experiments.run(comparison(), path, history=True, progress=False), path
+
+
+def run(comparisons, path, **options):
+    return experiments.run(comparisons, path, progress=False, **options)
+
+
+def count_training(monkeypatch):
+    """Lists the fits that are trained from now on."""
+    trained = []
+
+    def train(description, fits, *arguments):
+        trained.extend(fits)
+        return original(description, fits, *arguments)
+
+    original = running.train
+    monkeypatch.setattr(running, "train", train)
+    return trained
+
+
+def test_every_candidate_is_tuned_and_the_best_one_tested(found):
+    results, _ = found
+    assert len(results.tuning) == 2 * 2 * 3
+    assert len(results.final) == 2 * 3
+    assert not len(results.failures)
+    for (method, split), rows in results.tuning.groupby(["method", "split"]):
+        best = rows.loc[rows["RMSE"].idxmin()]
+        final = results.final[(results.final["method"] == method) & (results.final["split"] == split)].iloc[0]
+        assert final["learning_rate"] == best["learning_rate"]
+        assert final["epochs"] == best["epochs"]
+
+
+def test_a_row_tells_where_it_comes_from(found):
+    row = found[0].frame.iloc[0]
+    assert row["backend"] == keras.backend.backend()
+    assert f"keras {keras.__version__}" in row["versions"]
+    assert row["parameters"] == 4
+    assert row["together"] == 3
+    assert row["seconds"] > 0
+    assert "cores" in row["device"]
+
+
+def test_the_history_holds_every_look(found):
+    for row in found[0].rows:
+        if row["stage"] == "tune":
+            assert row["history"]["epoch"] == [2, 4]
+            assert min(row["history"]["RMSE"]) == row["metrics"]["RMSE"]
+            assert row["history"]["epoch"][np.argmin(row["history"]["RMSE"])] == row["epochs"]
+
+
+def test_curves_show_the_mean_over_replicates(found):
+    results, _ = found
+    (ax,) = experiments.curves(results).axes
+    chosen = [row["history"]["RMSE"] for place, row in results.choices.items() if place[1] == "linear"]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.mean(chosen, axis=0))
+
+
+def test_curves_need_a_history(tmp_path):
+    results = run(comparison(methods={"linear": linear}, epochs=2), tmp_path / "results.jsonl")
+    with pytest.raises(ValueError, match="history=True"):
+        experiments.curves(results)
+
+
+def test_metrics_are_those_of_the_trained_model(tmp_path):
+    """One candidate, nothing to choose: the final fit is a plain Keras fit on all that is not test data."""
+    only = comparison(
+        methods={"linear": linear}, grid={"learning_rate": [0.1]}, validate_every=None, batch_size=None, splits=1
+    )
+    results = run(only, tmp_path / "results.jsonl")
+    assert len(results.frame) == 1
+    keras.utils.set_random_seed(int(np.random.SeedSequence([0, 0]).generate_state(1)[0]))
+    model, split = linear(0.1), data(0)
+    x, y = split.development
+    model.fit(x, y, batch_size=len(x), epochs=4, verbose=0)
+    errors = split.to_units(model.predict(split.test[0], verbose=0)[:, 0]) - split.to_units(split.test[1])
+    assert results.final["RMSE"].item() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
+
+
+def test_together_or_one_by_one_is_the_same(found, tmp_path):
+    alone = run(comparison(together=1, methods={"linear": linear}), tmp_path / "results.jsonl").frame
+    together = found[0].frame
+    together = together[together["method"] == "linear"]
+    np.testing.assert_allclose(alone["RMSE"], together["RMSE"], rtol=1e-4)
+    np.testing.assert_array_equal(alone["epochs"], together["epochs"])
+    assert (alone["together"] == 1).all()
+
+
+def test_nothing_is_trained_twice(found, monkeypatch):
+    results, path = found
+    before = path.read_bytes()
+    trained = count_training(monkeypatch)
+    again = run(comparison(), path, history=True)
+    assert trained == []
+    assert path.read_bytes() == before
+    pd.testing.assert_frame_equal(again.frame, results.frame)
+
+
+def test_a_crash_after_any_line_resumes_to_the_same_rows(found, tmp_path, monkeypatch):
+    results, path = found
+    trained = count_training(monkeypatch)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for kept in (1, 3, len(lines) - 1):
+        resumed = tmp_path / f"{kept}.jsonl"
+        resumed.write_bytes(b"".join(lines[:kept]) + lines[kept][:37])  # and the next one was being written
+        trained.clear()
+        again = run(comparison(), resumed, history=True)
+        rows = [len(json.loads(line).get("rows", ())) for line in lines]
+        assert len(trained) == sum(rows[kept:])
+        pd.testing.assert_frame_equal(again.frame.drop(columns=TIMES), results.frame.drop(columns=TIMES))
+
+
+def test_splits_and_methods_may_be_added(found, tmp_path, monkeypatch):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(found[1].read_bytes())
+    trained = count_training(monkeypatch)
+    more = comparison(methods={"linear": linear, "deep": deep, "again": linear}, splits=4)
+    results = run(more, path, history=True)
+    assert {(fit.method, fit.split) for fit in trained} == {
+        *(("again", split) for split in range(4)),
+        ("linear", 3),
+        ("deep", 3),
+    }
+    values = results.final.pivot(index="split", columns="method", values="RMSE")
+    np.testing.assert_allclose(values["again"], values["linear"], rtol=1e-5)
+    assert results.table()["n"].tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"epochs": 5}, "epochs: 4 there, 5 here"),
+        ({"grid": {"learning_rate": [0.1]}}, "grid: "),
+        ({"data": lambda split: data(split + 1)}, "data: "),
+        ({"methods": {"linear": deep}}, "method 'linear'"),
+    ],
+)
+def test_a_file_of_another_configuration_is_refused_and_kept(found, changes, words):
+    _, path = found
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"'plane' differs in.*{words}"):
+        run(comparison(**changes), path)
+    assert path.read_bytes() == before
+
+
+def test_names_and_jobs_are_checked(tmp_path):
+    with pytest.raises(ValueError, match="different names"):
+        run([comparison(), comparison()], tmp_path / "results.jsonl")
+    with pytest.raises(ValueError, match="`jobs` must be a positive integer"):
+        run(comparison(), tmp_path / "results.jsonl", jobs=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Broken:
+    """A method that raises for some seeds, as long as it is told to."""
+
+    raises = True
+
+    def __call__(self, learning_rate):
+        if self.raises and np.random.get_state()[1][0] % 2:  # noqa: NPY002  # the seed that the engine has set
+            raise RuntimeError("no luck")
+        return linear(learning_rate)
+
+
+def test_a_method_that_raises_in_one_replicate_stops_no_other(tmp_path, found):
+    path = tmp_path / "results.jsonl"
+    broken = Broken()
+    description = comparison(methods={"linear": linear, "broken": broken}, together=1)
+    results = run(description, path)
+    failed = results.failures
+    assert 0 < len(failed) < 9
+    assert set(failed["method"]) == {"broken"}
+    assert failed["error"].str.contains("no luck|no candidate").all()
+    assert len(results.final[results.final["method"] == "linear"]) == 3
+    # Failed rows are tried again, finished ones are not.
+    broken.raises = False
+    mended = run(description, path)
+    assert not len(mended.failures)
+    values = mended.final.pivot(index="split", columns="method", values="RMSE")
+    np.testing.assert_allclose(values["broken"], values["linear"], rtol=1e-5)
+    np.testing.assert_array_equal(
+        mended.tuning.groupby("method")["RMSE"].count(), results.tuning.groupby("method")["RMSE"].size()
+    )
+
+
+def test_what_cannot_be_stacked_is_trained_one_by_one(tmp_path):
+    def clipped(learning_rate):
+        model = linear(learning_rate)
+        model.compile(keras.optimizers.Adam(learning_rate, clipnorm=1.0), "mse")
+        return model
+
+    description = comparison(methods={"clipped": clipped}, grid={"learning_rate": [0.1]}, validate_every=None)
+    with pytest.warns(UserWarning, match="trained one by one.*clipnorm"):
+        results = run(description, tmp_path / "results.jsonl")
+    assert results.frame["together"].tolist() == [1, 1, 1]
+    assert not len(results.failures)
+
+
+def test_a_rate_that_diverges_is_not_chosen_and_no_failure(tmp_path):
+    def linear_sgd(learning_rate):
+        model = linear(learning_rate)
+        model.compile(keras.optimizers.SGD(learning_rate), "mse")
+        return model
+
+    description = comparison(methods={"linear": linear_sgd}, grid={"learning_rate": [1e30, 0.1]})
+    results = run(description, tmp_path / "results.jsonl")
+    assert results.tuning["RMSE"].isna().sum() == 3
+    assert results.final["learning_rate"].tolist() == [0.1] * 3
+    assert not len(results.failures)
+    hopeless = comparison(methods={"linear": linear_sgd}, grid={"learning_rate": [1e30, 2e30]})
+    results = run(hopeless, tmp_path / "hopeless.jsonl")
+    assert results.failures["error"].tolist() == ["no candidate has a finite validation metric"] * 3
+
+
+def test_something_else_than_a_compiled_model_is_a_failure(tmp_path):
+    def forgot(learning_rate):
+        return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+
+    results = run(comparison(methods={"forgot": forgot}, together=1), tmp_path / "results.jsonl")
+    assert results.failures["error"].str.contains("TypeError: `methods` must return compiled models|no candidate").all()
+
+
+def test_higher_may_be_better(tmp_path, found):
+    def negative(targets, predictions):
+        return -np.sqrt(np.mean((targets - predictions[:, 0]) ** 2))
+
+    path = tmp_path / "results.jsonl"
+    flipped = run(comparison(metrics={"score": negative}, mode="max"), path)
+    np.testing.assert_allclose(-flipped.frame["score"], found[0].frame["RMSE"], rtol=1e-5)
+    assert flipped.final["learning_rate"].tolist() == found[0].final["learning_rate"].tolist()
+
+
+def test_test_labels_decide_nothing(tmp_path, found):
+    def permuted(index):
+        split = data(index)
+        x, y = split.test
+        return dataclasses.replace(split, test=(x, np.random.default_rng(0).permutation(y)))
+
+    results = run(comparison(data=permuted), tmp_path / "results.jsonl")
+    for place, row in found[0].choices.items():
+        assert (results.choices[place]["hyperparameters"], results.choices[place]["epochs"]) == (
+            row["hyperparameters"],
+            row["epochs"],
+        )
+    assert not np.allclose(results.final["RMSE"], found[0].final["RMSE"])  # the labels are those of the test
+
+
+# Below, processes are started, each of which imports a backend. One backend is enough to see that.
+several = pytest.mark.skipif(keras.backend.backend() != "jax", reason="processes are the same on every backend")
+
+
+@several
+def test_several_processes_end_with_the_same_rows(found, tmp_path):
+    results = run(comparison(), tmp_path / "results.jsonl", jobs=2, history=True)
+    pd.testing.assert_frame_equal(results.frame.drop(columns=TIMES), found[0].frame.drop(columns=TIMES))
+
+
+@several
+def test_kill_9_loses_nothing(found, tmp_path):
+    path = tmp_path / "results.jsonl"
+    code = (
+        "import sys; from keras_actlab import experiments; from tests.experiments.examples import comparison\n"
+        "experiments.run(comparison(), sys.argv[1], history=True, progress=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], env=os.environ)
+    while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < 3):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < len(experiments.load(path).rows) < len(found[0].rows)
+    resumed = run(comparison(), path, history=True)
+    pd.testing.assert_frame_equal(resumed.frame.drop(columns=TIMES), found[0].frame.drop(columns=TIMES))
