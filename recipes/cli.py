@@ -21,5 +21,5 @@ def finish(results: Results, out: Path, name: str) -> None:
     print("Written:", ", ".join(str(path) for path in results.save(out, name)))
     if len(results.failures):
         print(f"\n{len(results.failures)} fits failed; the same command tries them again:")
-        print(results.failures[["task", "method", "stage", "split", "seed", "error"]].to_string(index=False))
+        print(results.failures[["task", "method", "stage", "split", "seed", "failure"]].to_string(index=False))
         raise typer.Exit(1)

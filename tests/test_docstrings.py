@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_actlab
+import keras_actlab.experiments
 
 PUBLIC = {
     f"{module.__name__}.{name}": value
@@ -14,6 +15,7 @@ PUBLIC = {
         keras_actlab.initializers,
         keras_actlab.constraints,
         keras_actlab.conversion,
+        keras_actlab.experiments,
     )
     for name, value in vars(module).items()
     if callable(value) and not name.startswith("_") and getattr(value, "__module__", "").startswith(module.__name__)

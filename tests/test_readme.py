@@ -6,9 +6,11 @@ import numpy as np
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
 
 def test_the_example_runs():
-    code, _ = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = EXAMPLES[0]
     names = {}
     exec(code, names)
     model = names["model"]
@@ -18,7 +20,7 @@ def test_the_example_runs():
 
 
 def test_the_conversion_runs(capsys):
-    _, code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = EXAMPLES[1]
     small = "ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)"
     names = {}
     exec(code.replace("ResNet50(weights=None)", small), names)
@@ -27,6 +29,17 @@ def test_the_conversion_runs(capsys):
     np.testing.assert_allclose(
         keras.ops.convert_to_numpy(names["folded"](x)), keras.ops.convert_to_numpy(names["converted"](x)), atol=1e-5
     )
+
+
+def test_the_comparison_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(EXAMPLES[2], names)
+    assert "p, corrected" in capsys.readouterr().out
+    table = names["results"].table()
+    assert table["n"].tolist() == [5, 5]
+    assert table["mean"].between(0, 0.1).all()  # the networks did learn
+    assert (tmp_path / "results" / "comparison.png").exists()
 
 
 def test_links_lead_somewhere():

@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 Examples = tuple[Any, Any]
 # What a row of results holds besides hyper-parameters and metrics.
 COLUMNS = (
-    *("task", "method", "stage", "split", "seed", "hyperparameters", "epochs", "metrics", "history", "error"),
+    *("task", "method", "stage", "split", "seed", "hyperparameters", "epochs", "metrics", "history", "failure"),
     *("parameters", "seconds", "seconds_per_epoch", "together", "backend", "device", "versions"),
 )
 

@@ -67,6 +67,20 @@ class Ensemble(keras.Model):
     Raises:
         ValueError: If members differ, have a training step of their own, or an optimizer whose update of one entry
             depends on others.
+
+    Example:
+
+    >>> from keras_actlab.experiments import Ensemble
+    >>> def build(seed):
+    ...     keras.utils.set_random_seed(seed)
+    ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    ...     model.compile("sgd", "mse")
+    ...     return model
+    >>> ensemble = Ensemble([build(seed) for seed in range(5)])
+    >>> x, y = keras.ops.ones((5, 20, 3)), keras.ops.ones((5, 20, 1))
+    >>> ensemble.train_block(x, y, rows=np.zeros((100, 5, 0), "int32"))  # 100 steps on all examples
+    >>> bool(np.abs(ensemble.predictions(x) - 1).max() < 0.01)
+    True
     """
 
     def __init__(self, members: Sequence[keras.Model]):

@@ -31,7 +31,7 @@ def dots(results: Results, metric: str | None = None) -> Figure:
     ... }
     >>> rows = [
     ...     {"task": "noise", "method": "ReLU", "stage": "final", "split": split, "seed": 0, "hyperparameters": {},
-    ...      "epochs": 5, "metrics": {"RMSE": 0.5 + 0.1 * split}, "error": None} for split in range(3)
+    ...      "epochs": 5, "metrics": {"RMSE": 0.5 + 0.1 * split}, "failure": None} for split in range(3)
     ... ]
     >>> results = experiments.Results([{"task": "noise", "configuration": configuration}, {"rows": rows}])
     >>> figure = experiments.dots(results)
@@ -90,7 +90,7 @@ def curves(results: Results, metric: str | None = None, task: str | None = None)
     ... }
     >>> rows = [
     ...     {"task": "noise", "method": "ReLU", "stage": "tune", "split": split, "seed": 0, "hyperparameters": {},
-    ...      "epochs": 2, "metrics": {"RMSE": 0.5}, "error": None, "history": {"epoch": [1, 2], "RMSE": [0.7, 0.5]}}
+    ...      "epochs": 2, "metrics": {"RMSE": 0.5}, "failure": None, "history": {"epoch": [1, 2], "RMSE": [0.7, 0.5]}}
     ...     for split in range(3)
     ... ]
     >>> results = experiments.Results([{"task": "noise", "configuration": configuration}, {"rows": rows}])

@@ -33,7 +33,7 @@ class Results:
     ... }
     >>> rows = [
     ...     {"task": "noise", "method": method, "stage": "final", "split": split, "seed": 0, "hyperparameters": {},
-    ...      "epochs": 5, "metrics": {"RMSE": error + 0.01 * split}, "error": None}
+    ...      "epochs": 5, "metrics": {"RMSE": error + 0.01 * split}, "failure": None}
     ...     for method, errors in {"ReLU": [0.5, 0.6, 0.7], "CRReLU": [0.4, 0.5, 0.5]}.items()
     ...     for split, error in enumerate(errors)
     ... ]
@@ -58,7 +58,7 @@ class Results:
         """For each task, method, split and seed the row of the candidate with the best validation metric."""
         best: dict[tuple[str, str, int, int], dict[str, Any]] = {}
         for row in self.rows:
-            if row["stage"] != "tune" or row["error"] or not math.isfinite(self._score(row)):
+            if row["stage"] != "tune" or row["failure"] or not math.isfinite(self._score(row)):
                 continue
             place = row["task"], row["method"], row["split"], row["seed"]
             if place not in best or self._score(row) < self._score(best[place]):
@@ -72,17 +72,19 @@ class Results:
     @cached_property
     def frame(self) -> pd.DataFrame:
         """All rows as a table with one column for each hyper-parameter and metric, in the comparisons' order."""
-        columns = list(IDENTITY)
         flat = []
         for row in sorted(self.rows, key=self._place):
             point, metrics, versions = (row.get(name, {}) for name in ("hyperparameters", "metrics", "versions"))
             rest = {name: value for name, value in row.items() if name not in ("history", *NESTED)}
             packages = " ".join(f"{name} {version}" for name, version in versions.items())
             flat.append({**rest, **point, **metrics, "versions": packages})
-            columns += [name for name in (*point, "epochs", *metrics) if name not in columns]
         frame = pd.DataFrame(flat)
-        metrics = [name for configuration in self.configurations.values() for name in configuration["metrics"]]
-        return frame.reindex(columns=list(dict.fromkeys([*columns, *metrics, "error", *frame.columns])))
+        points, metrics = (
+            [name for configuration in self.configurations.values() for name in configuration[part]]
+            for part in ("grid", "metrics")
+        )
+        columns = [*IDENTITY, *points, "epochs", *metrics, "failure", *frame.columns]
+        return frame.reindex(columns=list(dict.fromkeys(columns)))
 
     def _place(self, row: dict[str, Any]) -> tuple[Any, ...]:
         """Where a row stands among others, whatever order several processes finished in."""
@@ -105,7 +107,7 @@ class Results:
     @property
     def failures(self) -> pd.DataFrame:
         """The rows of fits that raised an error, or whose final metrics are not finite."""
-        return self.frame[self.frame["error"].notna()]
+        return self.frame[self.frame["failure"].notna()]
 
     def table(self, metric: str | None = None) -> pd.DataFrame:
         r"""Compares every method with the first one, on the test part.
@@ -158,7 +160,7 @@ class Results:
 
     def replicates(self, task: str, metric: str) -> pd.DataFrame:
         """The test metric of each replicate (rows) and method (columns, the baseline first)."""
-        final = self.final[(self.final["task"] == task) & self.final["error"].isna()]
+        final = self.final[(self.final["task"] == task) & self.final["failure"].isna()]
         unit = "split" if final["split"].nunique() > 1 else "seed"
         values = final.pivot_table(index=unit, columns="method", values=metric, observed=True)
         return values.reindex(columns=list(self.configurations[task]["methods"]))

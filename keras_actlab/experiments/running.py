@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -88,7 +89,7 @@ def run(
     tuning = [group for comparison in comparisons for group in _tuning(comparison, history)]
     finals = sum(len(comparison.methods) * len(comparison.replicates) for comparison in comparisons)
     total = sum(map(len, tuning)) + finals
-    done = sum(row["error"] is None for row in Results(journal.records).rows if row["task"] in by_name)
+    done = sum(row["failure"] is None for row in Results(journal.records).rows if row["task"] in by_name)
     with tqdm(total=total, initial=min(done, total), unit="fit", disable=not progress) as bar:
         run_name = uuid.uuid4().hex
 
@@ -151,7 +152,9 @@ def _final(comparison: Comparison, journal: Journal, history: bool) -> Iterator[
                 row = chosen.get((comparison.name, method, split, seed))
                 if row is None:
                     fit = Fit(comparison.name, method, "final", split, seed, {}, 0)
-                    journal.append({"rows": [{**asdict(fit), "error": "no candidate has a finite validation metric"}]})
+                    journal.append(
+                        {"rows": [{**asdict(fit), "failure": "no candidate has a finite validation metric"}]}
+                    )
                     continue
                 point, epochs = row["hyperparameters"], row["epochs"]
             fit = Fit(comparison.name, method, "final", split, seed, point, epochs)
@@ -161,7 +164,7 @@ def _final(comparison: Comparison, journal: Journal, history: bool) -> Iterator[
 
 def _missing(groups: Iterable[list[Fit]], comparisons: dict[str, Comparison], journal: Journal) -> Iterator[list[Fit]]:
     """What of each group is not in the file, in chunks of what is trained together."""
-    done = {identity(row): row for row in Results(journal.records).rows if row["error"] is None}
+    done = {identity(row): row for row in Results(journal.records).rows if row["failure"] is None}
     for group in groups:
         missing = [fit for fit in group if not _is(fit, done.get(identity(asdict(fit))))]
         together = comparisons[group[0].task].together
@@ -185,10 +188,13 @@ def _train(
     os.environ["KERAS_BACKEND"] = keras.backend.backend()  # for the processes that start now
     settings = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format()
     work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    yield from work(
-        joblib.delayed(_train_elsewhere)(settings, comparisons[fits[0].task], fits, history, run_name)
-        for fits in groups
-    )
+    with warnings.catch_warnings():
+        # A process whose compiled programs have filled its memory is replaced by a fresh one; no fit is lost.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+        yield from work(
+            joblib.delayed(_train_elsewhere)(settings, comparisons[fits[0].task], fits, history, run_name)
+            for fits in groups
+        )
 
 
 def _train_elsewhere(

@@ -72,7 +72,7 @@ def train(
         try:
             rows += _rows(comparison, [fit], history)
         except Exception as error:
-            rows.append({**asdict(fit), "error": f"{type(error).__name__}: {error}", **_circumstances()})
+            rows.append({**asdict(fit), "failure": f"{type(error).__name__}: {error}", **_circumstances()})
     return rows
 
 
@@ -116,7 +116,7 @@ def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str |
             **asdict(fit),
             "epochs": best,
             "metrics": metrics[best],
-            "error": None,
+            "failure": None,
             "parameters": parameters,
             "seconds": round(seconds, 4),
             "seconds_per_epoch": float(f"{np.median(pace):.3g}"),  # a median leaves out the compilation in the first
@@ -126,7 +126,7 @@ def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str |
         if history and tuning:
             row["history"] = {"epoch": list(metrics), **{n: [m[n] for m in metrics.values()] for n in metrics[best]}}
         if not tuning and not all(map(math.isfinite, metrics[best].values())):
-            row["error"] = f"the metrics are not finite: {metrics[best]}"
+            row["failure"] = f"the metrics are not finite: {metrics[best]}"
         rows.append(row)
     return rows
 

@@ -54,7 +54,7 @@ def results(errors: dict[str, list[float]], unit: str = "split", **configuration
     rows = [
         {
             **{"task": "plane", "method": method, "stage": "final", "split": 0, "seed": 0},
-            **{unit: index, "hyperparameters": {}, "epochs": 2, "metrics": {"RMSE": value}, "error": None},
+            **{unit: index, "hyperparameters": {}, "epochs": 2, "metrics": {"RMSE": value}, "failure": None},
         }
         for method, values in errors.items()
         for index, value in enumerate(values)

@@ -2,7 +2,7 @@ import pytest
 
 from keras_actlab.experiments.journal import Journal
 
-RECORDS = [{"task": "plane", "configuration": {"epochs": 3}}, {"rows": [{"RMSE": 0.5, "error": None}]}, {"rows": []}]
+RECORDS = [{"task": "plane", "configuration": {"epochs": 3}}, {"rows": [{"RMSE": 0.5, "failure": None}]}, {"rows": []}]
 
 
 @pytest.fixture

@@ -59,13 +59,13 @@ def test_one_replicate_has_no_interval():
 def test_a_failed_replicate_leaves_the_others_paired():
     found = results(ERRORS)
     broken = next(row for row in found.rows if row["method"] == "CRReLU" and row["split"] == 1)
-    broken |= {"error": "ValueError: broken", "metrics": {}}
+    broken |= {"failure": "ValueError: broken", "metrics": {}}
     table = found.table()
     keep = [0, 2, 3, 4]
     expected = np.mean([ERRORS["CRReLU"][k] - ERRORS["ReLU"][k] for k in keep])
     assert table.loc[("plane", "CRReLU"), "difference"] == pytest.approx(expected)
     assert table["n"].tolist() == [5, 4, 5]
-    assert found.failures["error"].tolist() == ["ValueError: broken"]
+    assert found.failures["failure"].tolist() == ["ValueError: broken"]
 
 
 def test_seeds_of_one_split_are_one_replicate():

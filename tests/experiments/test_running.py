@@ -193,7 +193,7 @@ def test_a_method_that_raises_in_one_replicate_stops_no_other(tmp_path, found):
     failed = results.failures
     assert 0 < len(failed) < 9
     assert set(failed["method"]) == {"broken"}
-    assert failed["error"].str.contains("no luck|no candidate").all()
+    assert failed["failure"].str.contains("no luck|no candidate").all()
     assert len(results.final[results.final["method"] == "linear"]) == 3
     # Failed rows are tried again, finished ones are not.
     broken.raises = False
@@ -232,7 +232,7 @@ def test_a_rate_that_diverges_is_not_chosen_and_no_failure(tmp_path):
     assert not len(results.failures)
     hopeless = comparison(methods={"linear": linear_sgd}, grid={"learning_rate": [1e30, 2e30]})
     results = run(hopeless, tmp_path / "hopeless.jsonl")
-    assert results.failures["error"].tolist() == ["no candidate has a finite validation metric"] * 3
+    assert results.failures["failure"].tolist() == ["no candidate has a finite validation metric"] * 3
 
 
 def test_something_else_than_a_compiled_model_is_a_failure(tmp_path):
@@ -240,7 +240,9 @@ def test_something_else_than_a_compiled_model_is_a_failure(tmp_path):
         return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
 
     results = run(comparison(methods={"forgot": forgot}, together=1), tmp_path / "results.jsonl")
-    assert results.failures["error"].str.contains("TypeError: `methods` must return compiled models|no candidate").all()
+    assert (
+        results.failures["failure"].str.contains("TypeError: `methods` must return compiled models|no candidate").all()
+    )
 
 
 def test_higher_may_be_better(tmp_path, found):
