@@ -89,46 +89,46 @@ def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str |
         trainer = _Alone(models[0], learn[0], judge[0])
     else:
         trainer = _Together(models, learn, judge, comparison.together, _program(run, fits[0], models[0].optimizer))
+
+    looks: list[dict[int, dict[str, float]]] = [{} for _ in fits]  # for each fit the metrics at each epoch
+    pace = []
+    for epochs in _blocks(comparison, fits):
+        started = time.perf_counter()
+        trainer.train(_batches(len(learn[0][1]), comparison.batch_size, epochs, fits))
+        pace.append((time.perf_counter() - started) / len(epochs) / len(fits))
+        judged = [k for k, fit in enumerate(fits) if tuning or fit.epochs == epochs.stop]
+        predictions = trainer.predict() if judged else []
+        for k in judged:
+            looks[k][epochs.stop] = _metrics(comparison, splits[k], judge[k][1], predictions[k])
+
+    shared = {
+        "parameters": parameters,
+        "seconds": round((time.perf_counter() - began) / len(fits), 4),
+        "seconds_per_epoch": float(f"{np.median(pace):.3g}"),  # a median leaves out the compilation in the first
+        "together": len(fits),
+        **_circumstances(),
+    }
+    return [
+        _row(comparison, fit, metrics, history and tuning) | shared for fit, metrics in zip(fits, looks, strict=True)
+    ]
+
+
+def _blocks(comparison: Comparison, fits: Sequence[Fit]) -> list[range]:
+    """The epochs between two looks. Blocks of equal length share a compiled program."""
     last = max(fit.epochs for fit in fits)
     step = comparison.validate_every or last
-    looks = sorted({*range(step, last + 1, step), last})  # blocks of equal length share a compiled program
+    return [range(start, min(start + step, last)) for start in range(0, last, step)]
 
-    seen: list[dict[int, dict[str, float]]] = [{} for _ in fits]  # for each fit the metrics at each epoch
-    pace = []
-    epoch = 0
-    for look in looks:
-        started = time.perf_counter()
-        trainer.train(_batches(len(learn[0][1]), comparison.batch_size, range(epoch, look), fits))
-        pace.append((time.perf_counter() - started) / (look - epoch) / len(fits))
-        epoch = look
-        judged = [tuning or fit.epochs == epoch for fit in fits]
-        if not any(judged):
-            continue
-        for k, predictions in enumerate(trainer.predict()):
-            if judged[k]:
-                seen[k][epoch] = _metrics(comparison, splits[k], judge[k][1], predictions)
 
-    seconds = (time.perf_counter() - began) / len(fits)
-    rows = []
-    for fit, metrics in zip(fits, seen, strict=True):
-        best = _best(comparison, metrics)
-        row = {
-            **asdict(fit),
-            "epochs": best,
-            "metrics": metrics[best],
-            "failure": None,
-            "parameters": parameters,
-            "seconds": round(seconds, 4),
-            "seconds_per_epoch": float(f"{np.median(pace):.3g}"),  # a median leaves out the compilation in the first
-            "together": len(fits),
-            **_circumstances(),
-        }
-        if history and tuning:
-            row["history"] = {"epoch": list(metrics), **{n: [m[n] for m in metrics.values()] for n in metrics[best]}}
-        if not tuning and not all(map(math.isfinite, metrics[best].values())):
-            row["failure"] = f"the metrics are not finite: {metrics[best]}"
-        rows.append(row)
-    return rows
+def _row(comparison: Comparison, fit: Fit, metrics: dict[int, dict[str, float]], history: bool) -> dict[str, Any]:
+    best = _best(comparison, metrics)
+    row = {**asdict(fit), "epochs": best, "metrics": metrics[best], "failure": None}
+    if history:
+        row["history"] = {"epoch": list(metrics)}
+        row["history"] |= {name: [look[name] for look in metrics.values()] for name in comparison.metrics}
+    if fit.stage == "final" and not all(map(math.isfinite, metrics[best].values())):
+        row["failure"] = f"the metrics are not finite: {metrics[best]}"
+    return row
 
 
 def _best(comparison: Comparison, metrics: dict[int, dict[str, float]]) -> int:
