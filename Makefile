@@ -14,7 +14,8 @@ test: $(VENV)/bin/python
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	for backend in jax tensorflow torch; do \
-		KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --cov=keras_actlab --cov-fail-under=95 || exit 1; \
+		OMP_NUM_THREADS=1 KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --numprocesses 2 \
+			--cov=keras_actlab --cov-fail-under=95 || exit 1; \
 	done
 
 $(VENV)/bin/python:

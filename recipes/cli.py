@@ -12,7 +12,7 @@ Out = Annotated[
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Number of processes.")]
 Smoke = Annotated[bool, typer.Option(help="Everything very small, only to see that it runs.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files. Without it they are downloaded.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files; without it, they are downloaded.")]
 
 
 def finish(results: Results, out: Path, name: str) -> None:

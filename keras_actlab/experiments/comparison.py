@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,8 @@ import keras
 import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
+
+from keras_actlab.experiments.description import describe
 
 Examples = tuple[Any, Any]
 # What a row of results holds besides hyper-parameters and metrics.
@@ -114,6 +115,8 @@ def holdout(
             f"Received: shapes {x.shape} and {y.shape}"
         )
     for name, array in (("x", x), ("y", y)):
+        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
+            raise ValueError(f"`{name}` must hold numbers. Received: an array of {array.dtype}")
         if not np.isfinite(array).all():
             raise ValueError(f"`{name}` must be finite. Received: {(~np.isfinite(array)).sum()} entries that are not")
     rest, last = train_test_split(np.arange(len(x)), test_size=test, random_state=seed)
@@ -121,9 +124,9 @@ def holdout(
     inputs = StandardScaler().fit(x[first]).transform(x).astype("float32")
     to_units = _unchanged
     if standardize_targets:
-        centre, deviation = y[first].mean(), y[first].std() or 1.0
-        y = ((y - centre) / deviation).astype("float32")
-        to_units = _Affine(float(deviation), float(centre))
+        scaler = StandardScaler().fit(y[first][:, None])
+        y = scaler.transform(y[:, None])[:, 0].astype("float32")
+        to_units = _Affine(float(scaler.scale_[0]), float(scaler.mean_[0]))
     train, validate, judge = ((inputs[rows], y[rows]) for rows in (first, middle, last))
     return Split(train, validate, judge, to_units)
 
@@ -148,14 +151,17 @@ class Comparison:
 
     Args:
         name: Name of the task, unique within a results file.
-        methods: For each method's name a function that builds and compiles a model. It is called with the grid's
+        methods: For each method's name a function that builds and compiles a new model. It is called with the grid's
             hyper-parameters by name. The first method is the baseline of the tables.
         data: A `Split`, or a function that returns the split of a given index, 0 to `splits` - 1.
         metrics: For each metric's name a function of targets and predictions (NumPy arrays in the split's units)
-            that returns a number, such as those of `sklearn.metrics`.
+            that returns a number, such as those of `sklearn.metrics`. Predictions are as the model gives them, of
+            shape (examples, outputs), also beside targets of shape (examples,).
         epochs: Number of epochs of a fit.
         grid: For each hyper-parameter's name the values to try.
         splits: Number of splits.
+        independent_splits: Whether the splits share no examples, being drawn afresh from a process that makes them.
+            Otherwise they are taken to divide one table, which makes their results depend on each other.
         seeds: Number of seeds for each split. A seed decides the start of the weights and the order of the batches,
             for all methods alike.
         batch_size: Examples a step; a last incomplete batch is left out of its epoch. Without it every step takes all
@@ -182,10 +188,11 @@ class Comparison:
     ...     model.compile(keras.optimizers.SGD(learning_rate), "mse")
     ...     return model
     >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.normal(size=(50, 3)), rng.normal(size=50)
     >>> comparison = experiments.Comparison(
     ...     name="noise",
     ...     methods={"linear": linear},
-    ...     data=lambda split: experiments.holdout(rng.normal(size=(50, 3)), rng.normal(size=50), seed=split),
+    ...     data=lambda split: experiments.holdout(x, y, seed=split),
     ...     metrics={"RMSE": root_mean_squared_error},
     ...     grid={"learning_rate": [0.01, 0.1]},
     ...     splits=3,
@@ -203,6 +210,7 @@ class Comparison:
     grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
     splits: int = 1
     seeds: int = 1
+    independent_splits: bool = False
     batch_size: int | None = None
     monitor: str | None = None
     mode: str = "min"
@@ -212,8 +220,11 @@ class Comparison:
     def __post_init__(self) -> None:
         for argument in ("methods", "metrics"):
             functions = getattr(self, argument)
-            if not isinstance(functions, Mapping) or not functions or not all(map(callable, functions.values())):
+            named = isinstance(functions, Mapping) and all(isinstance(name, str) for name in functions)
+            if not named or not functions or not all(map(callable, functions.values())):
                 raise TypeError(f"`{argument}` must map names to functions. Received: {argument}={functions}")
+        if not isinstance(self.name, str):
+            raise TypeError(f"`name` must be a string. Received: name={self.name!r}")
         if not isinstance(self.data, Split) and not callable(self.data):
             raise TypeError(f"`data` must be a Split or a function that returns one. Received: data={self.data}")
         if isinstance(self.data, Split) and self.splits != 1:
@@ -223,15 +234,7 @@ class Comparison:
             optional = argument in ("batch_size", "validate_every")
             if not (optional and value is None) and (type(value) is not int or value < 1):
                 raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={value}")
-        for name, values in self.grid.items():
-            if isinstance(values, str) or not len(values):
-                raise ValueError(f"`grid` must map names to sequences of values. Received: {name}={values!r}")
-        try:
-            json.dumps({name: list(values) for name, values in self.grid.items()})
-        except TypeError as error:
-            raise TypeError(
-                f"`grid` must hold numbers, strings or lists of them. Received: grid={self.grid}"
-            ) from error
+        object.__setattr__(self, "grid", _checked_grid(self.grid))
         taken = (set(COLUMNS) & {*self.grid, *self.metrics}) | (set(self.grid) & set(self.metrics))
         if taken:
             raise ValueError(f"`grid` and `metrics` must not use the names of other columns. Received: {sorted(taken)}")
@@ -254,17 +257,24 @@ class Comparison:
 
     def split(self, index: int) -> Split:
         """Returns the data of one split."""
-        return self.data if isinstance(self.data, Split) else self.data(index)
+        split = self.data if isinstance(self.data, Split) else self.data(index)
+        if not isinstance(split, Split):
+            raise TypeError(f"`data` must return a Split. Received: {split!r:.200}")
+        return split
 
     def configuration(self) -> dict[str, Any]:
         """Returns what must not change between the beginning and the end of a results file, as JSON can hold it.
 
-        Methods, splits and seeds may be added, so the number of splits and seeds is not part of it.
+        Methods, splits and seeds may be added, so the number of splits and seeds is not part of it. Data are compared
+        by the first split, and functions (metrics, `to_units`, the bodies of custom layers) not at all.
         """
         split = self.split(0)
+        data = _fingerprint_of_arrays(split)
+        if _fingerprint_of_arrays(self.split(0)) != data:
+            raise ValueError("`data` must return the same split at each call. Received: two different ones of index 0")
         return {
             "backend": keras.backend.backend(),
-            "data": _fingerprint_of_arrays(split),
+            "data": data,
             "sizes": split.sizes,
             "metrics": list(self.metrics),
             "monitor": self.monitor,
@@ -273,21 +283,45 @@ class Comparison:
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "validate_every": self.validate_every,
-            "methods": {name: _fingerprint_of_model(build, self.candidates[0]) for name, build in self.methods.items()},
+            "independent_splits": self.independent_splits,
+            "methods": {
+                name: _fingerprint(_description(build, self.candidates[0])) for name, build in self.methods.items()
+            },
         }
+
+
+def _checked_grid(grid: Any) -> dict[str, list[Any]]:
+    """Returns the grid as it comes back from JSON, so that a resumed run sees the same values."""
+    if not isinstance(grid, Mapping):
+        raise TypeError(f"`grid` must map names to sequences of values. Received: grid={grid!r}")
+    checked = {}
+    for name, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
+            raise ValueError(f"`grid` must map names to sequences of values. Received: {name}={values!r}")
+        try:
+            checked[name] = json.loads(json.dumps(list(values), default=lambda scalar: scalar.item()))
+        except (TypeError, AttributeError) as error:
+            raise TypeError(f"`grid` must hold numbers, strings or lists. Received: {name}={values!r}") from error
+        if any(value in checked[name][:index] for index, value in enumerate(checked[name])):
+            raise ValueError(f"`grid` must not hold a value twice. Received: {name}={values!r}")
+    return checked
+
+
+def _fingerprint(text: str | None) -> str | None:
+    return text and hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _fingerprint_of_arrays(split: Split) -> str:
     digest = hashlib.sha256()
-    for array in keras.tree.flatten((split.train, split.validation, split.test)):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for array in map(np.asarray, keras.tree.flatten((split.train, split.validation, split.test))):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        # The bytes of an array of objects are their places in memory.
+        digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
     return digest.hexdigest()[:16]
 
 
-def _fingerprint_of_model(build: Callable[..., keras.Model], hyperparameters: dict[str, Any]) -> str | None:
+def _description(build: Callable[..., keras.Model], hyperparameters: dict[str, Any]) -> str | None:
     try:
-        text = build(**hyperparameters).to_json()
+        return describe(build(**hyperparameters))
     except Exception:  # whatever it is, the fits will say so, one by one
         return None
-    text = re.sub(r"_\d+(?=[\"/\\])", "", text)  # Keras counts layers of one name, over the life of a process
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_actlab.experiments.description import describe
+
 # Their update of an entry looks at that entry alone, so stacked variables train as the separate ones would.
 ELEMENTWISE_OPTIMIZERS = (
     keras.optimizers.SGD,
@@ -30,9 +32,11 @@ ELEMENTWISE_OPTIMIZERS = (
 
 
 def _check(members: Sequence[keras.Model]) -> None:
+    if not members:
+        raise ValueError("`members` must not be empty. Received: members=[]")
     shapes = [[(tuple(v.shape), v.dtype) for v in member.variables] for member in members]
-    if any(shape != shapes[0] for shape in shapes):
-        raise ValueError(f"`members` must have variables of the same shapes and dtypes. Received: members={members}")
+    if any(shape != shapes[0] for shape in shapes) or len({describe(member) for member in members}) > 1:
+        raise ValueError(f"`members` must be built and compiled alike. Received: members={members}")
     first = members[0]
     for method in ("train_step", "compute_loss"):
         if getattr(type(first), method) is not getattr(keras.Model, method):
@@ -40,11 +44,15 @@ def _check(members: Sequence[keras.Model]) -> None:
     if not (isinstance(first.loss, str) or callable(first.loss)) or first.get_compile_config()["loss_weights"]:
         raise ValueError(f"`members` must have one loss, without weights. Received: loss={first.loss}")
     optimizer = first.optimizer
-    if not isinstance(optimizer, ELEMENTWISE_OPTIMIZERS) or optimizer.clipnorm or optimizer.global_clipnorm:
+    depends = optimizer.clipnorm or optimizer.global_clipnorm or optimizer.use_ema
+    # Variables are excluded by what they are or are called here, which a copy of the optimizer does not know.
+    excluded = hasattr(optimizer, "_exclude_from_weight_decay_cache") and optimizer.weight_decay
+    if not isinstance(optimizer, ELEMENTWISE_OPTIMIZERS) or depends or excluded:
         allowed = ", ".join(each.__name__ for each in ELEMENTWISE_OPTIMIZERS)
         raise ValueError(
-            "`members` must have an optimizer that updates each entry by itself, that is, without `clipnorm` and "
-            f"`global_clipnorm`, one of {allowed}. Received: optimizer={optimizer.get_config()}"
+            "`members` must have an optimizer that updates each entry by itself, that is, without `clipnorm`, "
+            f"`global_clipnorm`, `use_ema` and exclusions from weight decay, one of {allowed}. "
+            f"Received: optimizer={optimizer.get_config()}"
         )
 
 
@@ -65,8 +73,8 @@ class Ensemble(keras.Model):
         `(members, batch, ...)`, or a nested structure.
 
     Raises:
-        ValueError: If members differ, have a training step of their own, or an optimizer whose update of one entry
-            depends on others.
+        ValueError: If there are no members, if they differ, have a training step of their own or an optimizer whose
+            update of one entry depends on others, or (when called) if their outputs carry a mask.
 
     Example:
 
@@ -131,7 +139,10 @@ class Ensemble(keras.Model):
     def call(self, inputs: Any, training: bool = False) -> Any:
         def member(arguments: Any) -> Any:
             trained, fixed, x = arguments
-            return self._call_member(trained, fixed, x, training=training, return_losses=True)
+            results = self._call_member(trained, fixed, x, training=training, return_losses=True)
+            if any(getattr(output, "_keras_mask", None) is not None for output in keras.tree.flatten(results[0])):
+                raise ValueError("`members` must not pass on a mask to their loss, which would not see it")
+            return results
 
         values = [variable.value for variable in self._trained], [variable.value for variable in self._fixed]
         outputs, fixed, losses = ops.vectorized_map(member, (*values, inputs))

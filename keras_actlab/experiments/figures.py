@@ -57,7 +57,7 @@ def dots(results: Results, metric: str | None = None) -> Figure:
                 mean, error = table.loc[(task, method), ["mean", "s.e."]]
                 ax.errorbar(mean, height, xerr=error, fmt="o", color=COLOURS[1], label="mean ± standard error")
         ax.set(title=task, xlabel=f"test {name}", yticks=range(len(methods)), yticklabels=methods)
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(unique.values(), unique.keys(), loc="outside lower right", ncols=2, fontsize="small")
@@ -109,7 +109,9 @@ def curves(results: Results, metric: str | None = None, task: str | None = None)
     for index, method in enumerate(configuration["methods"]):
         chosen = [row for place, row in results.choices.items() if place[:2] == (task, method)]
         if not all("history" in row for row in chosen):
-            raise ValueError("`results` must be of a run with history=True. Received: rows without a history")
+            raise ValueError(
+                "`results` must be of a run with history=True, from its beginning. Received: rows without a history"
+            )
         if not chosen:
             continue  # its fits failed
         epochs = chosen[0]["history"]["epoch"]

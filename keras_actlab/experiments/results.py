@@ -57,7 +57,7 @@ class Results:
     def choices(self) -> dict[tuple[str, str, int, int], dict[str, Any]]:
         """For each task, method, split and seed the row of the candidate with the best validation metric."""
         best: dict[tuple[str, str, int, int], dict[str, Any]] = {}
-        for row in self.rows:
+        for row in sorted(self.rows, key=self._place):  # equal ones are decided by the grid's order
             if row["stage"] != "tune" or row["failure"] or not math.isfinite(self._score(row)):
                 continue
             place = row["task"], row["method"], row["split"], row["seed"]
@@ -118,17 +118,17 @@ class Results:
 
         $$s_d^2 \left(\frac1n + \frac{n_\mathrm{test}}{n_\mathrm{train}}\right)$$
 
-        (Nadeau and Bengio), without the second term for seeds. The interval and the p-value are those of Student's t
-        with $n - 1$ degrees of freedom. "p, corrected" allows for the number of comparisons in the table: it controls
-        the rate of false discoveries (Benjamini and Hochberg).
+        (Nadeau and Bengio), without the second term for seeds and for splits that are drawn independently. The
+        interval and the p-value are those of Student's t with $n - 1$ degrees of freedom. "p, corrected" allows for
+        the number of comparisons in the table: it controls the rate of false discoveries (Benjamini and Hochberg).
 
         Args:
             metric: Name of the metric. Without it, each task's monitored one.
 
         Returns:
             One row for each task and method: number of replicates, mean, standard error of the mean (as papers state
-            it, without the term for overlap), paired difference to the baseline, the ends of its 95 % interval,
-            p-value, corrected p-value.
+            it, without the term for overlap), number of pairs with the baseline, mean difference of the pairs, the
+            ends of its 95 % interval, p-value, corrected p-value. Replicates that failed are left out.
 
         Raises:
             ValueError: If no task has the metric.
@@ -139,31 +139,56 @@ class Results:
         - [Benjamini and Hochberg, 1995](https://doi.org/10.1111/j.2517-6161.1995.tb02031.x)
         """
         rows = []
-        for task, configuration in self.configurations.items():
-            name = metric or configuration["monitor"]
-            if name not in configuration["metrics"]:
-                raise ValueError(f"`metric` must be one of {configuration['metrics']}. Received: metric={metric!r}")
-            replicates = self.replicates(task, name)
-            sizes = configuration["sizes"]
-            overlap = sizes["test"] / (sizes["train"] + sizes["validation"]) if replicates.index.name == "split" else 0
-            for method in replicates:
-                values = replicates[method].dropna()
-                row = {"task": task, "method": method, "n": len(values), "mean": values.mean(), "s.e.": values.sem()}
-                if method != replicates.columns[0]:
-                    row |= _paired(replicates[method] - replicates.iloc[:, 0], overlap)
+        tasks = {t: c for t, c in self.configurations.items() if (metric or c["monitor"]) in c["metrics"]}
+        if self.configurations and not tasks:
+            known = sorted({name for c in self.configurations.values() for name in c["metrics"]})
+            raise ValueError(f"`metric` must be one of {known}. Received: metric={metric!r}")
+        for task, configuration in tasks.items():
+            values = self._values(task, metric or configuration["monitor"])
+            unit, sizes = self._unit(task), configuration["sizes"]
+            dependent = unit == "split" and not configuration.get("independent_splits")
+            overlap = sizes["test"] / (sizes["train"] + sizes["validation"]) if dependent else 0
+            for method in values:
+                means = values[method].dropna().groupby(level=unit).mean()
+                row = {"task": task, "method": method, "n": len(means), "mean": means.mean(), "s.e.": means.sem()}
+                if method != values.columns[0]:
+                    differences = (values[method] - values.iloc[:, 0]).dropna().groupby(level=unit).mean()
+                    row |= _paired(differences, overlap)
                 rows.append(row)
-        table = pd.DataFrame(rows).set_index(["task", "method"])
-        if "p" in table:
-            known = table["p"].notna()
-            table.loc[known, "p, corrected"] = stats.false_discovery_control(table.loc[known, "p"])
-        return table
+        columns = ["task", "method", "n", "mean", "s.e.", "pairs", "difference", "95 % from", "to", "p", "p, corrected"]
+        table = pd.DataFrame(rows, columns=columns).astype({"pairs": "Int64", "p, corrected": "float64"})
+        known = table["p"].notna()
+        if known.any():
+            table.loc[known, "p, corrected"] = stats.false_discovery_control(table.loc[known, "p"].astype("float64"))
+        return table.set_index(["task", "method"])
+
+    def _unit(self, task: str) -> str:
+        """What a replicate is, also of a run that has not finished."""
+        return "split" if len({row["split"] for row in self.rows if row["task"] == task}) > 1 else "seed"
+
+    def _values(self, task: str, metric: str) -> pd.DataFrame:
+        """The finite test metrics of each split and seed (rows) and method (columns, the baseline first)."""
+        final = self.final[(self.final["task"] == task) & self.final["failure"].isna()]
+        final = final.assign(**{metric: final[metric].astype("float64").replace([np.inf, -np.inf], np.nan)})
+        values = final.pivot(index=["split", "seed"], columns="method", values=metric)
+        return values.reindex(columns=list(self.configurations[task]["methods"]))
 
     def replicates(self, task: str, metric: str) -> pd.DataFrame:
         """The test metric of each replicate (rows) and method (columns, the baseline first)."""
-        final = self.final[(self.final["task"] == task) & self.final["failure"].isna()]
-        unit = "split" if final["split"].nunique() > 1 else "seed"
-        values = final.pivot_table(index=unit, columns="method", values=metric, observed=True)
-        return values.reindex(columns=list(self.configurations[task]["methods"]))
+        return self._values(task, metric).groupby(level=self._unit(task)).mean()
+
+    def restricted_to(self, plan: dict[str, tuple[list[str], list[tuple[int, int]]]]) -> "Results":
+        """Returns the results of the given methods and pairs of split and seed of each task, and no others."""
+        records: list[dict[str, Any]] = []
+        for task, (methods, _) in plan.items():
+            configuration = self.configurations[task]
+            known = {method: configuration["methods"][method] for method in methods}
+            records.append({"task": task, "configuration": configuration | {"methods": known}})
+        wanted = {
+            (t, method, *place) for t, (methods, places) in plan.items() for method in methods for place in places
+        }
+        rows = [r for r in self.rows if (r["task"], r["method"], r["split"], r["seed"]) in wanted]
+        return Results([*records, {"rows": rows}])
 
     def overview(self, metric: str | None = None) -> pd.DataFrame:
         """Mean and standard error of each method (rows) on each task (columns), as text."""
@@ -179,7 +204,10 @@ class Results:
 
     def to_markdown(self, metric: str | None = None) -> str:
         """The table in Markdown."""
-        return self.table(metric).reset_index().to_markdown(index=False, floatfmt=".4g", missingval="")
+        table = self.table(metric).reset_index()
+        table = table.astype(object).where(table.notna(), None)  # which is left empty, while NaN is spelled out
+        table["method"] = table["method"].str.replace("|", r"\|")
+        return table.to_markdown(index=False, floatfmt=".4g", missingval="")
 
     def save(self, folder: str | Path, name: str) -> list[Path]:
         """Writes all rows, the tables, and the figure of all replicates; each file is replaced as a whole.
@@ -241,18 +269,16 @@ def load(path: str | Path) -> Results:
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     """What makes two rows the same fit. The hyper-parameters of a final fit follow from the rest."""
-    point = json.dumps(row["hyperparameters"]) if row["stage"] == "tune" else None
+    point = json.dumps(row["hyperparameters"], sort_keys=True) if row["stage"] == "tune" else None
     return *(row[name] for name in IDENTITY), point
 
 
 def _paired(differences: pd.Series, overlap: float) -> dict[str, float]:
-    values = differences.dropna()
-    n, mean = len(values), values.mean()
-    if n < 2:
-        return {"difference": mean, "95 % from": np.nan, "to": np.nan, "p": np.nan}
-    error = values.std() * np.sqrt(1 / n + overlap)
-    if error <= 1e-9 * abs(mean):  # the same difference everywhere, such as none; it has no distribution
-        return {"difference": mean, "95 % from": mean, "to": mean, "p": 1.0 if mean == 0 else np.nan}
+    n, mean = len(differences), differences.mean()
+    found = {"pairs": n, "difference": mean}
+    error = differences.std() * np.sqrt(1 / n + overlap) if n > 1 else np.nan
+    if not error > 1e-9 * abs(mean):  # one pair, or the same difference in all, has no distribution
+        return found | ({"p": 1.0} if n > 1 and mean == 0 else {})
     student = stats.t(n - 1, mean, error)
     low, high = student.interval(0.95)
-    return {"difference": mean, "95 % from": low, "to": high, "p": 2 * min(student.cdf(0), student.sf(0))}
+    return found | {"95 % from": low, "to": high, "p": 2 * min(student.cdf(0), student.sf(0))}

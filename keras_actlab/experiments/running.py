@@ -12,12 +12,12 @@ from typing import Any
 
 import joblib
 import keras
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from keras_actlab.experiments.comparison import Comparison
 from keras_actlab.experiments.journal import Journal
 from keras_actlab.experiments.results import Results, identity
-from keras_actlab.experiments.training import Fit, train
+from keras_actlab.experiments.training import Fit, forget_programs, train
 
 
 def run(
@@ -32,18 +32,19 @@ def run(
     Rows are appended to the file as soon as they are there. A run that was killed goes on where it stopped when it is
     started again, and ends with the same table as one that was not. A row that is there is not trained again; a row
     whose fit raised an error is. A fit that raises does not stop the others: its row holds the error, and
-    `Results.failures` lists it.
+    `Results.failures` lists it. Every fit sets the global random seeds.
 
     Args:
         comparisons: One comparison or several, each with a name of its own.
         path: The file, which may hold rows of an earlier run of the same comparisons. Methods, splits and seeds may
             have been added since then.
         jobs: Number of processes. Each holds the backend in memory of its own.
-        history: Whether rows hold the metrics at each look at the validation part, for `Results.curves`.
+        history: Whether rows hold the metrics at each look at the validation part, for `curves`. Rows that are there
+            already stay as they are.
         progress: Whether to show a bar with the remaining time.
 
     Returns:
-        The rows of the file, with tables and figures.
+        The rows of these comparisons, with tables and figures; `load` returns all of the file.
 
     Raises:
         ValueError: If the file holds another configuration of a comparison of the same name (other data, metrics,
@@ -78,15 +79,17 @@ def run(
     (12, 6)
     """
     comparisons = [comparisons] if isinstance(comparisons, Comparison) else list(comparisons)
+    if not all(isinstance(comparison, Comparison) for comparison in comparisons):
+        raise TypeError(f"`comparisons` must be a Comparison or several. Received: comparisons={comparisons}")
     by_name = {comparison.name: comparison for comparison in comparisons}
     if len(by_name) < len(comparisons):
         raise ValueError(f"`comparisons` must have different names. Received: {[c.name for c in comparisons]}")
-    if not isinstance(jobs, int) or jobs < 1:
+    if type(jobs) is not int or jobs < 1:
         raise ValueError(f"`jobs` must be a positive integer. Received: jobs={jobs}")
     journal = Journal(path)
     _agree(journal, comparisons)
 
-    tuning = [group for comparison in comparisons for group in _tuning(comparison, history)]
+    tuning = [group for comparison in comparisons for group in _tuning(comparison)]
     finals = sum(len(comparison.methods) * len(comparison.replicates) for comparison in comparisons)
     total = sum(map(len, tuning)) + finals
     done = sum(row["failure"] is None for row in Results(journal.records).rows if row["task"] in by_name)
@@ -102,8 +105,13 @@ def run(
 
         complete(tuning)
         # Only now: the hyper-parameters of the final fits are what the fits above have chosen.
-        complete(group for comparison in comparisons for group in _final(comparison, journal, history))
-    return Results(journal.records)
+        results = Results(journal.records)
+        failed = [row for comparison in comparisons for row in _without_choice(comparison, results)]
+        if failed:
+            journal.append({"rows": failed})
+        complete([group for comparison in comparisons for group in _final(comparison, results)])
+    forget_programs()
+    return Results(journal.records).restricted_to({c.name: (list(c.methods), c.replicates) for c in comparisons})
 
 
 def _agree(journal: Journal, comparisons: Sequence[Comparison]) -> None:
@@ -113,27 +121,31 @@ def _agree(journal: Journal, comparisons: Sequence[Comparison]) -> None:
     for comparison in comparisons:
         now = json.loads(json.dumps(comparison.configuration()))
         before = kept.get(comparison.name, now)
+        methods = {m: now["methods"][m] or before["methods"].get(m) for m in now["methods"]}
         shared = now["methods"].keys() & before["methods"].keys()
         known = [m for m in sorted(shared) if None not in (now["methods"][m], before["methods"][m])]  # could be built
         different = [f"method {m!r}" for m in known if now["methods"][m] != before["methods"][m]]
-        different += [f"{k}: {before[k]} there, {now[k]} here" for k in now if k != "methods" and now[k] != before[k]]
+        different += [
+            f"{k}: {before.get(k)} there, {now[k]} here" for k in now if k != "methods" and now[k] != before.get(k)
+        ]
         if different:
             raise ValueError(
                 f"`path` must be a file of the same configuration, or a new one. Received: path={str(journal.path)!r}, "
                 f"where {comparison.name!r} differs in {'; '.join(different)}"
             )
-        if comparison.name not in kept or now["methods"].keys() - shared:
-            new[comparison.name] = {**before, "methods": before["methods"] | now["methods"]}
+        methods |= {m: known for m, known in before["methods"].items() if m not in methods}
+        if comparison.name not in kept or list(methods.items()) != list(before["methods"].items()):
+            new[comparison.name] = {**before, "methods": methods}
     for name, configuration in new.items():
         journal.append({"task": name, "configuration": configuration})
 
 
-def _chooses(comparison: Comparison, history: bool) -> bool:
-    return len(comparison.candidates) > 1 or comparison.validate_every is not None or history
+def _chooses(comparison: Comparison) -> bool:
+    return len(comparison.candidates) > 1 or comparison.validate_every is not None
 
 
-def _tuning(comparison: Comparison, history: bool) -> Iterator[list[Fit]]:
-    if _chooses(comparison, history):
+def _tuning(comparison: Comparison) -> Iterator[list[Fit]]:
+    if _chooses(comparison):
         for method, point in itertools.product(comparison.methods, comparison.candidates):
             yield [
                 Fit(comparison.name, method, "tune", split, seed, point, comparison.epochs)
@@ -141,24 +153,31 @@ def _tuning(comparison: Comparison, history: bool) -> Iterator[list[Fit]]:
             ]
 
 
-def _final(comparison: Comparison, journal: Journal, history: bool) -> Iterator[list[Fit]]:
+def _without_choice(comparison: Comparison, results: Results) -> Iterator[dict[str, Any]]:
+    """Rows for the final fits that cannot be, as no candidate has a finite metric; those that are not there yet."""
+    if not _chooses(comparison):
+        return
+    there = {identity(row): row["failure"] for row in results.rows}
+    for method, (split, seed) in itertools.product(comparison.methods, comparison.replicates):
+        fit = asdict(Fit(comparison.name, method, "final", split, seed, {}, 0))
+        failure = "no candidate has a finite validation metric"
+        if (comparison.name, method, split, seed) not in results.choices and there.get(identity(fit)) != failure:
+            yield fit | {"failure": failure}
+
+
+def _final(comparison: Comparison, results: Results) -> Iterator[list[Fit]]:
     """The final fits, those of the same hyper-parameters in one group."""
-    chosen = Results(journal.records).choices
     for method in comparison.methods:
         groups: dict[str, list[Fit]] = {}
         for split, seed in comparison.replicates:
             point, epochs = comparison.candidates[0], comparison.epochs
-            if _chooses(comparison, history):
-                row = chosen.get((comparison.name, method, split, seed))
+            if _chooses(comparison):
+                row = results.choices.get((comparison.name, method, split, seed))
                 if row is None:
-                    fit = Fit(comparison.name, method, "final", split, seed, {}, 0)
-                    journal.append(
-                        {"rows": [{**asdict(fit), "failure": "no candidate has a finite validation metric"}]}
-                    )
                     continue
                 point, epochs = row["hyperparameters"], row["epochs"]
             fit = Fit(comparison.name, method, "final", split, seed, point, epochs)
-            groups.setdefault(json.dumps(point), []).append(fit)
+            groups.setdefault(json.dumps(point, sort_keys=True), []).append(fit)
         yield from groups.values()
 
 

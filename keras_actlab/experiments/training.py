@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from keras_actlab.experiments.comparison import Comparison, Examples, Split
+from keras_actlab.experiments.description import describe
 from keras_actlab.experiments.ensemble import Ensemble
 
 
@@ -88,14 +89,14 @@ def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str |
     if run is None:
         trainer = _Alone(models[0], learn[0], judge[0])
     else:
-        trainer = _Together(models, learn, judge, comparison.together, _program(run, fits[0], models[0].optimizer))
+        trainer = _Together(models, learn, judge, comparison.together, _program(run, fits[0], models[0]))
 
     looks: list[dict[int, dict[str, float]]] = [{} for _ in fits]  # for each fit the metrics at each epoch
     pace = []
     for epochs in _blocks(comparison, fits):
         started = time.perf_counter()
         trainer.train(_batches(len(learn[0][1]), comparison.batch_size, epochs, fits))
-        pace.append((time.perf_counter() - started) / len(epochs) / len(fits))
+        pace.append((time.perf_counter() - started) / len(epochs) / trainer.size)
         judged = [k for k, fit in enumerate(fits) if tuning or fit.epochs == epochs.stop]
         predictions = trainer.predict() if judged else []
         for k in judged:
@@ -103,7 +104,7 @@ def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str |
 
     shared = {
         "parameters": parameters,
-        "seconds": round((time.perf_counter() - began) / len(fits), 4),
+        "seconds": round((time.perf_counter() - began) / trainer.size, 4),
         "seconds_per_epoch": float(f"{np.median(pace):.3g}"),  # a median leaves out the compilation in the first
         "together": len(fits),
         **_circumstances(),
@@ -126,8 +127,8 @@ def _row(comparison: Comparison, fit: Fit, metrics: dict[int, dict[str, float]],
     if history:
         row["history"] = {"epoch": list(metrics)}
         row["history"] |= {name: [look[name] for look in metrics.values()] for name in comparison.metrics}
-    if fit.stage == "final" and not all(map(math.isfinite, metrics[best].values())):
-        row["failure"] = f"the metrics are not finite: {metrics[best]}"
+    if fit.stage == "final" and not math.isfinite(metrics[best][str(comparison.monitor)]):
+        row["failure"] = f"the metric is not finite: {metrics[best]}"
     return row
 
 
@@ -153,6 +154,15 @@ def _model(comparison: Comparison, fit: Fit) -> keras.Model:
     model = comparison.methods[fit.method](**fit.hyperparameters)
     if not isinstance(model, keras.Model) or not model.compiled:
         raise TypeError(f"`methods` must return compiled models. Received: {fit.method} returned {model}")
+    if int(model.optimizer.iterations) > 0:
+        raise ValueError(
+            f"`methods` must return a new model at each call. Received: {fit.method} returned a trained one"
+        )
+    if model.optimizer.use_ema:
+        raise ValueError(
+            f"`methods` must not return models whose optimizer averages weights at the end of a fit, as a fit is "
+            f"trained in several blocks. Received: {fit.method} returned one with use_ema=True"
+        )
     return model
 
 
@@ -173,7 +183,7 @@ class _Alone:
     """Trains one model by `model.fit`."""
 
     def __init__(self, model: keras.Model, learn: Examples, judge: Examples):
-        self.model, self.learn, self.judge = model, learn, judge
+        self.model, self.learn, self.judge, self.size = model, learn, judge, 1
 
     def train(self, rows: np.ndarray) -> None:
         self.model.fit(_Batches(*self.learn, rows[:, 0]), shuffle=False, verbose=0)
@@ -186,7 +196,7 @@ class _Together:
     """Trains several models as one."""
 
     def __init__(
-        self, models: list[keras.Model], learn: list[Examples], judge: list[Examples], size: int, program: str
+        self, models: list[keras.Model], learn: list[Examples], judge: list[Examples], size: int, program: str | None
     ):
         self.count, self.size = len(models), size
         self.models = _ensemble(self._filled(models), program)
@@ -211,27 +221,33 @@ def _stack(*arrays: np.ndarray) -> Any:
 
 
 # Compiled programs of the present run, by what they depend on.
-_ensembles: dict[str, Ensemble] = {}
+_programs: dict[str, Ensemble] = {}
 
 
-def _program(run: str, fit: Fit, optimizer: keras.optimizers.Optimizer) -> str:
-    """Names the program that trains a fit; fits that differ only in a learning rate that is a number share theirs."""
-    config, point = optimizer.get_config(), dict(fit.hyperparameters)
-    del config["name"]  # it counts the optimizers of the process
-    if not isinstance(config["learning_rate"], dict):  # no schedule
-        del config["learning_rate"]
-        point.pop("learning_rate", None)
-    return json.dumps([run, fit.task, fit.method, config, point], default=str)
+def forget_programs() -> None:
+    """Frees what a run has compiled in this process."""
+    _programs.clear()
 
 
-def _ensemble(models: list[keras.Model], program: str) -> Ensemble:
-    if program in _ensembles:
-        _ensembles[program].restart(models)
-        return _ensembles[program]
-    if len(_ensembles) == 16:  # programs take memory, and old ones are not needed again
-        _ensembles.clear()
-    _ensembles[program] = Ensemble(models)
-    return _ensembles[program]
+def _program(run: str, fit: Fit, model: keras.Model) -> str | None:
+    """Names the program that trains a fit. Fits that differ only in the optimizer's rate, a number, share theirs."""
+    text = describe(model, learning_rate=False)
+    if text is None:
+        return None
+    point = {name: value for name, value in fit.hyperparameters.items() if name != "learning_rate"}
+    return json.dumps([run, fit.task, fit.method, point, text])
+
+
+def _ensemble(models: list[keras.Model], program: str | None) -> Ensemble:
+    if program is None:
+        return Ensemble(models)
+    if program in _programs:
+        _programs[program].restart(models)
+        return _programs[program]
+    if len(_programs) == 16:  # programs take memory, and old ones are not needed again
+        _programs.clear()
+    _programs[program] = Ensemble(models)
+    return _programs[program]
 
 
 class _Batches(keras.utils.PyDataset):

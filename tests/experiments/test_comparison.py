@@ -38,6 +38,12 @@ def test_training_examples_alone_standardize():
     assert np.all(split.train[0][:, 2] == 0)
 
 
+def test_constant_targets_are_centred():
+    split = experiments.holdout(table()[0], np.full(50, 0.1), seed=0, standardize_targets=True)
+    np.testing.assert_allclose(split.train[1], 0, atol=1e-7)
+    np.testing.assert_allclose(split.to_units(split.test[1]), 0.1)
+
+
 def test_development_is_training_and_validation():
     split = data(0)
     x, y = split.development
@@ -52,6 +58,8 @@ def test_development_is_training_and_validation():
         (np.zeros((5, 2)), np.zeros(4), "shape"),
         (np.full((5, 2), np.nan), np.zeros(5), "`x` must be finite"),
         (np.zeros((5, 2)), np.full(5, np.inf), "`y` must be finite"),
+        (np.full((5, 2), "a"), np.zeros(5), "`x` must hold numbers"),
+        (np.zeros((5, 2)), np.full(5, None), "`y` must hold numbers"),
     ],
 )
 def test_holdout_checks_its_arrays(x, y, words):
@@ -85,6 +93,11 @@ def test_a_split_needs_as_many_inputs_as_targets():
         ({"grid": {"learning_rate": "fast"}}, ValueError, "`grid`"),
         ({"grid": {"activation": [linear]}}, TypeError, "`grid`"),
         ({"grid": {"seed": [1, 2]}}, ValueError, "seed"),
+        ({"grid": {"width": [8, 16, 8]}}, ValueError, "twice"),
+        ({"grid": {"learning_rate": 0.1}}, ValueError, "`grid`"),
+        ({"grid": [0.1, 0.2]}, TypeError, "`grid`"),
+        ({"methods": {1: linear}}, TypeError, "`methods`"),
+        ({"name": None}, TypeError, "`name`"),
         ({"metrics": {"method": np.mean}}, ValueError, "method"),
         ({"monitor": "accuracy"}, ValueError, "`monitor`"),
         ({"mode": "least"}, ValueError, "`mode`"),
@@ -101,6 +114,21 @@ def test_candidates_are_the_product_of_the_grid():
     assert len(points) == 6
     assert points[0] == {"learning_rate": 0.1, "width": 8}
     assert comparison(grid={}).candidates == [{}]
+
+
+def test_a_grid_is_what_json_gives_back():
+    assert comparison(grid={"units": [(4, 4), (8,)], "rate": np.array([0.5, 1.0])}).grid == {
+        "units": [[4, 4], [8]],
+        "rate": [0.5, 1.0],
+    }
+
+
+def test_data_must_be_splits_that_stay():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="the same split at each call"):
+        comparison(data=lambda split: experiments.holdout(rng.normal(size=(20, 3)), np.zeros(20), 0)).configuration()
+    with pytest.raises(TypeError, match="`data` must return a Split"):
+        comparison(data=lambda split: ([1], [2])).configuration()
 
 
 def test_a_configuration_tells_what_decides_the_numbers():

@@ -74,6 +74,12 @@ def test_a_restart_is_a_new_start():
     np.testing.assert_allclose(again, train(Ensemble(members), x, y, rows), atol=1e-6)
 
 
+def excluding():
+    optimizer = keras.optimizers.AdamW(weight_decay=0.1)
+    optimizer.exclude_from_weight_decay(var_names=["kernel"])
+    return optimizer
+
+
 class OwnStep(keras.Sequential):
     def train_step(self, *arguments):
         return super().train_step(*arguments)
@@ -87,7 +93,12 @@ class OwnStep(keras.Sequential):
         (lambda: [model(0, keras.optimizers.Lamb())], "one of SGD"),
         (lambda: [model(0, kind=OwnStep)], "train_step"),
         (lambda: [model(0, loss=["mse"])], "one loss"),
-        (lambda: [model(0), keras.Sequential([keras.Input((4,)), layers.Dense(2)])], "same shapes"),
+        (lambda: [model(0), keras.Sequential([keras.Input((4,)), layers.Dense(2)])], "alike"),
+        (lambda: [model(0), model(1, keras.optimizers.Adam(0.5))], "alike"),
+        (lambda: [model(0), model(1, loss="mae")], "alike"),
+        (lambda: [], "empty"),
+        (lambda: [model(0, keras.optimizers.Adam(use_ema=True))], "use_ema"),
+        (lambda: [model(0, excluding())], "exclusions"),
     ],
 )
 def test_what_cannot_be_stacked_says_so(members, words):
@@ -101,3 +112,11 @@ def test_its_variables_are_its_own():
     assert len(ensemble.variables) == len(members[0].variables)
     assert len({variable.path for variable in ensemble.variables}) == len(ensemble.variables)
     assert all(variable.shape[0] == MEMBERS for variable in ensemble.variables)
+
+
+def test_a_mask_for_the_loss_is_refused():
+    network = keras.Sequential([keras.Input((4,)), layers.Embedding(5, 3, mask_zero=True), layers.Dense(1)])
+    network.compile("sgd", "mse")
+    x, y = ops.zeros((1, 2, 4), "int32"), ops.zeros((1, 2, 4, 1))
+    with pytest.raises(ValueError, match="mask"):
+        Ensemble([network]).train_block(x, y, np.zeros((1, 1, 0), "int32"))

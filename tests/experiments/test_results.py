@@ -47,7 +47,8 @@ def test_methods_that_never_differ():
     same = results({"ReLU": ERRORS["ReLU"], "copy": ERRORS["ReLU"], "shifted": [e + 1 for e in ERRORS["ReLU"]]})
     table = same.table()
     assert table.loc[("plane", "copy"), ["difference", "p"]].tolist() == [0, 1]
-    assert np.isnan(table.loc[("plane", "shifted"), "p"])  # no variation, no distribution
+    assert table.loc[("plane", "shifted"), "difference"] == pytest.approx(1)
+    assert table.loc[("plane", "shifted"), ["95 % from", "to", "p"]].isna().all()  # no variation, no distribution
 
 
 def test_one_replicate_has_no_interval():
@@ -65,6 +66,7 @@ def test_a_failed_replicate_leaves_the_others_paired():
     expected = np.mean([ERRORS["CRReLU"][k] - ERRORS["ReLU"][k] for k in keep])
     assert table.loc[("plane", "CRReLU"), "difference"] == pytest.approx(expected)
     assert table["n"].tolist() == [5, 4, 5]
+    assert table["pairs"].tolist()[1:] == [4, 5]
     assert found.failures["failure"].tolist() == ["ValueError: broken"]
 
 
@@ -81,6 +83,52 @@ def test_seeds_of_one_split_are_one_replicate():
         [{"task": "plane", "configuration": results(ERRORS).configurations["plane"]}, {"rows": rows}]
     )
     pd.testing.assert_frame_equal(many.table(), results(ERRORS).table())
+
+
+def test_a_seed_that_failed_leaves_its_pair_out():
+    """The methods are equal wherever both are there, whatever the seeds' own levels."""
+    rows = [
+        {
+            **{"task": "plane", "method": method, "stage": "final", "split": split, "seed": seed, "epochs": 2},
+            **{"hyperparameters": {}, "metrics": {"RMSE": 1.0 + seed + 0.1 * split}},
+            "failure": "lost" if method == "B" and seed == 1 and split < 2 else None,
+        }
+        for method in "AB"
+        for split in range(4)
+        for seed in range(2)
+    ]
+    configuration = results({"A": [], "B": []}).configurations["plane"]
+    table = experiments.Results([{"task": "plane", "configuration": configuration}, {"rows": rows}]).table()
+    assert table.loc[("plane", "B"), "difference"] == pytest.approx(0)
+    assert table.loc[("plane", "B"), "pairs"] == 4
+
+
+def test_one_split_of_several_is_one_replicate():
+    found = results(ERRORS)
+    for row in found.rows:
+        row["failure"] = None if row["split"] == 0 else "not yet"
+    table = found.table()
+    assert table["n"].tolist() == [1, 1, 1]
+    assert table["p"].isna().all()
+
+
+def test_independent_splits_do_not_overlap():
+    free = results(ERRORS, independent_splits=True).table()
+    pd.testing.assert_frame_equal(free, results(ERRORS, unit="seed").table())
+
+
+def test_equal_candidates_are_decided_by_the_grid(tmp_path):
+    configuration = results({"A": []}, grid={"rate": [0.2, 0.1]}).configurations["plane"]
+    rows = [
+        {
+            **{"task": "plane", "method": "A", "stage": "tune", "split": 0, "seed": 0, "epochs": 2, "failure": None},
+            **{"hyperparameters": {"rate": rate}, "metrics": {"RMSE": 1.0}},
+        }
+        for rate in (0.1, 0.2)
+    ]
+    for order in (rows, rows[::-1]):
+        found = experiments.Results([{"task": "plane", "configuration": configuration}, {"rows": order}])
+        assert found.choices[("plane", "A", 0, 0)]["hyperparameters"] == {"rate": 0.2}
 
 
 def test_the_last_row_of_a_fit_counts():
@@ -102,7 +150,7 @@ def test_tables_are_rendered(tmp_path):
     written = pd.read_csv(files[0])
     assert len(written) == 15
     assert list(written.columns[:7]) == ["task", "method", "stage", "split", "seed", "epochs", "RMSE"]
-    pd.testing.assert_frame_equal(pd.read_csv(files[1]).set_index(["task", "method"]), found.table())
+    pd.testing.assert_frame_equal(pd.read_csv(files[1]).set_index(["task", "method"]), found.table(), check_dtype=False)
     assert files[3].stat().st_size > 10_000
 
 

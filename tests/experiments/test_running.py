@@ -240,9 +240,39 @@ def test_something_else_than_a_compiled_model_is_a_failure(tmp_path):
         return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
 
     results = run(comparison(methods={"forgot": forgot}, together=1), tmp_path / "results.jsonl")
-    assert (
-        results.failures["failure"].str.contains("TypeError: `methods` must return compiled models|no candidate").all()
+    assert len(results.failures) == 2 * 3 + 3
+    assert results.failures["failure"].str.contains("`methods` must return compiled models|no candidate").all()
+
+
+def test_a_model_that_comes_twice_is_a_failure(tmp_path):
+    model = linear(0.1)
+    description = comparison(methods={"same": lambda: model}, grid={}, validate_every=None, together=1)
+    results = run(description, tmp_path / "results.jsonl")
+    assert results.final["failure"].isna().tolist() == [True, False, False]
+    assert results.failures["failure"].str.contains("new model at each call").all()
+
+
+def test_programs_are_shared_only_by_models_that_are_alike(tmp_path):
+    def penalized(learning_rate):
+        penalty = keras.regularizers.L2(10 * learning_rate)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_regularizer=penalty)])
+        model.compile(keras.optimizers.Adam(learning_rate), "mse")
+        return model
+
+    alone, together = (
+        run(comparison(methods={"penalized": penalized}, together=count), tmp_path / f"{count}.jsonl").frame["RMSE"]
+        for count in (1, 3)
     )
+    np.testing.assert_allclose(together, alone, rtol=1e-4)
+
+
+def test_fewer_splits_and_methods_give_only_theirs(found, tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes(found[1].read_bytes())
+    fewer = run(comparison(methods={"deep": deep}, splits=2), path, history=True)
+    assert set(fewer.frame["method"]) == {"deep"}
+    assert fewer.table()["n"].tolist() == [2]
+    assert len(experiments.load(path).frame) == len(found[0].frame)
 
 
 def test_higher_may_be_better(tmp_path, found):

@@ -16,7 +16,7 @@ def test_smoke(tmp_path):
     assert finished.exit_code == 0
     written = pd.read_csv(tmp_path / "quickstart.csv")
     assert len(written) == 2 * 3 * 2 * (2 + 1)  # tasks, methods, splits, rates and the final fit
-    assert written["error"].isna().all()
+    assert written["failure"].isna().all()
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
     assert "GmP+IMN" in finished.output
     # Started again, it trains nothing, and says the same.

@@ -106,7 +106,7 @@ def test_the_hidden_layers_have_the_paper_s_parameters(folder):
     plain = 6 * 100 + 100 + 101
     assert parameters["SP"] == parameters["GmP"] == parameters["GmP, code's start"] == plain
     assert parameters["WN"] == plain + 100
-    assert comparison.grid["learning_rate"] == (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+    assert comparison.grid["learning_rate"] == [0.001, 0.003, 0.01, 0.03, 0.1, 0.3]
     assert comparison.split(0).sizes == {"train": 38, "validation": 10, "test": 12}
 
 
