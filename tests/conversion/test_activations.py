@@ -45,7 +45,6 @@ HIDDEN = ["conv", "layer", "function", "nested", "einsum", "hidden_sigmoid"]
         lambda layer: layers.TMAF(bandwidth=0),
         lambda layer: "gelu",
     ],
-    ids=str,
 )
 def test_everything_hidden_is_swapped(to):
     model = mixed_model()
