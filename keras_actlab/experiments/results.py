@@ -156,7 +156,7 @@ class Results:
                     row |= _paired(differences, overlap)
                 rows.append(row)
         columns = ["task", "method", "n", "mean", "s.e.", "pairs", "difference", "95 % from", "to", "p", "p, corrected"]
-        table = pd.DataFrame(rows, columns=columns).astype({"pairs": "Int64", "p, corrected": "float64"})
+        table = pd.DataFrame(rows, columns=columns).astype({"p, corrected": "float64"})
         known = table["p"].notna()
         if known.any():
             table.loc[known, "p, corrected"] = stats.false_discovery_control(table.loc[known, "p"].astype("float64"))
@@ -193,9 +193,7 @@ class Results:
     def overview(self, metric: str | None = None) -> pd.DataFrame:
         """Mean and standard error of each method (rows) on each task (columns), as text."""
         table = self.table(metric)
-        text = pd.Series(
-            [f"{mean:.4g} ± {error:.2g}" for mean, error in zip(table["mean"], table["s.e."], strict=True)], table.index
-        )
+        text = pd.Series([_with_error(*pair) for pair in table[["mean", "s.e."]].to_numpy("float64")], table.index)
         methods = dict.fromkeys(method for _, method in table.index)
         return text.unstack("task").reindex(index=list(methods), columns=list(self.configurations)).fillna("")
 
@@ -282,3 +280,11 @@ def _paired(differences: pd.Series, overlap: float) -> dict[str, float]:
     student = stats.t(n - 1, mean, error)
     low, high = student.interval(0.95)
     return found | {"95 % from": low, "to": high, "p": 2 * min(student.cdf(0), student.sf(0))}
+
+
+def _with_error(mean: float, error: float) -> str:
+    """States an error with two significant digits, and the mean as finely."""
+    if not error > 0:
+        return "" if np.isnan(mean) else f"{mean:.4g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{decimals}f} ± {error:.{decimals}f}"

@@ -32,8 +32,11 @@ def test_a_crash_at_any_byte_of_the_last_write_loses_only_that(path):
 
 def test_a_last_line_of_zeros_or_nonsense_is_damaged(path):
     whole = path.read_bytes()
-    path.write_bytes(whole + b'{"rows": [\x00\x00\x00\n')
-    assert Journal(path).records == RECORDS
+    path.write_bytes(whole + b'{"rows": [' + b"\x00" * 100 + b"\n")
+    journal = Journal(path)
+    assert journal.records == RECORDS
+    journal.append(RECORDS[2])
+    assert path.read_bytes() == whole + b'{"rows": []}\n'
 
 
 @pytest.mark.parametrize(

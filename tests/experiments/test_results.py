@@ -141,7 +141,7 @@ def test_the_last_row_of_a_fit_counts():
 
 def test_tables_are_rendered(tmp_path):
     found = results(ERRORS)
-    assert found.overview().loc["ReLU", "plane"] == "1.12 ± 0.086"
+    assert found.overview().loc["ReLU", "plane"] == "1.120 ± 0.086"
     assert "| plane  | CRReLU   |   5 |   0.99 |" in found.to_markdown()
     assert "p, corrected" in str(found)
     files = found.save(tmp_path / "new", "found")

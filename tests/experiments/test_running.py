@@ -13,6 +13,7 @@ import pytest
 
 from keras_actlab import experiments
 from keras_actlab.experiments import running
+from keras_actlab.experiments.training import Fit, _batches
 from tests.experiments.examples import comparison, data, deep, linear
 
 TIMES = ["seconds", "seconds_per_epoch"]
@@ -98,6 +99,14 @@ def test_metrics_are_those_of_the_trained_model(tmp_path):
     model.fit(x, y, batch_size=len(x), epochs=4, verbose=0)
     errors = split.to_units(model.predict(split.test[0], verbose=0)[:, 0]) - split.to_units(split.test[1])
     assert results.final["RMSE"].item() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-5)
+
+
+def test_a_seed_decides_the_start_and_the_order_for_all_methods_alike(tmp_path):
+    methods = dict.fromkeys(("one", "other"), lambda: linear(0.1))
+    description = comparison(methods=methods, splits=1, seeds=2, together=2, grid={})
+    values = run(description, tmp_path / "results.jsonl").final.pivot(index="seed", columns="method", values="RMSE")
+    np.testing.assert_allclose(values["one"], values["other"], rtol=1e-6)
+    assert abs(values["one"][0] - values["one"][1]) > 1e-3
 
 
 def test_together_or_one_by_one_is_the_same(found, tmp_path):
@@ -204,6 +213,33 @@ def test_a_method_that_raises_in_one_replicate_stops_no_other(tmp_path, found):
     np.testing.assert_array_equal(
         mended.tuning.groupby("method")["RMSE"].count(), results.tuning.groupby("method")["RMSE"].size()
     )
+
+
+def test_a_choice_that_changes_is_tested_anew(tmp_path):
+    """The better rate fails at first; when it does not any more, the final fits of the worse one do not count."""
+    path, fails = tmp_path / "results.jsonl", [True]
+
+    def method(learning_rate):
+        if fails[0] and learning_rate == 0.1:
+            raise RuntimeError("not yet")
+        return linear(learning_rate)
+
+    description = comparison(methods={"method": method}, epochs=30)
+    with pytest.warns(UserWarning, match="not yet"):
+        assert run(description, path).final["learning_rate"].tolist() == [0.003] * 3
+    fails[0] = False
+    final = run(description, path).final
+    assert final["learning_rate"].tolist() == [0.1] * 3
+    assert final["failure"].isna().all()
+
+
+def test_every_fit_has_its_own_order_of_batches():
+    fits = [Fit("plane", "linear", "tune", split, seed, {}, 2) for split in range(2) for seed in range(2)]
+    rows = _batches(50, 16, range(2), fits)
+    assert rows.shape == (2 * 3, 4, 16)  # two epochs of three whole batches
+    epochs = rows.swapaxes(0, 1).reshape(4 * 2, 48)
+    assert all(len(set(epoch)) == 48 for epoch in epochs)  # no example twice
+    assert len({tuple(epoch) for epoch in epochs}) == 8  # nor an order
 
 
 def test_what_cannot_be_stacked_is_trained_one_by_one(tmp_path):
