@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend import get_keras_mask  # which has no public name
 
 from keras_actlab.experiments.description import describe
 
@@ -140,7 +141,7 @@ class Ensemble(keras.Model):
         def member(arguments: Any) -> Any:
             trained, fixed, x = arguments
             results = self._call_member(trained, fixed, x, training=training, return_losses=True)
-            if any(getattr(output, "_keras_mask", None) is not None for output in keras.tree.flatten(results[0])):
+            if any(get_keras_mask(output) is not None for output in keras.tree.flatten(results[0])):
                 raise ValueError("`members` must not pass on a mask to their loss, which would not see it")
             return results
 
