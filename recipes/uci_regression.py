@@ -156,7 +156,11 @@ def main(
     unknown = set(sets or ()) - set(SOURCES)
     if unknown:
         raise typer.BadParameter(f"must be any of {', '.join(SOURCES)}. Received: {', '.join(sorted(unknown))}")
-    comparisons = [comparison(name, data_dir, smoke) for name in sets or SOURCES]
+    missing = [] if sets or data_dir else [name for name, source in SOURCES.items() if source.openml is None]
+    if missing:
+        print(f"Left out, as they cannot be downloaded: {', '.join(missing)}. Give a folder with them by --data-dir.")
+    names = sets or [name for name in SOURCES if name not in missing]
+    comparisons = [comparison(name, data_dir, smoke) for name in names]
     cli.finish(experiments.run(comparisons, out / "uci_regression.jsonl", jobs), out, "uci_regression")
 
 

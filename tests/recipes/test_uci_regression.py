@@ -100,6 +100,19 @@ def test_openml_s_tables_get_the_same_form(monkeypatch):
     np.testing.assert_array_equal(y, frame["heating_load"])
 
 
+def test_what_cannot_be_downloaded_is_left_out_and_said(monkeypatch):
+    seen = []
+
+    def stop(name, data_dir, smoke):
+        seen.append(name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uci_regression, "comparison", stop)
+    said = CliRunner().invoke(uci_regression.app, [])
+    assert "Left out, as they cannot be downloaded: power, yacht." in said.output
+    assert seen == ["boston"]
+
+
 def test_the_hidden_layers_have_the_paper_s_parameters(folder):
     comparison = uci_regression.comparison("yacht", folder)
     parameters = {name: build(0.1).count_params() for name, build in comparison.methods.items()}
