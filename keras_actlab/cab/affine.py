@@ -1,0 +1,184 @@
+"""Layers whose units are affine maps of their input, and the activation that follows them."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_actlab import layers
+from keras_actlab.layers.gmp import GmP
+
+# A layer, or layers that follow one another: normalization of the input, the affine layer, normalization of its
+# output, activation. All but the affine layer may be missing.
+Units: TypeAlias = keras.layers.Layer | tuple[keras.layers.Layer, ...]
+# Gives the values of a variable as a float64 array, which may have leading axes: one for the steps of a training, say.
+Read: TypeAlias = Callable[[keras.Variable], np.ndarray]
+
+PLAIN = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+CHANNELWISE = (keras.layers.BatchNormalization, layers.InputMeanNormalization)  # of which mean-only is a subclass
+
+
+class AffineUnits:
+    """The units of a layer as affine maps `w . x + b`, and the values at which their activation bends.
+
+    Args:
+        units: A built layer, or a tuple of layers that follow one another.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If a layer is not built, none or several are affine, or their order is another one.
+    """
+
+    def __init__(self, units: Units):
+        chain = units if isinstance(units, tuple) else (units,)
+        if not chain or not all(isinstance(layer, keras.layers.Layer) for layer in chain):
+            raise TypeError(f"`units` must be a Keras layer, or a tuple of Keras layers. Received: {units!r}")
+        unbuilt = [layer.name for layer in chain if not layer.built]
+        if unbuilt:
+            raise ValueError(f"`units` must be built. Received: {_names(chain)}, of which {unbuilt} are not")
+        affine = [layer for layer in chain if is_affine(layer)]
+        if len(affine) != 1:
+            raise ValueError(
+                "`units` must hold one affine layer: Dense, Conv1D, Conv2D or Conv3D, plain (neither quantized nor with "
+                f"LoRA), geometric or weight-normalized. Received: {_names(chain)}"
+            )
+        self.layer = affine[0]
+        self.name = self.layer.name
+        self._plain = self.layer.layer if isinstance(self.layer, layers.WeightNormalization) else self.layer
+        place = chain.index(self.layer)
+        self.before, after = chain[:place], list(chain[place + 1 :])
+        self.activation: Any = self._plain.activation
+        if after and self.activation is keras.activations.linear and not isinstance(after[-1], CHANNELWISE):
+            self.activation = after.pop()
+        self.after = tuple(after)
+        if not all(isinstance(layer, CHANNELWISE) for layer in (*self.before, *self.after)) or (
+            self.after and self._plain.activation is not keras.activations.linear
+        ):
+            raise ValueError(
+                "`units` must be, in this order: normalization of the input, an affine layer, normalization of its "
+                f"output, and one activation. Received: {_names(chain)}, with the affine layer's "
+                f"activation={self._plain.activation}"
+            )
+        if self.before and getattr(self._plain, "groups", 1) > 1:
+            raise ValueError(
+                f"`units` must not normalize the input of a grouped convolution. Received: {_names(chain)}, "
+                f"groups={self._plain.groups}"
+            )
+        self.variables: list[keras.Variable] = []
+        self.maps(self._note)
+
+    def _note(self, variable: keras.Variable) -> np.ndarray:
+        """Reads a variable, and notes that the maps depend on it."""
+        self.variables.append(variable)
+        return current(variable)
+
+    def maps(self, read: Read) -> tuple[np.ndarray, np.ndarray]:
+        """Returns weights w, (..., n, units), and biases less the values of bending, (..., units, bends).
+
+        The boundaries are where `w . x + b = 0` with these biases. For a convolution, x is a patch of the input.
+        """
+        weights, bias = self._own(read)
+        for layer in reversed(self.before):
+            scale, shift = _channelwise(layer, read)
+            positions = weights.shape[-2] // scale.shape[-1]
+            scale, shift = (np.concatenate([part] * positions, axis=-1)[..., None] for part in (scale, shift))
+            weights, bias = weights * scale, bias + np.sum(weights * shift, axis=-2)
+        for layer in self.after:
+            scale, shift = _channelwise(layer, read)
+            weights, bias = weights * scale[..., None, :], bias * scale + shift
+        return weights, bias[..., :, None] - self._bends(read)[..., None, :]
+
+    def _own(self, read: Read) -> tuple[np.ndarray, np.ndarray]:
+        layer = self.layer
+        match layer:
+            case GmP():
+                weights = read(layer.sign)[..., None, :] if layer.angles is None else _direction(read(layer.angles))
+                bias = read(layer.radius) if layer.use_bias else np.zeros(weights.shape[-1])
+                if not layer.scale_inside:  # a scale outside the activation does not move the boundary
+                    return weights, bias
+                scale = read(layer.scale)
+                return weights * scale[..., None, :], bias * scale
+            case layers.WeightNormalization():
+                v = self._rows(read(self._plain.kernel))
+                norm = np.linalg.norm(v, axis=-2, keepdims=True)
+                weights = np.divide(v, norm, out=np.zeros_like(v), where=norm > 0) * read(layer.scale)[..., None, :]
+            case _:
+                weights = self._rows(read(layer.kernel))
+        return weights, read(self._plain.bias) if self._plain.use_bias else np.zeros(weights.shape[-1])
+
+    def _rows(self, kernel: np.ndarray) -> np.ndarray:
+        """Reshapes a kernel, (..., *spatial, channels, units), to (..., n, units)."""
+        leading = kernel.shape[: kernel.ndim - len(self._plain.kernel.shape)]
+        return kernel.reshape(*leading, -1, kernel.shape[-1])
+
+    def _bends(self, read: Read) -> np.ndarray:
+        if isinstance(self.activation, layers.TMAF) and self.activation.train_thresholds:
+            return read(self.activation.thresholds)
+        # A smooth activation has no breakpoint; 0 is where those that resemble ReLU turn.
+        return np.asarray(breakpoints(self.activation) or (0.0,))
+
+
+def is_affine(layer: keras.layers.Layer) -> bool:
+    """Whether a layer's units are affine maps that can be read here."""
+    if isinstance(layer, layers.WeightNormalization):
+        layer = layer.layer
+    if isinstance(layer, GmP):
+        return True
+    changed = getattr(layer, "quantization_mode", None) is not None or getattr(layer, "lora_enabled", False)
+    return type(layer) in PLAIN and not changed  # a subclass may compute something else
+
+
+def breakpoints(activation: Any) -> tuple[float, ...] | None:
+    """Returns where a piecewise linear activation bends or jumps, () if nowhere; None if it is not known to be one."""
+    match activation:
+        case keras.layers.Activation():
+            return breakpoints(activation.activation)
+        case keras.layers.LeakyReLU() | keras.layers.PReLU():
+            return (0.0,)
+        case keras.layers.ReLU():
+            ends = (activation.threshold, activation.max_value)
+            return tuple(float(end) for end in ends if end is not None)
+        case layers.TMAF():
+            return tuple(current(activation.thresholds)) if activation.train_thresholds else activation.thresholds
+    known = {
+        None: (),
+        keras.activations.linear: (),
+        keras.activations.relu: (0.0,),
+        keras.activations.leaky_relu: (0.0,),
+        keras.activations.relu6: (0.0, 6.0),
+        keras.activations.hard_sigmoid: (-3.0, 3.0),
+        keras.activations.hard_tanh: (-1.0, 1.0),
+        keras.activations.hard_shrink: (-0.5, 0.5),
+        keras.activations.soft_shrink: (-0.5, 0.5),
+    }
+    return known.get(activation)
+
+
+def current(variable: keras.Variable) -> np.ndarray:
+    """Returns a copy of what a variable holds now, in float64."""
+    return np.array(keras.ops.convert_to_numpy(variable), "float64")
+
+
+def _direction(angles: np.ndarray) -> np.ndarray:
+    """What `ops.angles_to_direction` gives, in float64 and with leading axes: (..., n - 1, units) -> (..., n, units)."""
+    one = np.ones_like(angles[..., :1, :])
+    products = np.concatenate([one, np.cumprod(np.sin(angles), axis=-2)], axis=-2)
+    return products * np.concatenate([np.cos(angles), one], axis=-2)
+
+
+def _channelwise(layer: keras.layers.Layer, read: Read) -> tuple[np.ndarray, np.ndarray]:
+    """Returns scale and shift of each channel, as they are at inference."""
+    mean = read(layer.moving_mean)
+    scale = np.ones_like(mean)
+    if isinstance(layer, keras.layers.BatchNormalization):
+        scale = 1.0 / np.sqrt(read(layer.moving_variance) + layer.epsilon)
+        if layer.gamma is not None:
+            scale = scale * read(layer.gamma)
+    shift = -mean * scale
+    beta = getattr(layer, "beta", None)
+    return scale, shift if beta is None else shift + read(beta)
+
+
+def _names(chain: tuple[keras.layers.Layer, ...]) -> str:
+    return ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in chain)

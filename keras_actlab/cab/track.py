@@ -1,0 +1,114 @@
+"""The boundaries of a layer over the steps of a training, and the file that keeps them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from keras_actlab.cab.geometry import Boundaries
+
+
+@dataclass(frozen=True)
+class Track:
+    r"""The boundaries of one layer over the steps of a training.
+
+    Attributes:
+        steps: Number of training steps before each record, shape `(records,)`.
+        normals: Shape `(records, boundaries, n)`; see `Boundaries`.
+        locations: Shape `(records, boundaries, n)`.
+        moves: How far each location moved from one look to the next, $\lVert\phi_t - \phi_{t-1}\rVert$: the largest of
+            the looks since the previous record, shape `(records, boundaries)`. 0 in the first record, after steps that
+            were not watched, and where a boundary is missing.
+        turns: The angles between normals, in radians, likewise.
+        units: Index of each boundary's unit, shape `(boundaries,)`.
+
+    Example:
+
+    >>> from keras_actlab import cab
+    >>> normals = np.array([[[1.0, 0.0]], [[0.0, 1.0]]])
+    >>> track = cab.Track(
+    ...     steps=np.array([0, 1]), normals=normals, locations=2 * normals, moves=np.array([[0.0], [8**0.5]]),
+    ...     turns=np.array([[0.0], [np.pi / 2]]), units=np.array([0]),
+    ... )
+    >>> track.at(1).offsets
+    array([-2.])
+    """
+
+    steps: np.ndarray
+    normals: np.ndarray
+    locations: np.ndarray
+    moves: np.ndarray
+    turns: np.ndarray
+    units: np.ndarray
+
+    def at(self, step: int) -> Boundaries:
+        """Returns the boundaries of the last record that is not after a step.
+
+        Raises:
+            ValueError: If all records are after it.
+        """
+        record = int(np.searchsorted(self.steps, step, side="right")) - 1
+        if record < 0:
+            raise ValueError(
+                f"`step` must not be before the first record, which is of step {self.steps[0]}. Received: step={step}"
+            )
+        normals, locations = self.normals[record], self.locations[record]
+        return Boundaries(normals, -np.sum(normals * locations, axis=-1), locations, self.units)
+
+
+FIELDS = tuple(field.name for field in fields(Track))
+
+
+def save_tracks(tracks: Mapping[str, Track], path: str | Path) -> None:
+    """Writes tracks to a file (.npz), which is replaced as a whole.
+
+    Args:
+        tracks: Tracks by name, such as `BoundaryTracker.tracks`.
+        path: The file. Its folder is made if it does not exist.
+
+    Example: see `load_tracks`.
+
+    >>> import pathlib, tempfile
+    >>> from keras_actlab import cab
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cab.save_tracks({}, pathlib.Path(folder) / "tracks.npz")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    with unfinished.open("wb") as file:
+        np.savez(file, **{f"{n}/{field}": getattr(track, field) for n, track in tracks.items() for field in FIELDS})
+    unfinished.replace(path)
+
+
+def load_tracks(path: str | Path) -> dict[str, Track]:
+    """Reads a file that `save_tracks` or a `BoundaryTracker` has written.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tracks by name.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds something else.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> from keras_actlab import cab
+    >>> empty = cab.Track(*(np.zeros(shape) for shape in [(1,), (1, 5, 2), (1, 5, 2), (1, 5), (1, 5), (5,)]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "tracks.npz"
+    ...     cab.save_tracks({"dense": empty}, path)
+    ...     cab.load_tracks(path)["dense"].locations.shape
+    (1, 5, 2)
+    """
+    try:
+        with np.load(path) as arrays:
+            names = dict.fromkeys(key.rpartition("/")[0] for key in arrays)
+            return {name: Track(**{field: arrays[f"{name}/{field}"] for field in FIELDS}) for name in names}
+    except (KeyError, ValueError, EOFError) as error:
+        raise ValueError(f"`path` must be a file of tracks. Received: path={str(path)!r}") from error

@@ -1,0 +1,48 @@
+"""Looking at a model between the steps of its training."""
+
+from typing import Any
+
+import keras
+
+from keras_actlab.layers.arguments import positive_integer
+
+
+class Watcher(keras.callbacks.Callback):
+    """Calls `look` before the first training step, and then after every so many.
+
+    Args:
+        every: Number of training steps from one look to the next. With `steps_per_execution`, looks are at the ends of
+            executions.
+    """
+
+    def __init__(self, every: int = 1):
+        super().__init__()
+        self.every = positive_integer("every", every)
+        self.step = 0  # training steps taken
+        self._looked_at = 0
+        self._epoch_start: int | None = None  # not known before the first epoch
+
+    def begin(self) -> None:
+        """Called before the first step of each `fit`, when every callback has restored what it restores."""
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """Called when it is time to look; the variables hold what the last step made of them."""
+        raise NotImplementedError
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._epoch_start = None
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._epoch_start is None:
+            self.step = self._looked_at = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+            self.begin()
+        self._epoch_start = self.step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.step = (self._epoch_start or 0) + batch + 1
+        if self.step - self._looked_at >= self.every:
+            self._looked_at = self.step
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()  # within an epoch, variables are empty there
+            self.look()
