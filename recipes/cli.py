@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from matplotlib.figure import Figure
 
 from keras_actlab.experiments import Results
 
@@ -15,10 +16,10 @@ Smoke = Annotated[bool, typer.Option(help="Everything very small, only to see th
 DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files; without it, they are downloaded.")]
 
 
-def finish(results: Results, out: Path, name: str) -> None:
-    """Prints and writes the tables and figures; leaves with code 1 if a fit failed."""
+def finish(results: Results, out: Path, name: str, figure: Figure | None = None) -> None:
+    """Prints and writes the tables and a figure (all replicates, if none is given); leaves with code 1 if a fit failed."""
     print(f"\n{results.overview().to_markdown()}\n\n{results}\n")
-    print("Written:", ", ".join(str(path) for path in results.save(out, name)))
+    print("Written:", ", ".join(str(path) for path in results.save(out, name, figure)))
     if len(results.failures):
         print(f"\n{len(results.failures)} fits failed; the same command tries them again:")
         print(results.failures[["task", "method", "stage", "split", "seed", "failure"]].to_string(index=False))

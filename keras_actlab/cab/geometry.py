@@ -78,7 +78,8 @@ def of_values(units: AffineUnits, read: Read) -> Boundaries:
     bends = bias.shape[-1]
     norm = np.linalg.norm(weights, axis=-2)  # (..., units)
     norm = np.where(norm > 0, norm, np.nan)
-    offsets = (bias / norm[..., None]).reshape(*bias.shape[:-2], -1)
+    offsets = bias / norm[..., None]
+    offsets = offsets.reshape(*offsets.shape[:-2], -1)
     normals = np.repeat(np.swapaxes(weights / norm[..., None, :], -1, -2), bends, axis=-2)
     return Boundaries(normals, offsets, -offsets[..., None] * normals, np.repeat(np.arange(norm.shape[-1]), bends))
 

@@ -1,13 +1,13 @@
 """A callback that follows boundaries while a model trains."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_actlab.cab.affine import AffineUnits, Units
+from keras_actlab.cab.affine import AffineUnits, Units, current
 from keras_actlab.cab.geometry import angular_change, of_values
 from keras_actlab.cab.track import Track, load_tracks, save_tracks
 from keras_actlab.cab.watching import Watcher
@@ -81,7 +81,7 @@ class BoundaryTracker(Watcher):
 
     @property
     def tracks(self) -> dict[str, Track]:
-        """The track of each affine layer, by its name, up to the last look."""
+        """The track of each affine layer, by its name. The last look always is the last record."""
         self._compute()
         return {records.units.name: records.track() for records in self._records}
 
@@ -101,8 +101,8 @@ class BoundaryTracker(Watcher):
         self._variables = [variable for each in units for variable in each.variables]
         if self._records:
             return  # this `fit` continues an earlier one
-        self._records = [_Records(each) for each in units]
-        size = sum(records.bytes_a_record for records in self._records)
+        records = [_Records(each) for each in units]
+        size = sum(each.bytes for each in records)
         self._capacity = int(self.megabytes * 1e6 // size)
         if self._capacity < 4:
             raise ValueError(
@@ -111,31 +111,30 @@ class BoundaryTracker(Watcher):
             )
         self._at_once = min(LOOKS_AT_ONCE, max(1, self._capacity // 8))
         if self.path is not None and self.path.exists():
-            self._restore(load_tracks(self.path))
-
-    def _restore(self, tracks: dict[str, Track]) -> None:
-        for records in self._records:
-            track = tracks.get(records.units.name)
-            shape = records.now().normals.shape
-            if len(tracks) != len(self._records) or track is None or track.normals.shape[1:] != shape:
-                found = {name: track.normals.shape[1:] for name, track in tracks.items()}
+            tracks = load_tracks(self.path)
+            there = {name: track.normals.shape[1:] for name, track in tracks.items()}
+            here = {each.units.name: each.start.normals.shape for each in records}
+            if there != here:
                 raise ValueError(
                     f"`path` must be a file of the same layers, or a new one. Received: path={str(self.path)!r}, with "
-                    f"(boundaries, n) of {found} there and {{{records.units.name!r}: {shape}}} here"
+                    f"(boundaries, n) of {there}, while the layers have {here}"
                 )
-            records.restore(track)
+            for each in records:
+                each.restore(tracks[each.units.name], self.every)
+        self._records = records
 
     def begin(self) -> None:
         self._compute()
         for records in self._records:
-            records.forget_after(self.step)
-            if records.steps[-1:] == [self.step] and not records.ends_with(records.now()):
+            records.drop_after(self.step)
+            if records.ends_at(self.step) and not records.agrees():
                 raise ValueError(
-                    f"`path` must be a file of the same run, or a new one. Received: path={str(self.path)!r}, where "
-                    f"the boundaries of {records.units.name!r} at step {self.step} are others than the model's"
+                    "a tracker, and the file at its `path`, must go on with one run. Received: boundaries of "
+                    f"{records.units.name!r} that are not those seen at step {self.step} before, path={self.path}"
                 )
-        if self._records[0].steps[-1:] != [self.step]:
+        if not self._records[0].ends_at(self.step):
             self.look()
+            self._compute(after_gap=True)
 
     def look(self) -> None:
         copies = [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables]
@@ -147,26 +146,95 @@ class BoundaryTracker(Watcher):
         if self.path is not None:
             save_tracks(self.tracks, self.path)
 
-    def _compute(self) -> None:
+    def _compute(self, after_gap: bool = False) -> None:
         """Makes records of the looks that wait."""
         if not self._waiting:
             return
-        steps = [step for step, _ in self._waiting]
-        stacks = [np.stack(copies).astype("float64") for copies in zip(*(c for _, c in self._waiting), strict=True)]
+        steps, copies = zip(*self._waiting, strict=True)
         self._waiting = []
+        stacks = [np.stack(values).astype("float64") for values in zip(*copies, strict=True)]
         values = dict(zip(map(id, self._variables), stacks, strict=True))
         for records in self._records:
-            records.add(steps, values)
-            while len(records.steps) > self._capacity:
+            records.add(steps, values, after_gap)
+            if len(records) > self._capacity:
                 records.thin()
 
 
 class _Records:
-    """What is kept of one layer's boundaries."""
+    """What is kept of one layer's boundaries, a tuple for each record: step, normals, locations, moves, turns.
+
+    The last look always is the last record. The next one takes its place if it is less than `_stride` looks after the
+    record before.
+    """
 
     def __init__(self, units: AffineUnits):
         self.units = units
-        self.stride = 1  # looks from one record to the next
-        self._pending = 0  # looks since the last record on the stride
-        self.steps: list[int] = []
-        self.normals: list[np.ndarray] = []
+        self.start = of_values(units, current)
+        self.bytes = 2 * self.start.normals.nbytes + 2 * self.start.offsets.nbytes
+        self._kept: list[tuple[Any, ...]] = []
+        self._stride = 1
+        self._after_stride = 0  # looks from the last record on the stride to the last look
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, steps: Sequence[int], values: Mapping[int, np.ndarray], after_gap: bool) -> None:
+        """Adds looks, given the values of each variable (by its id) at each of them."""
+        found = of_values(self.units, lambda variable: values[id(variable)])
+        first = found.normals[0], found.locations[0]
+        before = first if after_gap or not self._kept else self._kept[-1][1:3]
+        normals, locations = (
+            np.concatenate([one[None], more])
+            for one, more in zip(before, (found.normals, found.locations), strict=True)
+        )
+        moves = np.nan_to_num(np.linalg.norm(np.diff(locations, axis=0), axis=-1))
+        turns = np.nan_to_num(angular_change(normals[:-1], normals[1:]))
+        for step, *arrays in zip(steps, normals[1:], locations[1:], moves, turns, strict=True):
+            record = (step, *map(np.copy, arrays))  # copies, as a view would keep all looks in memory
+            if self._after_stride:
+                record = _merged(self._kept.pop(), record)
+            self._kept.append(record)
+            self._after_stride = (self._after_stride + 1) % self._stride if len(self._kept) > 1 else 0
+
+    def thin(self) -> None:
+        """Drops every second record."""
+        first, *rest = self._kept
+        pairs = zip(rest[::2], rest[1::2], strict=False)
+        last = rest[-1:] if len(rest) % 2 else []
+        self._kept = [first, *(_merged(*pair) for pair in pairs), *last]
+        off = self._after_stride
+        self._after_stride = ((len(rest) - (off > 0)) * self._stride + off) % (2 * self._stride)
+        self._stride *= 2
+
+    def track(self) -> Track:
+        """Returns the records as arrays."""
+        steps, *columns = zip(*self._kept, strict=True)
+        return Track(np.array(steps), *map(np.stack, columns), self.start.units)
+
+    def restore(self, track: Track, every: int) -> None:
+        """Takes the records of a track."""
+        columns = (track.normals, track.locations, track.moves, track.turns)
+        self._kept = list(zip(map(int, track.steps), *columns, strict=True))
+        if len(self._kept) > 1:
+            self._stride = max(1, int(track.steps[1] - track.steps[0]) // every)
+
+    def drop_after(self, step: int) -> None:
+        """Drops what was seen after a step."""
+        kept = [record for record in self._kept if record[0] <= step]
+        if len(kept) < len(self._kept):
+            self._kept, self._after_stride = kept, 0
+
+    def ends_at(self, step: int) -> bool:
+        """Whether the last look was at a step."""
+        return bool(self._kept) and self._kept[-1][0] == step
+
+    def agrees(self) -> bool:
+        """Whether the boundaries are those of the last look."""
+        now = of_values(self.units, current)
+        pairs = zip(self._kept[-1][1:3], (now.normals, now.locations), strict=True)
+        return all(np.allclose(*pair, rtol=1e-6, atol=0.0, equal_nan=True) for pair in pairs)
+
+
+def _merged(former: tuple[Any, ...], latter: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One record for two: the latter, with the larger changes of both."""
+    return *latter[:3], *map(np.maximum, former[3:], latter[3:])

@@ -173,9 +173,12 @@ class Comparison:
         together: Number of fits of one method that are trained as one program (see `Ensemble`), where that works;
             otherwise, and for 1, each is trained by `model.fit`. Small networks train many times faster so. It moves
             results by rounding alone, save for layers that draw random numbers.
+        callbacks: Function of a final fit's model, method, split and seed that returns callbacks, such as a
+            `keras_actlab.cab.BoundaryTracker` with a path of its own. Final fits are then trained one by one. A fit
+            that was killed starts again from its beginning.
 
     Raises:
-        TypeError: If a method, a metric or the data is not what is asked for above.
+        TypeError: If a method, a metric, the data or `callbacks` is not what is asked for above.
         ValueError: If a number is not positive, a grid is empty, a name is taken by a column of the results, or
             `monitor` or `mode` is unknown.
 
@@ -216,6 +219,7 @@ class Comparison:
     mode: str = "min"
     validate_every: int | None = None
     together: int = 1
+    callbacks: Callable[[keras.Model, str, int, int], Sequence[keras.callbacks.Callback]] | None = None
 
     def __post_init__(self) -> None:
         for argument in ("methods", "metrics"):
@@ -227,6 +231,8 @@ class Comparison:
             raise TypeError(f"`name` must be a string. Received: name={self.name!r}")
         if not isinstance(self.data, Split) and not callable(self.data):
             raise TypeError(f"`data` must be a Split or a function that returns one. Received: data={self.data}")
+        if self.callbacks is not None and not callable(self.callbacks):
+            raise TypeError(f"`callbacks` must be a function or None. Received: callbacks={self.callbacks!r}")
         if isinstance(self.data, Split) and self.splits != 1:
             raise ValueError(f"`splits` must be 1 where `data` is one Split. Received: splits={self.splits}")
         for argument in ("epochs", "splits", "seeds", "batch_size", "validate_every", "together"):

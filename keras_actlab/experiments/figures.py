@@ -4,10 +4,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from keras_actlab.colours import COLOURS
 from keras_actlab.experiments.results import Results
-
-# Colours that colour-blind readers tell apart (Okabe and Ito).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def dots(results: Results, metric: str | None = None) -> Figure:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy import stats
 
 from keras_actlab.experiments.journal import Journal
@@ -207,12 +208,13 @@ class Results:
         table["method"] = table["method"].str.replace("|", r"\|")
         return table.to_markdown(index=False, floatfmt=".4g", missingval="")
 
-    def save(self, folder: str | Path, name: str) -> list[Path]:
-        """Writes all rows, the tables, and the figure of all replicates; each file is replaced as a whole.
+    def save(self, folder: str | Path, name: str, figure: Figure | None = None) -> list[Path]:
+        """Writes all rows, the tables, and a figure; each file is replaced as a whole.
 
         Args:
             folder: Where to write. It is made if it does not exist.
             name: Beginning of the files' names.
+            figure: What `name.png` shows. Without it, `dots` of all replicates.
 
         Returns:
             The files: `name.csv` (rows), `name-table.csv`, `name-table.md`, `name.png`.
@@ -221,7 +223,7 @@ class Results:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        figure = dots(self)
+        figure = figure or dots(self)
         picture = io.BytesIO()
         figure.savefig(picture, dpi=150)
         contents = {

@@ -59,7 +59,8 @@ def train(
     Returns:
         One row a fit, as JSON can hold it. A fit that raised has its error in the row, and no metrics.
     """
-    if comparison.together > 1:
+    watched = comparison.callbacks is not None and fits[0].stage == "final"
+    if comparison.together > 1 and not watched:
         try:
             return _rows(comparison, fits, history, run)
         except Exception as error:
@@ -86,14 +87,19 @@ def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str |
     models = [_model(comparison, fit) for fit in fits]
     parameters = models[0].count_params()
     trainer: _Alone | _Together
+    blocks = _blocks(comparison, fits)
     if run is None:
-        trainer = _Alone(models[0], learn[0], judge[0])
+        callbacks = []
+        if comparison.callbacks is not None and not tuning:
+            callbacks = [*comparison.callbacks(models[0], fits[0].method, fits[0].split, fits[0].seed)]
+            blocks = [range(fits[0].epochs)]  # callbacks see one training, from its beginning to its end
+        trainer = _Alone(models[0], learn[0], judge[0], callbacks)
     else:
         trainer = _Together(models, learn, judge, comparison.together, _program(run, fits[0], models[0]))
 
     looks: list[dict[int, dict[str, float]]] = [{} for _ in fits]  # for each fit the metrics at each epoch
     pace = []
-    for epochs in _blocks(comparison, fits):
+    for epochs in blocks:
         started = time.perf_counter()
         trainer.train(_batches(len(learn[0][1]), comparison.batch_size, epochs, fits))
         pace.append((time.perf_counter() - started) / len(epochs) / trainer.size)
@@ -182,11 +188,13 @@ def _batches(examples: int, batch_size: int | None, epochs: range, fits: Sequenc
 class _Alone:
     """Trains one model by `model.fit`."""
 
-    def __init__(self, model: keras.Model, learn: Examples, judge: Examples):
-        self.model, self.learn, self.judge, self.size = model, learn, judge, 1
+    def __init__(
+        self, model: keras.Model, learn: Examples, judge: Examples, callbacks: list[keras.callbacks.Callback]
+    ):
+        self.model, self.learn, self.judge, self.callbacks, self.size = model, learn, judge, callbacks, 1
 
     def train(self, rows: np.ndarray) -> None:
-        self.model.fit(_Batches(*self.learn, rows[:, 0]), shuffle=False, verbose=0)
+        self.model.fit(_Batches(*self.learn, rows[:, 0]), shuffle=False, verbose=0, callbacks=self.callbacks)
 
     def predict(self) -> list[Any]:
         return [self.model.predict(self.judge[0], batch_size=1024, verbose=0)]

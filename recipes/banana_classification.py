@@ -1,0 +1,135 @@
+"""The Banana set: how far do activation boundaries turn while a network of ten units learns two classes in the plane?
+
+Figure 3 of Chen and Ge (2024). Each of twenty splits draws 1,000 of the 5,300 points, 800 to learn from and 200 to test.
+A network of one hidden layer with 10 ReLU units is trained by Adam in batches of 128 for at most 500 epochs. A fifth of
+the 800 validates: in each split it chooses, for every method alike, the rate out of six and the number of epochs out of
+5, 10, ..., 500. The choice is trained again on all 800 and tested once. Inputs are standardized. The paper does not
+say how it chose its rates; its code stops early on the test part.
+
+Methods: standard weights (SP), weight normalization (WN), batch normalization (BN), geometric weights with the paper's
+start, with that of its authors' code, and with input mean normalization. The output layer is a plain one in all.
+
+Boundaries: in the final fits a `BoundaryTracker` looks after every step. A unit's boundary is a line in the plane; its
+largest turn is the largest angle by which any of the ten lines turns within one step of training.
+
+Data: `--data` names a CSV file with the columns At1, At2 and Class. Without it, they come from OpenML. Where that cannot
+be reached, two noisy crescents of scikit-learn stand in, and the results say so.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import typer
+from matplotlib.figure import Figure
+from sklearn.datasets import fetch_openml, make_moons
+
+from keras_actlab import cab, experiments
+from recipes import cli, tracking
+from recipes.parameterizations import HIDDEN
+
+UNITS = 10
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+COLUMNS = ("At1", "At2", "Class")
+OPENML = 1460  # the number of the OpenML data set, whose version it pins
+DRAWN = 1000
+STAND_IN = "two crescents, NOT Banana"
+LIMITS = (-3.0, 3.0)
+LINE = np.linspace(*LIMITS, 41)
+GRID = np.stack(np.meshgrid(LINE, LINE, indexing="ij"), axis=-1).reshape(-1, 2).astype("float32")
+
+
+def load(file: Path | None) -> tuple[str, np.ndarray, np.ndarray]:
+    """Returns what the data are, points of shape (examples, 2), and labels 0 and 1."""
+    if file is not None:
+        if not file.exists():
+            raise ValueError(
+                f"`data` must name a CSV file with the columns {', '.join(COLUMNS)}: the Banana set of "
+                f"https://sci2s.ugr.es/keel or https://www.openml.org/d/{OPENML}. Received: data={str(file)!r}"
+            )
+        table = pd.read_csv(file)
+    else:
+        try:
+            frame = fetch_openml(data_id=OPENML, as_frame=True, parser="auto").frame
+        except OSError as error:
+            print(f"\nThe Banana set cannot be downloaded ({error}).\nRESULTS ARE THOSE OF {STAND_IN.upper()}.\n")
+            points, labels = make_moons(5300, noise=0.3, random_state=0)
+            return STAND_IN, points, labels.astype("float32")
+        table = frame.set_axis(list(COLUMNS), axis=1)
+    if tuple(table.columns) != COLUMNS:
+        raise ValueError(f"`data` must have the columns {', '.join(COLUMNS)}. Received: {', '.join(table.columns)}")
+    values = table.apply(pd.to_numeric, errors="coerce").to_numpy("float64")
+    classes = np.unique(values[:, 2])
+    if not np.isfinite(values).all() or len(classes) != 2 or len(values) < DRAWN:
+        raise ValueError(
+            f"`data` must hold at least {DRAWN} rows of finite numbers, of two classes. Received: {len(values)} rows, "
+            f"{(~np.isfinite(values)).sum()} entries that are not finite numbers, classes {classes.tolist()}"
+        )
+    return "Banana", values[:, :2], (values[:, 2] == classes[1]).astype("float32")
+
+
+def accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
+    """The fraction of labels that a logit's sign gives, in percent."""
+    return 100 * float(np.mean((logits[:, 0] > 0) == (labels > 0.5)))
+
+
+def network(method: str) -> Callable[[float], keras.Model]:
+    """Returns the function that builds a method's network at a rate."""
+
+    def build(learning_rate: float) -> keras.Model:
+        model = keras.Sequential([keras.Input((2,)), *HIDDEN[method](UNITS), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.Adam(learning_rate), keras.losses.BinaryCrossentropy(from_logits=True))
+        return model
+
+    return build
+
+
+def comparison(file: Path | None, folder: Path, smoke: bool = False) -> experiments.Comparison:
+    """Describes the comparison; tracks of the final fits go to a folder."""
+    name, points, labels = load(file)
+
+    def data(split: int) -> experiments.Split:
+        rows = np.random.default_rng(split).permutation(len(points))[:DRAWN]
+        return experiments.holdout(points[rows], labels[rows], seed=split)
+
+    return experiments.Comparison(
+        name=name,
+        methods={method: network(method) for method in HIDDEN},
+        data=data,
+        metrics={"accuracy, %": accuracy},
+        mode="max",
+        grid={"learning_rate": RATES[2:4] if smoke else RATES},
+        splits=2 if smoke else 20,
+        batch_size=128,
+        epochs=4 if smoke else 500,
+        validate_every=2 if smoke else 5,
+        together=20,
+        callbacks=tracking.callbacks(folder, GRID),
+    )
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    data: Annotated[Path | None, typer.Option(help="CSV file with the columns At1, At2, Class.")] = None,
+    out: cli.Out = Path("results"),
+    jobs: cli.Jobs = 1,
+    smoke: cli.Smoke = False,
+) -> None:
+    """Compares six parameterizations on the Banana set; prints tables, writes rows, tables and a figure."""
+    folder = out / "banana_classification-tracks"
+    folder.mkdir(parents=True, exist_ok=True)
+    results = experiments.run(comparison(data, folder, smoke), out / "banana_classification.jsonl", jobs)
+    table = tracking.write(tracking.summarize(results, folder), out / "banana_classification-boundaries.csv")
+    print(table.groupby("method", sort=False)["largest turn"].describe().to_string(float_format="{:.3g}".format))
+    cli.finish(results, out, "banana_classification")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,170 @@
+"""The Levy function in one dimension: how far do activation boundaries jump while a network learns it?
+
+Figure 2 of Chen and Ge (2024). The target is levy(x) = sin²(πw) + (w - 1)² (1 + sin²(2πw)) with w = 1 + (x - 1) / 4,
+plus noise of deviation 0.1. A network of one hidden layer with 100 ReLU units is trained by Adam on all examples at
+once, for at most 10,000 epochs, which are steps.
+
+Data: each of ten splits draws 50 points of its own, uniformly on [-10, 10]. Ten of them validate: they choose, for every
+method alike, the rate out of six and the number of epochs out of 100, 200, ..., 10,000. The choice is trained again on
+all 50 and tested once, without noise, on a grid of step 0.1. The paper does not say how it chose its rates.
+
+Methods: standard weights (SP), weight normalization (WN), batch normalization (BN), geometric weights with the paper's
+start, with that of its authors' code, and with input mean normalization. The output layer is a plain one in all.
+
+Boundaries: in the final fits a `BoundaryTracker` looks after every step. A unit's boundary is the point where it
+switches; its largest step is the longest way that any of the 100 boundaries moves within one step of training. Under
+batch normalization it is the point for the moving averages, as at inference.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import typer
+from matplotlib.figure import Figure
+from sklearn.metrics import root_mean_squared_error
+
+from keras_actlab import experiments
+from keras_actlab.experiments.figures import COLOURS
+from recipes import cli, tracking
+from recipes.parameterizations import HIDDEN
+
+UNITS = 100
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+GRID = np.linspace(-10.0, 10.0, 201)[:, None].astype("float32")
+MOMENTS = 12  # of a training at which the figure shows the boundaries
+
+
+def levy(x: np.ndarray) -> np.ndarray:
+    """The Levy function of one variable, shape (points, 1) to (points,)."""
+    w = 1 + (x[:, 0] - 1) / 4
+    return np.sin(np.pi * w) ** 2 + (w - 1) ** 2 * (1 + np.sin(2 * np.pi * w) ** 2)
+
+
+def data(split: int) -> experiments.Split:
+    """Draws the points of a split: 40 to train, 10 to validate; the test is the grid."""
+    rng = np.random.default_rng(split)
+    x = rng.uniform(-10.0, 10.0, (50, 1)).astype("float32")
+    y = (levy(x) + rng.normal(0.0, 0.1, len(x))).astype("float32")
+    return experiments.Split(train=(x[:40], y[:40]), validation=(x[40:], y[40:]), test=(GRID, levy(GRID)))
+
+
+def network(method: str) -> Callable[[float], keras.Model]:
+    """Returns the function that builds a method's network at a rate."""
+
+    def build(learning_rate: float) -> keras.Model:
+        model = keras.Sequential([keras.Input((1,)), *HIDDEN[method](UNITS), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.Adam(learning_rate), "mse")
+        return model
+
+    return build
+
+
+def comparison(folder: Path, smoke: bool = False) -> experiments.Comparison:
+    """Describes the comparison; tracks of the final fits go to a folder."""
+    return experiments.Comparison(
+        name="Levy",
+        methods={method: network(method) for method in HIDDEN},
+        data=data,
+        metrics={"RMSE": root_mean_squared_error},
+        grid={"learning_rate": RATES[2:4] if smoke else RATES},
+        splits=2 if smoke else 10,
+        independent_splits=True,
+        epochs=20 if smoke else 10_000,
+        validate_every=10 if smoke else 100,
+        together=10,
+        callbacks=tracking.callbacks(folder, GRID),
+    )
+
+
+def picture(methods: list[str], folder: Path, split: int = 0) -> pd.DataFrame:
+    """Returns what the figure shows of one split, one point a row.
+
+    The kinds: "data", and for each method "prediction", "boundary" (y is the number of a moment, from the first step to
+    the last) and "largest step" (x is the training step).
+    """
+    points, targets = data(split).development
+    parts = [pd.DataFrame({"kind": "data", "x": points[:, 0], "y": targets})]
+    for method in methods:
+        track = tracking.load_track(folder, method, split)
+        prediction = tracking.load_predictions(folder, method, split)
+        steps = tracking.largest_changes(track, "moves")
+        parts += [
+            pd.DataFrame({"method": method, "kind": "prediction", "x": GRID[:, 0], "y": prediction}),
+            pd.DataFrame({"method": method, "kind": "largest step", "x": steps["step"], "y": steps["value"]}),
+        ]
+        for moment, step in enumerate(np.linspace(0, track.steps[-1], MOMENTS)):
+            places = track.at(int(step)).locations[:, 0]
+            shown = places[np.abs(places) <= 10]
+            parts.append(pd.DataFrame({"method": method, "kind": "boundary", "x": shown, "y": moment}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def figure(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Draws each method's function and boundaries in one split, and the largest steps over time and in all splits."""
+    methods = list(table["method"].unique())
+    colours = dict(zip(methods, COLOURS, strict=False))
+    panels, axes = plt.subplot_mosaic(
+        [[*methods], [*["steps"] * (len(methods) // 2), *["splits"] * (len(methods) - len(methods) // 2)]],
+        figsize=(2.6 * len(methods), 7.5),
+        height_ratios=(1.2, 1),
+        layout="constrained",
+    )
+    plt.close(panels)
+    observed = points[points["kind"] == "data"]
+    for method in methods:
+        ax, colour = axes[method], colours[method]
+        own = points[points["method"] == method].groupby("kind")
+        prediction, ticks = own.get_group("prediction"), own.get_group("boundary")
+        ax.plot(GRID[:, 0], levy(GRID), color="0.7", label="Levy function")
+        ax.plot(observed["x"], observed["y"], "k.", markersize=3, label="observations")
+        ax.plot(prediction["x"], prediction["y"], color=colour, label="network")
+        ax.scatter(
+            ticks["x"], -3 - 8 * (1 - ticks["y"] / (MOMENTS - 1)), marker="|", s=16, color=colour, linewidth=0.6,
+            label="boundaries, first step (bottom) to last",
+        )  # fmt: skip
+        ax.set(title=method, xlabel="x", ylim=(-12, 16))
+        if method != methods[0]:
+            ax.tick_params(labelleft=False)
+        steps = own.get_group("largest step")
+        steps = steps[steps["y"] > 0]  # what a logarithmic axis can show
+        axes["steps"].plot(steps["x"], steps["y"], color=colour, linewidth=0.8, label=method)
+    axes[methods[0]].set_ylabel("y")
+    handles, labels = axes[methods[-1]].get_legend_handles_labels()
+    panels.legend(handles, labels, loc="outside upper center", ncols=4, fontsize="small")
+    axes["steps"].set(
+        title="split 0", xlabel="training step", ylabel="largest step of a boundary, in x", yscale="log"
+    )
+    axes["steps"].legend(fontsize="small", ncols=2)
+    for height, method in enumerate(methods):
+        values = table.loc[table["method"] == method, "largest step"]
+        axes["splits"].scatter(values, np.full(len(values), height), s=16, color=colours[method])
+    axes["splits"].set(
+        title="all splits", xlabel="largest step of a boundary in the whole training, in x", xscale="log",
+        yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5),
+    )  # fmt: skip
+    axes["splits"].axvline(1, color="0.7", linestyle="--", linewidth=1)
+    return panels
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(out: cli.Out = Path("results"), jobs: cli.Jobs = 1, smoke: cli.Smoke = False) -> None:
+    """Compares six parameterizations on the Levy function; prints tables, writes rows, tables and a figure."""
+    folder = out / "levy_regression-tracks"
+    folder.mkdir(parents=True, exist_ok=True)
+    results = experiments.run(comparison(folder, smoke), out / "levy_regression.jsonl", jobs)
+    table = tracking.write(tracking.summarize(results, folder), out / "levy_regression-boundaries.csv")
+    points = tracking.write(picture(list(table["method"].unique()), folder), out / "levy_regression-figure.csv")
+    print(table.groupby("method", sort=False)["largest step"].describe().to_string(float_format="{:.3g}".format))
+    cli.finish(results, out, "levy_regression", figure(points, table))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,82 @@
+"""What the recipes share that watch activation boundaries: tracks of the final fits, and what they add up to."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from keras_actlab import cab
+from keras_actlab.experiments import Results
+
+Callbacks = Callable[[keras.Model, str, int, int], list[keras.callbacks.Callback]]
+
+
+def callbacks(folder: Path, grid: np.ndarray) -> Callbacks:
+    """Returns what a `Comparison` calls for each final fit.
+
+    Args:
+        folder: Where the tracks go, and what each trained model predicts on the grid.
+        grid: Inputs.
+    """
+
+    def watch(model: keras.Model, method: str, split: int, seed: int) -> list[keras.callbacks.Callback]:
+        def keep_predictions(logs: dict[str, float]) -> None:
+            np.save(folder / f"{method}-{split}.npy", model.predict(grid, verbose=0)[:, 0])
+
+        hidden = tuple(model.layers[:-1])
+        return [
+            # A tuple of layers that ends before the output: what normalizes, the affine layer, the activation.
+            cab.BoundaryTracker(hidden, megabytes=4, path=folder / f"{method}-{split}.npz"),
+            keras.callbacks.LambdaCallback(on_train_end=keep_predictions),
+        ]
+
+    return watch
+
+
+def load_track(folder: Path, method: str, split: int) -> cab.Track:
+    """Returns the track of a final fit."""
+    (track,) = cab.load_tracks(folder / f"{method}-{split}.npz").values()
+    return track
+
+
+def load_predictions(folder: Path, method: str, split: int) -> np.ndarray:
+    """Returns what a trained model predicts on the grid."""
+    return np.load(folder / f"{method}-{split}.npy")
+
+
+def summarize(results: Results, folder: Path) -> pd.DataFrame:
+    """Returns for each final fit its choices, its test metric, and the largest step and turn of its boundaries."""
+    rows = []
+    for fit in results.final[results.final["failure"].isna()].to_dict("records"):
+        metric = results.configurations[fit["task"]]["monitor"]
+        track = load_track(folder, fit["method"], fit["split"])
+        row = {name: fit[name] for name in ("task", "method", "split", "learning_rate", "epochs", metric)}
+        row |= {"largest step": track.moves.max(), "largest turn": np.degrees(track.turns.max())}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def largest_changes(track: cab.Track, quantity: str, records: int = 400) -> pd.DataFrame:
+    """Returns the largest change of all boundaries over training, in so many parts of it at most."""
+    largest = pd.DataFrame({"step": track.steps, "value": getattr(track, quantity).max(axis=1)}).iloc[1:]
+    part = (np.arange(len(largest)) * records) // max(len(largest), records)
+    return largest.groupby(part).agg({"step": "last", "value": "max"})
+
+
+def write(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Writes a table, replacing the file as a whole, and returns it as it will be read from there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    table.to_csv(unfinished, index=False)
+    unfinished.replace(path)
+    return pd.read_csv(path)
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Writes a picture, replacing the file as a whole."""
+    unfinished = path.with_name(f"{path.name}.part")
+    figure.savefig(unfinished, dpi=150, format="png")
+    unfinished.replace(path)
