@@ -1,10 +1,10 @@
 """The Banana set: how far do activation boundaries turn while a network of ten units learns two classes in the plane?
 
-Figure 3 of Chen and Ge (2024). Each of twenty splits draws 1,000 of the 5,300 points, 800 to learn from and 200 to test.
-A network of one hidden layer with 10 ReLU units is trained by Adam in batches of 128 for at most 500 epochs. A fifth of
-the 800 validates: in each split it chooses, for every method alike, the rate out of six and the number of epochs out of
-5, 10, ..., 500. The choice is trained again on all 800 and tested once. Inputs are standardized. The paper does not
-say how it chose its rates; its code stops early on the test part.
+Figure 3 of Chen and Ge (2024). Each of twenty splits draws 1,000 of the 5,300 points, 800 to learn from and 200 to
+test. A network of one hidden layer with 10 ReLU units is trained by Adam in batches of 128 for at most 500 epochs. A
+fifth of the 800 validates: in each split it chooses, for every method alike, the rate out of six and the number of
+epochs out of 5, 10, ..., 500. The choice is trained again on all 800 and tested once. Inputs are standardized. The
+paper does not say how it chose its rates; its code stops early on the test part.
 
 Methods: standard weights (SP), weight normalization (WN), batch normalization (BN), geometric weights with the paper's
 start, with that of its authors' code, and with input mean normalization. The output layer is a plain one in all.
@@ -12,8 +12,8 @@ start, with that of its authors' code, and with input mean normalization. The ou
 Boundaries: in the final fits a `BoundaryTracker` looks after every step. A unit's boundary is a line in the plane; its
 largest turn is the largest angle by which any of the ten lines turns within one step of training.
 
-Data: `--data` names a CSV file with the columns At1, At2 and Class. Without it, they come from OpenML. Where that cannot
-be reached, two noisy crescents of scikit-learn stand in, and the results say so.
+Data: `--data` names a CSV file with the columns At1, At2 and Class. Without it, they come from OpenML. Where that
+cannot be reached, two noisy crescents of scikit-learn stand in, and the results say so.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,11 @@ import numpy as np
 import pandas as pd
 import typer
 from matplotlib.figure import Figure
+from scipy.interpolate import RegularGridInterpolator
 from sklearn.datasets import fetch_openml, make_moons
 
 from keras_actlab import cab, experiments
+from keras_actlab.cab import plots
 from recipes import cli, tracking
 from recipes.parameterizations import HIDDEN
 
@@ -37,6 +39,8 @@ RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 COLUMNS = ("At1", "At2", "Class")
 OPENML = 1460  # the number of the OpenML data set, whose version it pins
 DRAWN = 1000
+SMOKE_METHODS = ("SP", "BN", "GmP+IMN")
+MOMENTS = 60  # of a training at which the figure shows the boundaries
 STAND_IN = "two crescents, NOT Banana"
 LIMITS = (-3.0, 3.0)
 LINE = np.linspace(*LIMITS, 41)
@@ -98,7 +102,7 @@ def comparison(file: Path | None, folder: Path, smoke: bool = False) -> experime
 
     return experiments.Comparison(
         name=name,
-        methods={method: network(method) for method in HIDDEN},
+        methods={method: network(method) for method in (SMOKE_METHODS if smoke else HIDDEN)},
         data=data,
         metrics={"accuracy, %": accuracy},
         mode="max",
@@ -110,6 +114,66 @@ def comparison(file: Path | None, folder: Path, smoke: bool = False) -> experime
         together=20,
         callbacks=tracking.callbacks(folder, GRID),
     )
+
+
+def picture(methods: list[str], data: experiments.Split, folder: Path, split: int = 0) -> pd.DataFrame:
+    """Returns what the figure shows of one split, one point a row.
+
+    The kinds: "point" (value is the label), and for each method "logit" (value, on a grid), "boundary" (x and y are the
+    normal, value the offset, of each unit and step) and "largest" (y is the largest turn, x the training step).
+    """
+    points, labels = data.development
+    parts = [pd.DataFrame({"kind": "point", "x": points[:, 0], "y": points[:, 1], "value": labels})]
+    for method in methods:
+        track = tracking.load_track(folder, method, split)
+        logits = tracking.load_predictions(folder, method, split)
+        turns = tracking.largest_changes(track, "turns")
+        parts += [
+            pd.DataFrame({"method": method, "kind": "logit", "x": GRID[:, 0], "y": GRID[:, 1], "value": logits}),
+            pd.DataFrame({"method": method, "kind": "largest", "x": turns["step"], "y": np.degrees(turns["value"])}),
+        ]
+        for step in np.unique(np.linspace(0, track.steps[-1], MOMENTS).round()).astype(int):
+            now = track.at(step)
+            columns = {"unit": now.units, "x": now.normals[:, 0], "y": now.normals[:, 1], "value": now.offsets}
+            parts.append(pd.DataFrame({"method": method, "kind": "boundary", "step": step} | columns))
+    return pd.concat(parts, ignore_index=True)
+
+
+def as_track(rows: pd.DataFrame) -> cab.Track:
+    """Returns the track whose boundaries are the rows, with nothing known of changes in between."""
+    steps = rows["step"].unique()
+    normals = rows[["x", "y"]].to_numpy().reshape(len(steps), -1, 2)
+    offsets = rows["value"].to_numpy().reshape(len(steps), -1)
+    unknown, units = np.zeros_like(offsets), rows["unit"].to_numpy(int)[: offsets.shape[1]]
+    return cab.Track(steps.astype(int), normals, -offsets[..., None] * normals, unknown, unknown, units)
+
+
+def figure(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Draws each method's boundaries and how they came there in one split, and the largest turns in all splits."""
+    methods = list(table["method"].unique())
+    panels = plt.figure(figsize=(2.5 * len(methods), 9), layout="constrained")
+    plt.close(panels)
+    upper, lower = panels.subfigures(2, 1, height_ratios=(1.7, 1))
+    examples = points[points["kind"] == "point"].iloc[:300]  # as many as leave the lines visible
+    top, bottom = upper.subplots(2, len(methods), sharex=True, sharey=True)
+    for method, above, below in zip(methods, top, bottom, strict=True):
+        own = points[points["method"] == method]
+        logits = own[own["kind"] == "logit"]["value"].to_numpy().reshape(len(LINE), len(LINE))
+        track = as_track(own[own["kind"] == "boundary"])
+        decision = RegularGridInterpolator((LINE, LINE), logits, bounds_error=False, fill_value=None)
+        inputs, labels = examples[["x", "y"]].to_numpy(), examples["value"].astype(int).to_numpy()
+        plots.boundaries_2d(track.at(track.steps[-1]), inputs, labels, decision, LIMITS, above)
+        plots.trajectories(track, below)
+        above.set(title=method)
+        below.set(xlim=LIMITS, ylim=LIMITS)
+        for ax in (above, below):
+            ax.get_legend().remove()  # there is one for all, below
+            ax.label_outer()
+    for ax, place in ((top[0], "upper"), (bottom[0], "lower")):
+        upper.legend(*ax.get_legend_handles_labels(), loc=f"outside {place} center", ncols=5, fontsize="small")
+    left, right = lower.subplots(1, 2)
+    tracking.draw_largest(left, right, points, table, "largest turn", "turn of a boundary, in degrees")
+    return panels
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -125,10 +189,13 @@ def main(
     """Compares six parameterizations on the Banana set; prints tables, writes rows, tables and a figure."""
     folder = out / "banana_classification-tracks"
     folder.mkdir(parents=True, exist_ok=True)
-    results = experiments.run(comparison(data, folder, smoke), out / "banana_classification.jsonl", jobs)
+    compared = comparison(data, folder, smoke)
+    results = experiments.run(compared, out / "banana_classification.jsonl", jobs)
     table = tracking.write(tracking.summarize(results, folder), out / "banana_classification-boundaries.csv")
+    methods = list(table["method"].unique())
+    points = tracking.write(picture(methods, compared.split(0), folder), out / "banana_classification-figure.csv")
     print(table.groupby("method", sort=False)["largest turn"].describe().to_string(float_format="{:.3g}".format))
-    cli.finish(results, out, "banana_classification")
+    cli.finish(results, out, "banana_classification", figure(points, table))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files; 
 
 
 def finish(results: Results, out: Path, name: str, figure: Figure | None = None) -> None:
-    """Prints and writes the tables and a figure (all replicates, if none is given); leaves with code 1 if a fit failed."""
+    """Prints and writes the tables and a figure (of all replicates, by default); leaves with code 1 if a fit failed."""
     print(f"\n{results.overview().to_markdown()}\n\n{results}\n")
     print("Written:", ", ".join(str(path) for path in results.save(out, name, figure)))
     if len(results.failures):

@@ -4,9 +4,9 @@ Figure 2 of Chen and Ge (2024). The target is levy(x) = sin²(πw) + (w - 1)² (
 plus noise of deviation 0.1. A network of one hidden layer with 100 ReLU units is trained by Adam on all examples at
 once, for at most 10,000 epochs, which are steps.
 
-Data: each of ten splits draws 50 points of its own, uniformly on [-10, 10]. Ten of them validate: they choose, for every
-method alike, the rate out of six and the number of epochs out of 100, 200, ..., 10,000. The choice is trained again on
-all 50 and tested once, without noise, on a grid of step 0.1. The paper does not say how it chose its rates.
+Data: each of ten splits draws 50 points of its own, uniformly on [-10, 10]. Ten of them validate: they choose, for
+every method alike, the rate out of six and the number of epochs out of 100, 200, ..., 10,000. The choice is trained
+again on all 50 and tested once, without noise, on a grid of step 0.1. The paper does not say how it chose its rates.
 
 Methods: standard weights (SP), weight normalization (WN), batch normalization (BN), geometric weights with the paper's
 start, with that of its authors' code, and with input mean normalization. The output layer is a plain one in all.
@@ -18,7 +18,6 @@ batch normalization it is the point for the moving averages, as at inference.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
 
 import keras
 import matplotlib.pyplot as plt
@@ -36,6 +35,7 @@ from recipes.parameterizations import HIDDEN
 UNITS = 100
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 GRID = np.linspace(-10.0, 10.0, 201)[:, None].astype("float32")
+SMOKE_METHODS = ("SP", "WN", "GmP")
 MOMENTS = 12  # of a training at which the figure shows the boundaries
 
 
@@ -68,7 +68,7 @@ def comparison(folder: Path, smoke: bool = False) -> experiments.Comparison:
     """Describes the comparison; tracks of the final fits go to a folder."""
     return experiments.Comparison(
         name="Levy",
-        methods={method: network(method) for method in HIDDEN},
+        methods={method: network(method) for method in (SMOKE_METHODS if smoke else HIDDEN)},
         data=data,
         metrics={"RMSE": root_mean_squared_error},
         grid={"learning_rate": RATES[2:4] if smoke else RATES},
@@ -85,7 +85,7 @@ def picture(methods: list[str], folder: Path, split: int = 0) -> pd.DataFrame:
     """Returns what the figure shows of one split, one point a row.
 
     The kinds: "data", and for each method "prediction", "boundary" (y is the number of a moment, from the first step to
-    the last) and "largest step" (x is the training step).
+    the last) and "largest" (the largest step of a boundary; x is the training step).
     """
     points, targets = data(split).development
     parts = [pd.DataFrame({"kind": "data", "x": points[:, 0], "y": targets})]
@@ -95,7 +95,7 @@ def picture(methods: list[str], folder: Path, split: int = 0) -> pd.DataFrame:
         steps = tracking.largest_changes(track, "moves")
         parts += [
             pd.DataFrame({"method": method, "kind": "prediction", "x": GRID[:, 0], "y": prediction}),
-            pd.DataFrame({"method": method, "kind": "largest step", "x": steps["step"], "y": steps["value"]}),
+            pd.DataFrame({"method": method, "kind": "largest", "x": steps["step"], "y": steps["value"]}),
         ]
         for moment, step in enumerate(np.linspace(0, track.steps[-1], MOMENTS)):
             places = track.at(int(step)).locations[:, 0]
@@ -107,47 +107,26 @@ def picture(methods: list[str], folder: Path, split: int = 0) -> pd.DataFrame:
 def figure(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
     """Draws each method's function and boundaries in one split, and the largest steps over time and in all splits."""
     methods = list(table["method"].unique())
-    colours = dict(zip(methods, COLOURS, strict=False))
-    panels, axes = plt.subplot_mosaic(
-        [[*methods], [*["steps"] * (len(methods) // 2), *["splits"] * (len(methods) - len(methods) // 2)]],
-        figsize=(2.6 * len(methods), 7.5),
-        height_ratios=(1.2, 1),
-        layout="constrained",
-    )
+    panels = plt.figure(figsize=(2.4 * len(methods), 7.5), layout="constrained")
     plt.close(panels)
+    upper, lower = panels.subfigures(2, 1, height_ratios=(1.2, 1))
     observed = points[points["kind"] == "data"]
-    for method in methods:
-        ax, colour = axes[method], colours[method]
-        own = points[points["method"] == method].groupby("kind")
-        prediction, ticks = own.get_group("prediction"), own.get_group("boundary")
+    axes = upper.subplots(1, len(methods), sharey=True)
+    for ax, method, colour in zip(axes, methods, COLOURS, strict=False):
+        own = points[points["method"] == method]
+        prediction, ticks = own[own["kind"] == "prediction"], own[own["kind"] == "boundary"]
         ax.plot(GRID[:, 0], levy(GRID), color="0.7", label="Levy function")
         ax.plot(observed["x"], observed["y"], "k.", markersize=3, label="observations")
         ax.plot(prediction["x"], prediction["y"], color=colour, label="network")
-        ax.scatter(
-            ticks["x"], -3 - 8 * (1 - ticks["y"] / (MOMENTS - 1)), marker="|", s=16, color=colour, linewidth=0.6,
-            label="boundaries, first step (bottom) to last",
-        )  # fmt: skip
-        ax.set(title=method, xlabel="x", ylim=(-12, 16))
-        if method != methods[0]:
-            ax.tick_params(labelleft=False)
-        steps = own.get_group("largest step")
-        steps = steps[steps["y"] > 0]  # what a logarithmic axis can show
-        axes["steps"].plot(steps["x"], steps["y"], color=colour, linewidth=0.8, label=method)
-    axes[methods[0]].set_ylabel("y")
-    handles, labels = axes[methods[-1]].get_legend_handles_labels()
-    panels.legend(handles, labels, loc="outside upper center", ncols=4, fontsize="small")
-    axes["steps"].set(
-        title="split 0", xlabel="training step", ylabel="largest step of a boundary, in x", yscale="log"
-    )
-    axes["steps"].legend(fontsize="small", ncols=2)
-    for height, method in enumerate(methods):
-        values = table.loc[table["method"] == method, "largest step"]
-        axes["splits"].scatter(values, np.full(len(values), height), s=16, color=colours[method])
-    axes["splits"].set(
-        title="all splits", xlabel="largest step of a boundary in the whole training, in x", xscale="log",
-        yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5),
-    )  # fmt: skip
-    axes["splits"].axvline(1, color="0.7", linestyle="--", linewidth=1)
+        heights = -11 + 8 * ticks["y"] / (MOMENTS - 1)  # below the function
+        label = "boundaries, from the first step (bottom) to the last"
+        ax.plot(ticks["x"], heights, "|", color=colour, markersize=4, markeredgewidth=0.6, label=label)
+        ax.set(title=method, xlabel="x", ylim=(-12, 16), yticks=range(0, 16, 5))
+    axes[0].set_ylabel("y")
+    upper.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize="small")
+    left, right = lower.subplots(1, 2)
+    tracking.draw_largest(left, right, points, table, "largest step", "step of a boundary, in x")
+    right.axvline(1, color="0.7", linestyle="--", linewidth=1)
     return panels
 
 

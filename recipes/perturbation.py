@@ -2,13 +2,15 @@
 
 Figure 1 of Chen and Ge (2024), with its propositions 2.3 to 2.5 and theorem 3.7 in numbers. No training.
 
-A unit has two inputs. Its weights w and bias b are drawn from a normal distribution of deviation 0.001. The same
-boundary is then written in four ways: standard weights (SP: w, b), weight normalization (WN: v = w, scale = norm(w), b),
-batch normalization (BN: w, gamma = 1, beta = b / norm(w), statistics of inputs with mean 0 and covariance 1, which
-follow w), and geometric weights (GmP: angle of w, radius = b / norm(w)). A step of fixed length and random direction is
-added to the parameters that the boundary depends on. Each of ten seeds draws 1,000 units and steps.
+A unit has two inputs. Its weights w and bias b are drawn from a normal distribution of deviation 0.001, as in the
+paper, or 1. The same boundary is then written in four ways: standard weights (SP: w, b), weight normalization (WN:
+v = w, scale = norm(w), b), batch normalization (BN: w, gamma = 1, beta = b / norm(w), statistics of inputs with mean 0
+and covariance 1, which follow w), and geometric weights (GmP: angle of w, radius = b / norm(w)). A step of fixed length
+and random direction is added to the parameters that the boundary depends on. Each of ten seeds draws 1,000 units and
+steps.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +30,8 @@ from keras_actlab.ops import direction_to_angles
 from recipes import cli, tracking
 
 SIZES = (1e-4, 1e-3, 1e-2, 1e-1)
-SHOWN, DRAWS = 1e-3, 12  # what the upper panels show
+DEVIATIONS = (0.001, 1.0)
+SHOWN, DRAWS, SEED = 1e-3, 12, 1  # what the upper panels show: a unit whose boundary passes near the origin
 Layers = tuple[keras.layers.Layer, ...]
 
 
@@ -76,13 +79,15 @@ METHODS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Layers], tuple[str, 
 }
 
 
-def changes(method: str, size: float, seed: int, units: int, alike: bool = False) -> pd.DataFrame:
+def changes(
+    method: str, size: float, seed: int, units: int, deviation: float = DEVIATIONS[0], alike: bool = False
+) -> pd.DataFrame:
     """Returns, for each of so many units, its boundary before and after a step, how far it turned and moved.
 
     With `alike`, all units are the same one, and the steps differ.
     """
     rng = np.random.default_rng(seed)
-    drawn = 0.001 * rng.normal(size=(3, 1 if alike else units))
+    drawn = deviation * rng.normal(size=(3, 1 if alike else units))
     weights, bias = np.split(np.broadcast_to(drawn, (3, units)), [2])
     bias = bias[0]
     write, names = METHODS[method]
@@ -98,6 +103,7 @@ def changes(method: str, size: float, seed: int, units: int, alike: bool = False
         steps["moving_variance"] = np.sum((kernel + steps["kernel"]) ** 2, axis=0) - variance
     before, after = cab.boundaries(layers), cab.perturb(layers, steps)
     found = {
+        "deviation": deviation,
         "method": method,
         "size": size,
         "seed": seed,
@@ -111,8 +117,8 @@ def changes(method: str, size: float, seed: int, units: int, alike: bool = False
 
 
 def summarize(found: pd.DataFrame) -> pd.DataFrame:
-    """Returns, for each method, size and seed, quantiles over the units: turns in degrees, moves in units of x."""
-    groups = found.groupby(["method", "size", "seed"], sort=False)
+    """Returns, for each deviation, method, size and seed, quantiles over units, of turns (degrees) and moves (in x)."""
+    groups = found.groupby(["deviation", "method", "size", "seed"], sort=False)
     table = groups[["turn", "move"]].quantile([0.05, 0.5, 0.95]).unstack()
     table.columns = [f"{name}, {100 * quantile:.0f} %" for name, quantile in table.columns]
     return table.join(groups["turn"].max().rename("turn, largest")).reset_index()
@@ -126,24 +132,26 @@ def figure(table: pd.DataFrame, shown: pd.DataFrame) -> Figure:
     upper.suptitle(f"one boundary (black), and after each of {DRAWS} steps of length {SHOWN:g}")
     for ax, method, colour in zip(upper.subplots(1, len(METHODS), sharey=True), METHODS, COLOURS, strict=False):
         lines = shown[shown["method"] == method]
-        for moment, style in {"after": {"color": colour, "linewidth": 0.8}, "before": {"color": "k"}}.items():
+        for moment, style in {
+            "before": {"color": "k", "linewidth": 3},
+            "after": {"color": colour, "linewidth": 0.8},
+        }.items():
             normals = lines[[f"u1 {moment}", f"u2 {moment}"]].to_numpy()
             feet = -normals * lines[[f"offset {moment}"]].to_numpy()
             for foot, (u1, u2) in zip(feet, normals, strict=True):
                 ax.axline(foot, foot + np.array([-u2, u1]), **style)
         ax.set(title=method, xlabel="x1", xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
     upper.axes[0].set_ylabel("x2")
-    for ax, (quantity, label) in zip(
-        lower.subplots(1, 2), {"turn": "turn, degrees", "move": "move of the location, in x"}.items(), strict=True
-    ):
+    for ax, deviation in zip(lower.subplots(1, 2, sharey=True), DEVIATIONS, strict=True):
         for method, colour in zip(METHODS, COLOURS, strict=False):
-            own = table[table["method"] == method].groupby("size").mean(numeric_only=True)
-            ax.plot(own.index, own[f"{quantity}, 50 %"], "o-", color=colour, label=method)
-            band = own[f"{quantity}, 5 %"], own[f"{quantity}, 95 %"]
-            ax.fill_between(own.index, *band, color=colour, alpha=0.15, linewidth=0)
-        ax.set(xlabel="length of the step", ylabel=label, xscale="log", yscale="log")
-    band = Line2D([], [], color="0.8", linewidth=8, label="5 % to 95 % of the units")
-    lower.axes[0].legend(handles=[*lower.axes[0].get_lines(), band], title="median")
+            chosen = table[(table["method"] == method) & (table["deviation"] == deviation)]
+            own = chosen.groupby("size").mean(numeric_only=True)
+            ax.plot(own.index, own["turn, 50 %"], "o-", color=colour, label=method)
+            ax.fill_between(own.index, own["turn, 5 %"], own["turn, 95 %"], color=colour, alpha=0.15, linewidth=0)
+        ax.set(title=f"weights of deviation {deviation:g}", xlabel="length of the step", xscale="log", yscale="log")
+    lower.axes[0].set_ylabel("turn, degrees")
+    band = Line2D([], [], color="0.8", linewidth=8, label="5 % to 95 %")
+    lower.legend(handles=[*lower.axes[0].get_lines(), band], title="median of units", loc="outside right center")
     return panels
 
 
@@ -155,13 +163,14 @@ def main(out: cli.Out = Path("results"), smoke: cli.Smoke = False) -> None:
     """Perturbs one unit under four parameterizations; prints a table, writes tables and a figure."""
     seeds, units = (2, 20) if smoke else (10, 1000)
     found = pd.concat(
-        changes(method, size, seed, units) for method in METHODS for size in SIZES for seed in range(seeds)
+        changes(method, size, seed, units, deviation)
+        for deviation, method, size, seed in itertools.product(DEVIATIONS, METHODS, SIZES, range(seeds))
     )
     table = tracking.write(summarize(found), out / "perturbation.csv")
-    shown = pd.concat(changes(method, SHOWN, 0, DRAWS, alike=True) for method in METHODS)
+    shown = pd.concat(changes(method, SHOWN, SEED, DRAWS, alike=True) for method in METHODS)
     shown = tracking.write(shown, out / "perturbation-figure.csv")
     tracking.write_figure(figure(table, shown), out / "perturbation.png")
-    means = table.groupby(["size", "method"], sort=False).agg(["mean", "sem"]).drop(columns="seed")
+    means = table.groupby(["deviation", "size", "method"], sort=False).agg(["mean", "sem"]).drop(columns="seed")
     print(means.to_string(float_format="{:.3g}".format))
 
 

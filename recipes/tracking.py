@@ -6,10 +6,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from keras_actlab import cab
 from keras_actlab.experiments import Results
+from keras_actlab.experiments.figures import COLOURS
 
 Callbacks = Callable[[keras.Model, str, int, int], list[keras.callbacks.Callback]]
 
@@ -66,11 +68,34 @@ def largest_changes(track: cab.Track, quantity: str, records: int = 400) -> pd.D
     return largest.groupby(part).agg({"step": "last", "value": "max"})
 
 
+def draw_largest(left: Axes, right: Axes, points: pd.DataFrame, table: pd.DataFrame, column: str, label: str) -> None:
+    """Draws the largest changes of boundaries over the steps of split 0, and those of all splits.
+
+    Args:
+        left: Axes for split 0.
+        right: Axes for all splits.
+        points: Rows of kind "largest" have a method, a training step as x and a change as y.
+        table: What `summarize` returns.
+        column: The column of changes there.
+        label: What to write at their axes, with the unit.
+    """
+    methods = list(table["method"].unique())
+    for height, (method, colour) in enumerate(zip(methods, COLOURS, strict=False)):
+        curve = points[(points["method"] == method) & (points["kind"] == "largest") & (points["y"] > 0)]
+        left.plot(curve["x"], curve["y"], color=colour, linewidth=0.8, label=method)
+        values = table.loc[table["method"] == method, column]
+        right.scatter(values, np.full(len(values), height), s=16, color=colour)
+    left.set(title="split 0", xlabel="training step", ylabel=f"largest {label}", yscale="log")
+    left.legend(fontsize="small", ncols=2)
+    right.set(title="all splits", xlabel=f"largest {label}, of the whole training", xscale="log")
+    right.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
+
+
 def write(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Writes a table, replacing the file as a whole, and returns it as it will be read from there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.part")
-    table.to_csv(unfinished, index=False)
+    table.to_csv(unfinished, index=False, float_format="%.6g")
     unfinished.replace(path)
     return pd.read_csv(path)
 

@@ -28,11 +28,12 @@ from sklearn.datasets import fetch_openml
 from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
-from keras_actlab.layers import GmPDense, WeightNormalization
 from recipes import cli
+from recipes.parameterizations import HIDDEN
 
 UNITS = 100
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+METHODS = ("SP", "WN", "BN", "GmP", "GmP, code's start")
 
 
 @dataclass(frozen=True)
@@ -103,20 +104,11 @@ def _read(source: Source, folder: Path) -> pd.DataFrame:
     raise ValueError(f"`data_dir` must hold {files[0].name} or {files[1].name}. Received: data_dir={str(folder)!r}")
 
 
-HIDDEN: dict[str, Callable[[], list[keras.Layer]]] = {
-    "SP": lambda: [keras.layers.Dense(UNITS, activation="relu")],
-    "WN": lambda: [WeightNormalization(keras.layers.Dense(UNITS, activation="relu"))],
-    "BN": lambda: [keras.layers.Dense(UNITS, use_bias=False), keras.layers.BatchNormalization(), keras.layers.ReLU()],
-    "GmP": lambda: [GmPDense(UNITS, activation="relu")],
-    "GmP, code's start": lambda: [GmPDense(UNITS, activation="relu", kernel_initializer="glorot_uniform")],
-}
-
-
 def network(method: str, features: int) -> Callable[[float], keras.Model]:
     """Returns the function that builds a method's network at a rate."""
 
     def build(learning_rate: float) -> keras.Model:
-        model = keras.Sequential([keras.Input((features,)), *HIDDEN[method](), keras.layers.Dense(1)])
+        model = keras.Sequential([keras.Input((features,)), *HIDDEN[method](UNITS), keras.layers.Dense(1)])
         model.compile(keras.optimizers.Adam(learning_rate), "mse")
         return model
 
@@ -128,7 +120,7 @@ def comparison(name: str, folder: Path | None = None, smoke: bool = False) -> ex
     x, y = load(name, folder)
     return experiments.Comparison(
         name=name,
-        methods={method: network(method, x.shape[1]) for method in HIDDEN},
+        methods={method: network(method, x.shape[1]) for method in METHODS},
         data=lambda split: experiments.holdout(x, y, seed=split, standardize_targets=True),
         metrics={"RMSE": root_mean_squared_error},
         grid={"learning_rate": RATES[2:4] if smoke else RATES},

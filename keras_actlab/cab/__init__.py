@@ -8,8 +8,8 @@ from keras_actlab.cab.track import Track, load_tracks, save_tracks
 from keras_actlab.cab.tracker import BoundaryTracker
 
 __all__ = [
-    "BoundaryTracker",
     "Boundaries",
+    "BoundaryTracker",
     "Track",
     "angular_change",
     "boundaries",

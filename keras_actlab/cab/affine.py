@@ -40,8 +40,8 @@ class AffineUnits:
         affine = [layer for layer in chain if is_affine(layer)]
         if len(affine) != 1:
             raise ValueError(
-                "`units` must hold one affine layer: Dense, Conv1D, Conv2D or Conv3D, plain (neither quantized nor with "
-                f"LoRA), geometric or weight-normalized. Received: {_names(chain)}"
+                "`units` must hold one affine layer: Dense, Conv1D, Conv2D or Conv3D, plain (neither quantized nor "
+                f"with LoRA), geometric or weight-normalized. Received: {_names(chain)}"
             )
         self.layer = affine[0]
         self.name = self.layer.name
@@ -161,7 +161,7 @@ def current(variable: keras.Variable) -> np.ndarray:
 
 
 def _direction(angles: np.ndarray) -> np.ndarray:
-    """What `ops.angles_to_direction` gives, in float64 and with leading axes: (..., n - 1, units) -> (..., n, units)."""
+    """What `ops.angles_to_direction` gives, in float64, with leading axes: (..., n - 1, units) -> (..., n, units)."""
     one = np.ones_like(angles[..., :1, :])
     products = np.concatenate([one, np.cumprod(np.sin(angles), axis=-2)], axis=-2)
     return products * np.concatenate([np.cos(angles), one], axis=-2)

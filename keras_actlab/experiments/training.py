@@ -188,9 +188,7 @@ def _batches(examples: int, batch_size: int | None, epochs: range, fits: Sequenc
 class _Alone:
     """Trains one model by `model.fit`."""
 
-    def __init__(
-        self, model: keras.Model, learn: Examples, judge: Examples, callbacks: list[keras.callbacks.Callback]
-    ):
+    def __init__(self, model: keras.Model, learn: Examples, judge: Examples, callbacks: list[keras.callbacks.Callback]):
         self.model, self.learn, self.judge, self.callbacks, self.size = model, learn, judge, callbacks, 1
 
     def train(self, rows: np.ndarray) -> None:

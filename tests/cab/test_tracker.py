@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -88,7 +90,7 @@ def test_memory_is_bounded_and_no_jump_is_lost():
     np.testing.assert_array_equal(full.locations[kept], small.locations)
     for name in ("moves", "turns"):
         all_of_them = getattr(full, name)
-        largest = [all_of_them[a + 1 : b + 1].max(axis=0) for a, b in zip(kept[:-1], kept[1:], strict=True)]
+        largest = [all_of_them[a + 1 : b + 1].max(axis=0) for a, b in itertools.pairwise(kept)]
         np.testing.assert_array_equal(getattr(small, name)[1:], largest)
     strides = np.diff(small.steps[:-1])
     assert (strides == strides[0]).all()
@@ -129,7 +131,7 @@ def test_steps_that_were_not_watched_are_a_gap():
     assert (track.moves[5] > 0).all()
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     pass
 
 
@@ -140,7 +142,7 @@ class Crash(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self.epoch == 0 and batch == 1:
-            raise PowerCut
+            raise PowerCutError
 
     def on_epoch_end(self, epoch, logs=None):
         self.epoch -= 1
@@ -157,7 +159,7 @@ def test_a_resumed_run_has_the_same_track(tmp_path):
         return model, watcher, keras.callbacks.BackupAndRestore(tmp_path / "backup")
 
     first, first_tracker, backup = start()
-    with pytest.raises(PowerCut):
+    with pytest.raises(PowerCutError):
         train(first, 5, first_tracker, backup, Crash(2))
     assert whole_steps(tmp_path)[-1] == 6
     second, second_tracker, backup = start()
@@ -206,10 +208,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
     def torn(file, **arrays):
         file.write(b"half")
-        raise PowerCut
+        raise PowerCutError
 
     monkeypatch.setattr(np, "savez", torn)
-    with pytest.raises(PowerCut):
+    with pytest.raises(PowerCutError):
         train(model, 1, tracker)
     assert cab.load_tracks(path)["dense"].steps[-1] == 3
 
@@ -258,7 +260,7 @@ def test_the_record_at_a_step():
     found = track.at(5)
     np.testing.assert_array_equal(found.locations, track.locations[2])
     np.testing.assert_allclose(found.locations, -found.offsets[:, None] * found.normals)
-    with pytest.raises(ValueError, match="first record, which is of step 0. Received: step=-1"):
+    with pytest.raises(ValueError, match=r"first record, which is of step 0. Received: step=-1"):
         track.at(-1)
 
 
@@ -270,7 +272,7 @@ def test_a_layer_of_another_model_is_refused():
 
 def test_two_tracks_of_one_name_are_refused():
     model = network()
-    with pytest.raises(ValueError, match="different names.*'dense', 'dense'"):
+    with pytest.raises(ValueError, match=r"different names.*'dense', 'dense'"):
         train(model, 1, cab.BoundaryTracker([units_of(model), model.layers[0]]))
 
 
