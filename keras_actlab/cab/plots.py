@@ -1,0 +1,547 @@
+"""Pictures of units, of their boundaries, of what training does to them, and of trainable activations.
+
+Every function draws into the axes that it is given, or into a new figure, and returns the figure.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_actlab.cab import geometry
+from keras_actlab.cab.affine import Units, current
+from keras_actlab.cab.geometry import Boundaries
+from keras_actlab.cab.track import Track
+from keras_actlab.colours import COLOURS
+from keras_actlab.layers import TMAF
+
+try:
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+    from mpl_toolkits.mplot3d import Axes3D
+    from mpl_toolkits.mplot3d.art3d import Poly3DCollection
+except ImportError as error:
+    raise ImportError(
+        f"keras_actlab.cab.plots needs {error.name}. Install the extra [lab]: pip install 'keras-actlab[lab]'"
+    ) from error
+
+LINE_COLOURS = COLOURS[:-1]  # the last one, yellow, is too pale for lines on white
+GREY = "0.35"
+ROWS = 8  # steps of a training that are shown below the features
+GRID = 201  # points along an axis at which functions are evaluated
+CHANNELS = 3  # shown if no others are asked for
+
+
+def features(units: Units, limits: tuple[float, float], track: Track | None = None, ax: Axes | None = None) -> Figure:
+    """Draws the outputs of units with one input, and below them where their boundaries are.
+
+    With a track, boundaries are shown at about eight steps of the training, the first at the bottom, so that one sees
+    them glide or jump.
+
+    Args:
+        units: A built layer with one input, or a tuple of layers, as in `cab.boundaries`. They run in inference mode.
+        limits: Ends of the interval of inputs.
+        track: The boundaries of these units over a training. Without it, they are shown where they are now.
+        ax: Axes to draw into.
+
+    Returns:
+        The figure. Boundaries outside the limits are not drawn.
+
+    Raises:
+        TypeError: If `units` is no layer and no tuple of layers, or `track` is no `Track`.
+        ValueError: If units or track have several inputs, `limits` are no interval, or as in `cab.boundaries`.
+
+    Example:
+
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from keras_actlab.cab import plots
+    >>> layer = keras.layers.Dense(5, activation="relu")
+    >>> layer.build((None, 1))
+    >>> figure = plots.features(layer, limits=(-1.0, 1.0))
+    >>> figure.axes[0].get_ylabel()
+    'output of each unit'
+    """
+    now = geometry.boundaries(units)
+    _check_inputs("units", now.normals, 1)
+    if track is not None:
+        _check_track("track", track)
+        _check_inputs("track", track.normals, 1)
+    ((low, high),) = _limits(limits, 1)
+    x = np.linspace(low, high, 2 * GRID)[:, None]
+    y = x
+    for layer in units if isinstance(units, tuple) else (units,):
+        y = layer(y, training=False)
+    y = _array(y)
+    if track is None:
+        names, locations, units_of = ["boundaries"], now.locations[None], now.units
+    else:
+        records = np.unique(np.linspace(0, len(track.steps) - 1, ROWS).round().astype(int))
+        names, locations, units_of = [str(step) for step in track.steps[records]], track.locations[records], track.units
+
+    ax = _axes(ax, (6.4, 4.8))
+    for output, style in zip(y.T, _styles(np.arange(y.shape[1])), strict=True):
+        ax.plot(x[:, 0], output, linewidth=1, **style)
+    height = 0.045 * len(names) + 0.03  # of the rows
+    bottom, top = ax.get_ylim()
+    ax.set_yticks([tick for tick in ax.get_yticks() if bottom <= tick <= top])
+    ax.set(xlim=(low, high), ylim=(top - (top - bottom) / (1 - height), top))
+    ax.set_ylabel("output of each unit", y=(1 + height) / 2)
+    ax.tick_params(bottom=False, labelbottom=False)
+    rows = ax.inset_axes((0, 0, 1, height), sharex=ax)
+    for path, style in zip(locations[..., 0].T, _styles(units_of), strict=True):
+        rows.plot(path, range(len(names)), color=style["color"], marker="|", markersize=9, linewidth=0.4)
+    rows.set(xlabel="input", ylim=(-0.8, len(names) - 0.2), yticks=range(len(names)), yticklabels=names)
+    rows.tick_params(labelsize="small")
+    if track is not None:
+        rows.set_ylabel("boundaries at step")
+    return _finished(ax)
+
+
+def boundaries_2d(
+    boundaries: Boundaries,
+    points: Any = None,
+    labels: Any = None,
+    decision: Callable[[np.ndarray], Any] | None = None,
+    limits: Any = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draws boundaries of units with two inputs as lines, with their locations as dots.
+
+    Args:
+        boundaries: What `cab.boundaries` or `Track.at` gives.
+        points: Inputs, shape `(points, 2)`.
+        labels: A label for each point, by which it is coloured.
+        decision: Function of inputs, shape `(n, 2)`, that gives n scores: a classifier's logits, say, or its
+            probabilities less 0.5. Where they are 0, there is a thick line.
+        limits: `(low, high)` for both inputs, or one such pair for each. Without them, points are all within; if there
+            are none either, so are the locations, without those far away from most others.
+        ax: Axes to draw into.
+
+    Returns:
+        The figure. Boundaries outside the limits are not drawn.
+
+    Raises:
+        TypeError: If `boundaries` are no `Boundaries`.
+        ValueError: If they have another number of inputs, the shapes of `points`, `labels` and scores do not fit, or
+            `limits` are no intervals.
+
+    Example:
+
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from keras_actlab import cab
+    >>> from keras_actlab.cab import plots
+    >>> layer = keras.layers.Dense(5, activation="relu")
+    >>> layer.build((None, 2))
+    >>> parabola = lambda x: x[:, 0] ** 2 - x[:, 1]
+    >>> figure = plots.boundaries_2d(cab.boundaries(layer), decision=parabola, limits=(-1.0, 1.0))
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['boundary', 'location', 'decision']
+    """
+    _check_boundaries(boundaries, 2)
+    if points is not None:
+        points = _array(points)
+        if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+            raise ValueError(f"`points` must have the shape (points, 2). Received: points.shape={points.shape}")
+    if labels is not None:
+        labels = np.asarray(keras.ops.convert_to_numpy(labels))
+        if points is None or labels.shape != (len(points),):
+            raise ValueError(
+                "`labels` must be one for each of `points`. "
+                f"Received: labels.shape={labels.shape}, points={None if points is None else points.shape}"
+            )
+    if limits is not None:
+        limits = _limits(limits, 2)
+    else:
+        limits = _robust_range(boundaries.locations) if points is None else _range(points)
+    if decision is not None:
+        grid = np.stack(np.meshgrid(*(np.linspace(low, high, GRID) for low, high in limits)), axis=-1)
+        scores = _array(decision(grid.reshape(-1, 2)))
+        if scores.size != GRID**2:
+            raise ValueError(
+                f"`decision` must return a score for each of {GRID**2} inputs. Received: scores.shape={scores.shape}"
+            )
+
+    ax = _axes(ax, (6, 4.5))
+    if points is not None:
+        classes = (
+            {"data": slice(None)} if labels is None else {f"class {each}": labels == each for each in np.unique(labels)}
+        )
+        for index, (name, chosen) in enumerate(classes.items()):
+            x, y = points[chosen].T
+            ax.scatter(x, y, s=12, color=_colour(index), alpha=0.5, linewidths=0, label=name)
+    ends = [_section(*plane, limits) for plane in zip(boundaries.normals, boundaries.offsets, strict=True)]
+    ax.add_collection(LineCollection([each for each in ends if len(each)], colors=GREY, linewidths=1, label="boundary"))
+    ax.plot(*boundaries.locations.T, "o", color=GREY, markersize=4, label="location")
+    if decision is not None:
+        ax.plot([], [], color="black", linewidth=2.5, label="decision")
+        if scores.min() <= 0 <= scores.max():  # else Matplotlib warns
+            ax.contour(
+                *np.moveaxis(grid, -1, 0), scores.reshape(GRID, GRID), levels=[0.0], colors="black", linewidths=2.5
+            )
+    ax.set(xlim=limits[0], ylim=limits[1], xlabel="input 1", ylabel="input 2", aspect="equal")
+    return _finished(ax)
+
+
+def trajectories(track: Track, ax: Axes | None = None) -> Figure:
+    """Draws where boundaries have been in a training: with one input against steps, with two as paths in the plane.
+
+    Args:
+        track: The boundaries over a training.
+        ax: Axes to draw into.
+
+    Returns:
+        The figure. Its limits hold the locations, without those far away from most others.
+
+    Raises:
+        TypeError: If `track` is no `Track`.
+        ValueError: If its boundaries have neither one nor two inputs.
+
+    Example:
+
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from keras_actlab import cab
+    >>> from keras_actlab.cab import plots
+    >>> normals, none = np.ones((10, 1, 1)), np.zeros((10, 1))
+    >>> locations = np.linspace(0.0, 1.0, 10)[:, None, None]
+    >>> track = cab.Track(np.arange(10), normals, locations, moves=none, turns=none, units=np.array([0]))
+    >>> plots.trajectories(track).axes[0].get_xlabel()
+    'training step'
+    """
+    _check_track("track", track)
+    _check_inputs("track", track.normals, 1, 2)
+    inputs = track.locations.shape[-1]
+    limits = _robust_range(track.locations.reshape(-1, inputs))
+    paths, styles = np.moveaxis(track.locations, 1, 0), _styles(track.units)
+    ax = _axes(ax, (6.4, 4))
+    if inputs == 1:
+        for path, style in zip(paths, styles, strict=True):
+            ax.plot(track.steps, path[:, 0], linewidth=1, **style)
+        ax.set(xlabel="training step", ylabel="location (unit of the input)", ylim=limits[0])
+    else:
+        for path, style in zip(paths, styles, strict=True):
+            ax.plot(*path.T, linewidth=1, alpha=0.7, **style)
+            present = path[np.isfinite(path).all(axis=-1)]
+            ax.plot(*present[:1].T, "o", color=style["color"], markersize=5, markerfacecolor="white")
+            ax.plot(*present[-1:].T, "o", color=style["color"], markersize=5)
+        ax.plot([], [], "o", color=GREY, markersize=5, markerfacecolor="white", label="start")
+        ax.plot([], [], "o", color=GREY, markersize=5, label="end")
+        ax.set(xlim=limits[0], ylim=limits[1], xlabel="input 1", ylabel="input 2", aspect="equal")
+    return _finished(ax)
+
+
+def largest_changes(tracks: Mapping[str, Track], quantity: str = "moves", ax: Axes | None = None) -> Figure:
+    """Draws for each track the largest change of any boundary over the training, on a logarithmic axis.
+
+    Args:
+        tracks: Tracks by name, such as one for each method.
+        quantity: "moves", how far locations moved from one look to the next, or "turns", how far normals turned, in
+            degrees.
+        ax: Axes to draw into.
+
+    Returns:
+        The figure. Where nothing changed, the line has a gap.
+
+    Raises:
+        TypeError: If `tracks` is no mapping of names to tracks.
+        ValueError: If it is empty, or `quantity` is unknown.
+
+    Example:
+
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from keras_actlab import cab
+    >>> from keras_actlab.cab import plots
+    >>> normals = np.ones((3, 1, 1))
+    >>> changes = np.array([[0.0], [0.1], [0.01]])
+    >>> track = cab.Track(np.arange(3), normals, normals, moves=changes, turns=changes, units=np.array([0]))
+    >>> plots.largest_changes({"GmP": track}, "turns").axes[0].get_ylabel()
+    'largest turn of a boundary (degrees)'
+    """
+    if not isinstance(tracks, Mapping):
+        raise TypeError(f"`tracks` must be a mapping of names to tracks. Received: {tracks!r}")
+    for name, track in tracks.items():
+        _check_track(f"tracks[{name!r}]", track)
+    if not tracks:
+        raise ValueError("`tracks` must hold a track at least. Received: none")
+    axis_labels = {
+        "moves": "largest move of a location (unit of the inputs)",
+        "turns": "largest turn of a boundary (degrees)",
+    }
+    if quantity not in axis_labels:
+        raise ValueError(f"`quantity` must be one of {list(axis_labels)}. Received: quantity={quantity!r}")
+    ax = _axes(ax, (6.4, 4))
+    for index, (name, track) in enumerate(tracks.items()):
+        changes = track.moves if quantity == "moves" else np.degrees(track.turns)
+        largest = changes.max(axis=1)
+        shown = np.where(largest > 0, largest, np.nan)
+        # The dots, as wide as the line, show records between two gaps.
+        ax.plot(track.steps, shown, ".-", markersize=1.5, linewidth=1, color=_colour(index), label=name)
+    ax.set(xlabel="training step", ylabel=axis_labels[quantity], yscale="log")
+    return _finished(ax)
+
+
+def planes_3d(boundaries: Boundaries, limits: Any = (-1.0, 1.0), ax: Axes | None = None) -> Figure:
+    """Draws boundaries of units with three inputs as planes, each with its normal, which starts at its location.
+
+    Args:
+        boundaries: What `cab.boundaries` or `Track.at` gives.
+        limits: `(low, high)` for all inputs, or one such pair for each.
+        ax: Axes with `projection="3d"` to draw into.
+
+    Returns:
+        The figure. Planes end at the limits; planes and locations outside of them are not drawn.
+
+    Raises:
+        TypeError: If `boundaries` are no `Boundaries`, or `ax` are no 3-D axes.
+        ValueError: If there is another number of inputs, or `limits` are no intervals.
+
+    Example:
+
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from keras_actlab import cab
+    >>> from keras_actlab.cab import plots
+    >>> layer = keras.layers.Dense(2, activation="relu")
+    >>> layer.build((None, 3))
+    >>> len(plots.planes_3d(cab.boundaries(layer)).axes[0].get_legend().get_texts())
+    2
+    """
+    _check_boundaries(boundaries, 3)
+    limits = _limits(limits, 3)
+    if ax is not None and not isinstance(ax, Axes3D):
+        raise TypeError(f'`ax` must be axes with projection="3d". Received: ax={ax!r}')
+    space: Any = _axes(ax, (6, 4.5), projection="3d")
+    length = 0.4 * np.min(limits[:, 1] - limits[:, 0])
+    planes = zip(boundaries.normals, boundaries.offsets, boundaries.locations, _styles(boundaries.units), strict=True)
+    for normal, offset, location, style in planes:
+        corners = _section(normal, offset, limits)
+        if not len(corners):
+            continue
+        colour = style["color"]
+        space.add_collection3d(
+            Poly3DCollection([_around(corners, normal)], alpha=0.3, edgecolors=colour, facecolors=colour)
+        )
+        space.plot([], [], [], linewidth=6, alpha=0.4, **style)  # for the legend, which cannot show collections
+        if np.all((limits[:, 0] <= location) & (location <= limits[:, 1])):
+            space.plot(*location[:, None], "o", color=colour, markersize=4)
+            space.quiver(*location, *length * normal, color=colour, linewidth=1.5, arrow_length_ratio=0.2)
+    for axis, (low, high), name in zip("xyz", limits, ("input 1", "input 2", "input 3"), strict=True):
+        space.set(**{f"{axis}lim": (low, high), f"{axis}ticks": (low, (low + high) / 2, high), f"{axis}label": name})
+    space.set_box_aspect(limits[:, 1] - limits[:, 0], zoom=0.85)  # leaves room for the labels
+    return _finished(space)
+
+
+def activation(
+    layer: Callable[..., Any], inputs: Any, channels: Sequence[int] | None = None, ax: Axes | None = None
+) -> Figure:
+    """Draws what an activation has learned, over a histogram of its inputs.
+
+    For a `TMAF` these are the entries of its matrix that depend on a channel, as step functions of that channel. For
+    any other activation it is the curve of outputs, beside ReLU's.
+
+    Args:
+        layer: A built activation layer, or a function of tensors. Except for `TMAF` it must be elementwise.
+        inputs: What the activation was given, shape `(examples, ..., channels)`, or as the layer's `axis` says.
+        channels: Indices of the channels to draw: the first three if None. Channels whose curves are all the same share
+            a line. Where a layer has parameters for each position, the first position's are drawn.
+        ax: Axes to draw into.
+
+    Returns:
+        The figure. Its limits hold the inputs, without those far away from most others.
+
+    Raises:
+        TypeError: If `layer` cannot be called.
+        ValueError: If it is not built or gives another shape, `inputs` are empty or have no channels, or a channel does
+            not exist.
+
+    Example:
+
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from keras_actlab.cab import plots
+    >>> layer = keras_actlab.layers.TMAF(bandwidth=1)
+    >>> inputs = np.random.default_rng(0).normal(size=(100, 8))
+    >>> _ = layer(inputs)
+    >>> plots.activation(layer, inputs, channels=[3]).axes[0].get_ylabel()
+    'entry of the matrix'
+    """
+    if not callable(layer):
+        raise TypeError(f"`layer` must be an activation layer or a function. Received: layer={layer!r}")
+    if isinstance(layer, keras.Layer) and not layer.built:
+        raise ValueError(f"`layer` must be built. Received: {layer.name} ({type(layer).__name__}), which is not")
+    values = _array(inputs)
+    if values.ndim < 2 or not values.size:
+        raise ValueError(
+            f"`inputs` must have the shape (examples, ..., channels). Received: inputs.shape={values.shape}"
+        )
+    axis = getattr(layer, "axis", None) or -1
+    count = values.shape[axis]
+    chosen = list(range(min(CHANNELS, count))) if channels is None else list(channels)
+    if not chosen or not all(channel in range(count) for channel in chosen):
+        raise ValueError(f"`channels` must be of 0 to {count - 1}, one at least. Received: channels={channels}")
+    ((low, high),) = _robust_range(values.reshape(-1, 1))
+
+    if isinstance(layer, TMAF):
+        thresholds = _array(layer.thresholds)
+        low, high = min(low, thresholds[0] - 0.5), max(high, thresholds[-1] + 0.5)
+        ax = _axes(ax, (6.4, 4))
+        _draw_entries(ax, current(layer.levels), np.array([low, *thresholds, high]), count, chosen)
+        ax.set_ylabel("entry of the matrix")
+    else:
+        x = np.linspace(low, high, GRID)
+        curves = _curves(layer, x, values.shape[1:], axis)[:, chosen]
+        ax = _axes(ax, (6.4, 4))
+        ax.plot(x, np.maximum(x, 0.0), color="black", linewidth=0.8, label="ReLU")
+        if np.allclose(curves, curves[:, :1]):
+            name = getattr(layer, "name", getattr(layer, "__name__", "activation"))
+            ax.plot(x, curves[:, 0], color=_colour(0), label=name)
+        else:
+            for index, channel in enumerate(chosen):
+                ax.plot(x, curves[:, index], color=_colour(index), label=f"channel {channel}")
+        ax.set_ylabel("output")
+    ax.set(xlabel="input", xlim=(low, high))
+    behind = ax.twinx()
+    behind.hist(values.ravel(), bins=60, range=(low, high), color="0.88", label="inputs")
+    behind.set_yticks([])
+    ax.set_zorder(behind.get_zorder() + 1)
+    ax.patch.set_visible(False)
+    return _finished(ax, behind)
+
+
+def _draw_entries(ax: Axes, levels: np.ndarray, edges: np.ndarray, count: int, chosen: list[int]) -> None:
+    """Draws the entries of a matrix activation in the columns of some channels, levels (diagonals, m + 1, channels)."""
+    bandwidth = len(levels) // 2
+    columns = {f"channel {channel}": channel for channel in chosen}
+    if levels.shape[-1] < count:
+        columns = {"all channels": 0}
+    lines = {0: "-", 1: "--", -1: ":"}
+    for index, (name, channel) in enumerate(columns.items()):
+        for place in range(-bandwidth, bandwidth + 1):
+            row = channel - place
+            if 0 <= row < count or levels.shape[-1] < count:
+                entry = levels[bandwidth + place, :, channel]
+                line, label = lines[int(np.sign(place))], name if place == 0 else None
+                ax.stairs(entry, edges, baseline=None, color=_colour(index), linestyle=line, linewidth=1.5, label=label)
+    if bandwidth:
+        for line, label in zip(lines.values(), ("diagonal", "above diagonal", "below diagonal"), strict=True):
+            ax.plot([], [], line, color=GREY, label=label)
+
+
+def _curves(layer: Callable[..., Any], x: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
+    """Returns the outputs of each channel for inputs that are the same everywhere, (len(x), channels)."""
+    inputs = np.broadcast_to(x.reshape(-1, *[1] * len(shape)), (len(x), *shape)).astype("float32")
+    options = {"training": False} if isinstance(layer, keras.Layer) else {}
+    outputs = _array(layer(keras.ops.convert_to_tensor(inputs), **options))
+    if outputs.shape != inputs.shape:
+        raise ValueError(
+            "`layer` must give outputs of the shape of its inputs. "
+            f"Received: layer={layer!r}, which gives {outputs.shape} for {inputs.shape}"
+        )
+    outputs = np.moveaxis(outputs, axis, -1)
+    return outputs.reshape(len(x), -1, outputs.shape[-1])[:, 0]
+
+
+def _section(normal: np.ndarray, offset: float, limits: np.ndarray) -> np.ndarray:
+    """Where a hyperplane meets the edges of a box, (points, n): the ends of a line, or the corners of a plane.
+
+    There are none if it is outside, or NaN.
+    """
+    corners = np.array(list(itertools.product(*limits)))
+    heights = corners @ normal + offset
+    points = [
+        (heights[i] * corners[j] - heights[j] * corners[i]) / (heights[i] - heights[j])
+        for i, j in itertools.combinations(range(len(corners)), 2)
+        if (heights[i] > 0) != (heights[j] > 0) and np.sum(corners[i] != corners[j]) == 1
+    ]
+    return np.array(points).reshape(-1, len(normal))
+
+
+def _around(corners: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Puts the corners of a convex plane figure in their order."""
+    across = np.linalg.svd(normal[None])[2][1:]  # (2, 3), in the plane
+    return corners[np.argsort(np.arctan2(*across @ (corners - corners.mean(axis=0)).T))]
+
+
+def _range(values: np.ndarray) -> np.ndarray:
+    """Limits that hold all values, (k, n) -> (n, 2)."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    margin = np.where(high > low, 0.1 * (high - low), 1.0)
+    return np.stack([low - margin, high + margin], axis=-1)
+
+
+def _robust_range(values: np.ndarray) -> np.ndarray:
+    """Limits that hold values, (k, n) -> (n, 2), without those far away from most others."""
+    values = values[np.isfinite(values).all(axis=-1)]
+    if not len(values):
+        return _range(np.zeros((1, values.shape[-1])))
+    median = np.median(values, axis=0)
+    distance = np.abs(values - median)
+    most = np.quantile(distance, 0.75, axis=0, method="lower")
+    return _range(np.where(distance <= 5.0 * np.where(most > 0, most, np.inf), values, median))
+
+
+def _limits(limits: Any, inputs: int) -> np.ndarray:
+    """Returns limits as an array (inputs, 2)."""
+    try:
+        pairs = np.broadcast_to(np.asarray(limits, "float64"), (inputs, 2))
+    except (TypeError, ValueError):
+        pairs = np.full((1, 2), np.nan)
+    if not np.all(np.isfinite(pairs)) or not np.all(pairs[:, 0] < pairs[:, 1]):
+        each = "" if inputs == 1 else f", or one such pair for each of {inputs} inputs"
+        raise ValueError(f"`limits` must be (low, high), low < high{each}. Received: limits={limits!r}")
+    return pairs
+
+
+def _check_boundaries(boundaries: Boundaries, inputs: int) -> None:
+    if not isinstance(boundaries, Boundaries):
+        raise TypeError(f"`boundaries` must be Boundaries. Received: boundaries={boundaries!r}")
+    _check_inputs("boundaries", boundaries.normals, inputs)
+
+
+def _check_track(name: str, track: Track) -> None:
+    if not isinstance(track, Track):
+        raise TypeError(f"`{name}` must be a Track. Received: {name}={track!r}")
+
+
+def _check_inputs(name: str, normals: np.ndarray, *allowed: int) -> None:
+    if normals.shape[-1] not in allowed:
+        wanted = f"{' or '.join(map(str, allowed))} input{'s' if max(allowed) > 1 else ''}"
+        raise ValueError(f"`{name}` must be of units with {wanted}. Received: {normals.shape[-1]} inputs")
+
+
+def _array(values: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(values), "float64")
+
+
+def _colour(index: int) -> str:
+    return LINE_COLOURS[index % len(LINE_COLOURS)]
+
+
+def _styles(units: np.ndarray) -> list[dict[str, Any]]:
+    """Colours by unit, and the units' names as labels where each has a colour of its own."""
+    named = max(units, default=0) < len(LINE_COLOURS)
+    return [{"color": _colour(unit), "label": f"unit {unit}" if named else None} for unit in units]
+
+
+def _axes(ax: Axes | None, size: tuple[float, float], **options: Any) -> Any:
+    if ax is None:
+        figure, ax = plt.subplots(figsize=size, layout="constrained", subplot_kw=options)
+        plt.close(figure)  # it belongs to the caller alone
+    return ax
+
+
+def _finished(ax: Any, *others: Axes) -> Figure:
+    """Puts a legend beside the axes, where it hides no data, each label once; returns the figure."""
+    found = [axes.get_legend_handles_labels() for axes in (ax, *others)]
+    entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
+    if entries:
+        handles, labels = list(entries.values()), list(entries)
+        ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, fontsize="small")
+    return ax.figure
