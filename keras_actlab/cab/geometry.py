@@ -15,7 +15,7 @@ class Boundaries:
     r"""Characteristic activation boundaries: hyperplanes $\{x : u \cdot x + \lambda = 0\}$.
 
     A unit has one for each value at which its activation bends; they stand next to each other, units in their order.
-    A unit whose weights are all 0 has no boundary: its normal and location are NaN.
+    A unit whose weights are all 0, or not finite, has no boundary: its normal, offset and location are NaN.
 
     Attributes:
         normals: Unit vectors $u$, shape `(boundaries, n)`.
@@ -77,7 +77,7 @@ def of_values(units: AffineUnits, read: Read) -> Boundaries:
     weights, bias = units.maps(read)
     bends = bias.shape[-1]
     norm = np.linalg.norm(weights, axis=-2)  # (..., units)
-    norm = np.where(norm > 0, norm, np.nan)
+    norm = np.where((norm > 0) & (norm < np.inf), norm, np.nan)
     offsets = bias / norm[..., None]
     offsets = offsets.reshape(*offsets.shape[:-2], -1)
     normals = np.repeat(np.swapaxes(weights / norm[..., None, :], -1, -2), bends, axis=-2)

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_actlab.cab.affine import AffineUnits, Units, current
 from keras_actlab.cab.geometry import angular_change, of_values
-from keras_actlab.cab.track import Track, load_tracks, save_tracks
+from keras_actlab.cab.track import FIELDS, Track, load_tracks, save_tracks
 from keras_actlab.cab.watching import Watcher
 
 # Looks whose variables are kept as they are, until geometry is done for all of them at once.
@@ -119,8 +119,8 @@ class BoundaryTracker(Watcher):
                     f"`path` must be a file of the same layers, or a new one. Received: path={str(self.path)!r}, with "
                     f"(boundaries, n) of {there}, while the layers have {here}"
                 )
-            for each in records:
-                each.restore(tracks[each.units.name], self.every)
+            for of_layer in records:
+                of_layer.restore(tracks[of_layer.units.name], self.every)
         self._records = records
 
     def begin(self) -> None:
@@ -133,12 +133,15 @@ class BoundaryTracker(Watcher):
                     f"{records.units.name!r} that are not those seen at step {self.step} before, path={self.path}"
                 )
         if not self._records[0].ends_at(self.step):
-            self.look()
+            self._copy()
             self._compute(after_gap=True)
 
-    def look(self) -> None:
+    def _copy(self) -> None:
         copies = [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables]
         self._waiting.append((self.step, copies))
+
+    def look(self) -> None:
+        self._copy()
         if len(self._waiting) >= self._at_once:
             self._compute()
 
@@ -208,8 +211,8 @@ class _Records:
 
     def track(self) -> Track:
         """Returns the records as arrays."""
-        steps, *columns = zip(*self._kept, strict=True)
-        return Track(np.array(steps), *map(np.stack, columns), self.start.units)
+        columns = {name: np.stack(values) for name, values in zip(FIELDS, zip(*self._kept, strict=True), strict=False)}
+        return Track(**columns, units=self.start.units)
 
     def restore(self, track: Track, every: int) -> None:
         """Takes the records of a track."""

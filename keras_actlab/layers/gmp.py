@@ -145,20 +145,32 @@ class GmP(keras.layers.Layer):
         rows = self.sign if self.angles is None else ops.angles_to_direction(self.angles)
         return keras.ops.reshape(rows, self._kernel_shape)
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def preactivation(self, inputs: Tensor) -> Tensor:
+        """Returns what goes into the activation: `direction . x + radius`, times the scale if that is inside.
+
+        Args:
+            inputs: The layer's input.
+
+        Returns:
+            Tensor of the output's shape, in the compute dtype.
+
+        Raises:
+            ValueError: If the layer is not built.
+        """
         inputs, direction = (keras.ops.cast(x, self.compute_dtype) for x in (inputs, self.direction))
         outputs = self.apply_kernel(inputs, direction)
         if self.use_bias:
             outputs = outputs + self._along_units(self.radius, outputs)
-        scale = self._along_units(self.scale, outputs)
-        if self.scale_inside:
-            outputs = outputs * scale
+        return outputs * self._along_units(self.scale, outputs) if self.scale_inside else outputs
+
+    def call(self, inputs: Tensor) -> Tensor:
         # An activation that is a layer may have a dtype policy of its own.
-        outputs = keras.ops.cast(self.activation(outputs), self.compute_dtype)
-        return outputs if self.scale_inside else outputs * scale
+        outputs = keras.ops.cast(self.activation(self.preactivation(inputs)), self.compute_dtype)
+        return outputs if self.scale_inside else outputs * self._along_units(self.scale, outputs)
 
     def _along_units(self, vector: Tensor, outputs: Tensor) -> Tensor:
-        return along_axis(vector, self.unit_axis, len(outputs.shape))
+        # Keras casts variables itself within a call only.
+        return along_axis(keras.ops.cast(vector, self.compute_dtype), self.unit_axis, len(outputs.shape))
 
     def get_config(self) -> dict[str, Any]:
         activation = keras.activations.serialize(self.activation)

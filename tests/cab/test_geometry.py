@@ -139,6 +139,13 @@ def test_a_unit_without_weights_has_no_boundary():
     np.testing.assert_array_equal(np.isnan(found.offsets), [False, True])
 
 
+def test_a_training_that_diverged_has_no_boundary():
+    layer = Dense(3)
+    layer.build((None, 2))
+    layer.set_weights([np.array([[1.0, np.inf, np.nan], [0.0, 0.0, 0.0]]), np.array([2.0, np.nan, 3.0])])
+    np.testing.assert_array_equal(cab.boundaries(layer).locations, [[-2.0, 0.0], [np.nan] * 2, [np.nan] * 2])
+
+
 def test_extreme_weights():
     layer = Dense(2)
     layer.build((None, 2))

@@ -84,6 +84,7 @@ def test_a_split_needs_as_many_inputs_as_targets():
         ({"metrics": {"RMSE": "rmse"}}, TypeError, "`metrics`"),
         ({"data": [1, 2]}, TypeError, "`data`"),
         ({"data": data(0), "splits": 3}, ValueError, "`splits` must be 1"),
+        ({"callbacks": [1, 2]}, TypeError, "`callbacks`"),
         ({"epochs": 0}, ValueError, "`epochs`"),
         ({"epochs": 2.5}, ValueError, "`epochs`"),
         ({"seeds": True}, ValueError, "`seeds`"),

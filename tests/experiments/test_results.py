@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,6 +153,14 @@ def test_tables_are_rendered(tmp_path):
     assert list(written.columns[:7]) == ["task", "method", "stage", "split", "seed", "epochs", "RMSE"]
     pd.testing.assert_frame_equal(pd.read_csv(files[1]).set_index(["task", "method"]), found.table(), check_dtype=False)
     assert files[3].stat().st_size > 10_000
+
+
+def test_another_figure_takes_the_place_of_the_dots(tmp_path):
+    figure, ax = plt.subplots(figsize=(1, 1))
+    plt.close(figure)
+    ax.plot([0, 1])
+    results({"ReLU": [1.0, 2.0]}).save(tmp_path, "plain", figure)
+    assert plt.imread(tmp_path / "plain.png").shape[:2] == (150, 150)
 
 
 def test_a_file_without_rows_has_empty_tables():

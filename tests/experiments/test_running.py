@@ -255,6 +255,27 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(tmp_path):
     assert not len(results.failures)
 
 
+def test_callbacks_watch_every_final_fit_from_beginning_to_end(found, tmp_path):
+    seen = []
+
+    def watch(model, method, split, seed):
+        steps = []
+        seen.append(((method, split, seed), model, steps))
+        return [keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(batch))]
+
+    results = run(comparison(callbacks=watch), tmp_path / "results.jsonl")
+    assert sorted(place for place, _, _ in seen) == [(m, split, 0) for m in ("deep", "linear") for split in range(3)]
+    for (method, split, _), model, steps in seen:
+        row = results.final[(results.final["method"] == method) & (results.final["split"] == split)].iloc[0]
+        assert steps == list(range(row["epochs"] * 3))  # batches of 16 out of 48 examples, as one training
+        x, y = data(split).test
+        predictions = model.predict(x, verbose=0)[:, 0]
+        to_units = data(split).to_units
+        error = np.sqrt(np.mean((to_units(predictions) - to_units(y)) ** 2))
+        assert row["RMSE"] == pytest.approx(error, rel=1e-5)
+    np.testing.assert_allclose(results.frame["RMSE"], found[0].frame["RMSE"], rtol=1e-4)
+
+
 def test_a_rate_that_diverges_is_not_chosen_and_no_failure(tmp_path):
     def linear_sgd(learning_rate):
         model = linear(learning_rate)
