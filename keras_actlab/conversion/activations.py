@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_actlab import layers
+from keras_actlab import graph, layers
 from keras_actlab.conversion import surgery
 from keras_actlab.conversion.rewriting import Place, Stays, Where, rewrite
+from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.layers.arguments import Shape
 
 To: TypeAlias = str | type[keras.layers.Layer] | Callable[..., Any]
@@ -26,16 +27,6 @@ LAYERS: dict[str, type[keras.layers.Layer]] = {
     "prelu": keras.layers.PReLU,
     "tmaf": layers.TMAF,
 }
-ACTIVATION_LAYERS = (
-    keras.layers.Activation,
-    keras.layers.ELU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-    keras.layers.Softmax,
-    layers.CRReLU,
-    layers.TMAF,
-)
 PASS_ON = (
     keras.layers.Dropout,
     keras.layers.Flatten,
@@ -90,7 +81,7 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
     holders: Counter[int] = Counter()
 
     def prepare(copied: keras.Model, places: list[Place]) -> list[Place]:
-        holders.update(surgery.holder_counts(copied))
+        holders.update(graph.holder_counts(copied))
         return _one_place_per_call(places)
 
     def change(place: Place) -> str:
@@ -146,7 +137,7 @@ def _has_activation(place: Place) -> bool:
 def _owns_activation(layer: keras.layers.Layer) -> bool:
     """Whether `layer` itself applies the activation that it has, and does not hand it on to layers within."""
     activation = getattr(layer, "activation", None)
-    return callable(activation) and all(child is activation for child in surgery.children(layer))
+    return callable(activation) and all(child is activation for child in graph.children(layer))
 
 
 def _one_place_per_call(places: list[Place]) -> list[Place]:
@@ -157,8 +148,8 @@ def _one_place_per_call(places: list[Place]) -> list[Place]:
         if place.path.startswith(owners):
             continue  # a part of an activation that will be swapped as a whole
         found.append(place)
-        is_shared = isinstance(layer, ACTIVATION_LAYERS) and len(surgery.calls(layer, holder)) > 1
-        if is_shared and surgery.is_functional(holder):
+        is_shared = isinstance(layer, ACTIVATION_LAYERS) and len(graph.calls(layer, holder)) > 1
+        if is_shared and graph.is_functional(holder):
             for twin in surgery.separate(layer, holder):
                 found.append(replace(place, path="".join(place.path.rpartition("/")[:2]) + twin.name, layer=twin))
     return found
@@ -182,8 +173,8 @@ def _check_hidden(place: Place) -> None:
 
 def _takers(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[keras.Operation | None]:
     """What computes with the output of `layer`, past what only passes it on; None for an output of the model."""
-    takers: list[keras.Operation | None] = [None] if surgery.is_output(layer, holder) else []
-    for follower in surgery.consumers(layer, holder):
+    takers: list[keras.Operation | None] = [None] if graph.is_output(layer, holder) else []
+    for follower in graph.consumers(layer, holder):
         takers += _takers(follower, holder) if isinstance(follower, PASS_ON) else [follower]
     return takers
 
@@ -199,9 +190,9 @@ def _swap_layer(place: Place, to: To) -> None:
     shapes = surgery.input_shapes(layer, place.holder)
     if len(shapes) != 1:
         raise Stays(f"{len(shapes)} calls share it" if shapes else "the shape of its input is not known")
-    siblings = surgery.children(place.holder)
+    siblings = graph.children(place.holder)
     new = _make(to, layer.name, layer.dtype_policy.name, shapes[0], any(map(_has_channels_first, siblings)))
-    with surgery.scopes("" if surgery.is_functional(place.holder) else place.holder.path or ""):
+    with surgery.scopes("" if graph.is_functional(place.holder) else place.holder.path or ""):
         _build(new, shapes[0], place)
     surgery.become(layer, new)
 

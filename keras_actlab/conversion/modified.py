@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 
 import keras
 
-from keras_actlab.conversion.surgery import become, children, scope_of, set_class
+from keras_actlab.conversion.surgery import become, scope_of, set_class
+from keras_actlab.graph import children
 
 # The way from a layer to one within: on each level the class of the next one, as the constructor made it, and its
 # number among those of that class. Names will not do, for Keras numbers layers without a name anew in each process.

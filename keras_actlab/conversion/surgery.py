@@ -1,12 +1,11 @@
 """Exchanging layers within a model that is built.
 
-Keras has no public way to do so. This is the one module of the package that reaches into what Keras keeps to itself.
+Keras has no public way to do so. This is the one module of the package that changes what Keras keeps to itself.
 """
 
 import itertools
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import update_wrapper
@@ -16,63 +15,7 @@ from typing import Any
 
 import keras
 
-
-def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that `layer` holds itself, save inputs: those of its graph, if it has one, and then the others.
-
-    The order in which it came to hold them would be simpler, but in subclasses of Functional depends on the backend.
-    """
-    held = [operation for operation in getattr(layer, "operations", []) if isinstance(operation, keras.layers.Layer)]
-    held += layer._flatten_layers(include_self=False, recursive=False)
-    return [one for one in dict.fromkeys(held) if not isinstance(one, keras.layers.InputLayer)]
-
-
-def holder_counts(model: keras.Model) -> Counter[int]:
-    """How many layers hold each layer within `model`, by its id."""
-    counts: Counter[int] = Counter()
-    visited = set()
-
-    def visit(holder: keras.layers.Layer) -> None:
-        visited.add(id(holder))
-        for child in children(holder):
-            counts[id(child)] += 1
-            if id(child) not in visited:
-                visit(child)
-
-    visit(model)
-    return counts
-
-
-def _graph(holder: keras.layers.Layer) -> list[Any]:
-    """The nodes of the graph of `holder`; none, if it has no graph."""
-    # A Sequential model is called through a Functional one.
-    by_depth = getattr(getattr(holder, "_functional", holder), "_nodes_by_depth", {})
-    return [node for nodes in by_depth.values() for node in nodes]
-
-
-def calls(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[Any]:
-    """The nodes in which `layer` is called in the graph of `holder`."""
-    nodes = _graph(holder)
-    return [node for node in layer._inbound_nodes if node in nodes]
-
-
-def consumers(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[keras.Operation]:
-    """The operations that take what `layer` puts out, in the graph of `holder`."""
-    nodes = _graph(holder)
-    return [node.operation for node in layer._outbound_nodes if node in nodes]
-
-
-def is_functional(layer: keras.layers.Layer) -> bool:
-    """Whether `layer` is a graph of layers and nothing more: a Functional or Sequential model."""
-    return isinstance(layer, keras.Sequential) or (
-        isinstance(layer, keras.Model) and type(layer).__name__ == "Functional"
-    )
-
-
-def is_output(layer: keras.layers.Layer, model: keras.Model) -> bool:
-    """Whether `model`, if it has a graph, puts out what `layer` does."""
-    outputs = getattr(model, "outputs", None) or []
-    return any(output._keras_history.operation is layer for output in outputs)
+from keras_actlab.graph import calls, children
 
 
 @contextmanager
