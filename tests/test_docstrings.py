@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_actlab
+import keras_actlab.cab.plots
 import keras_actlab.experiments
 
 PUBLIC = {
@@ -15,6 +16,8 @@ PUBLIC = {
         keras_actlab.initializers,
         keras_actlab.constraints,
         keras_actlab.conversion,
+        keras_actlab.cab,
+        keras_actlab.cab.plots,
         keras_actlab.experiments,
     )
     for name, value in vars(module).items()

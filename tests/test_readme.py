@@ -42,6 +42,16 @@ def test_the_comparison_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "results" / "comparison.png").exists()
 
 
+def test_the_boundaries_are_tracked_and_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(EXAMPLES[3], names)
+    assert "largest turn of a boundary in one step: " in capsys.readouterr().out
+    assert names["track"].locations.shape == (201, 10, 2)
+    assert (tmp_path / "boundaries.png").exists()
+    assert (tmp_path / "trajectories.png").exists()
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (Path(__file__).parent.parent / target).exists(), target

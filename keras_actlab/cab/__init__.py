@@ -4,17 +4,26 @@ Pictures are in `keras_actlab.cab.plots`, which needs the extra `[lab]`.
 """
 
 from keras_actlab.cab.geometry import Boundaries, angular_change, boundaries, metric_tensor, perturb
+from keras_actlab.cab.regions import RegionTracker, activation_patterns, count_regions, preactivations
+from keras_actlab.cab.slices import Plane, Slice, slice_regions
 from keras_actlab.cab.track import Track, load_tracks, save_tracks
 from keras_actlab.cab.tracker import BoundaryTracker
 
 __all__ = [
     "Boundaries",
     "BoundaryTracker",
+    "Plane",
+    "RegionTracker",
+    "Slice",
     "Track",
+    "activation_patterns",
     "angular_change",
     "boundaries",
+    "count_regions",
     "load_tracks",
     "metric_tensor",
     "perturb",
+    "preactivations",
     "save_tracks",
+    "slice_regions",
 ]

@@ -22,6 +22,15 @@ class Boundaries:
         offsets: The $\lambda$, shape `(boundaries,)`: minus the signed distance from the origin.
         locations: The points $\phi = -\lambda u$ nearest to the origin, shape `(boundaries, n)`.
         units: Index of each boundary's unit, shape `(boundaries,)`.
+
+    Example: ReLU6 bends twice.
+
+    >>> from keras_actlab import cab
+    >>> layer = keras.layers.Dense(1, activation="relu6", kernel_initializer="ones", bias_initializer="ones")
+    >>> layer.build((None, 1))
+    >>> cab.boundaries(layer).locations
+    array([[-1.],
+           [ 5.]])
     """
 
     normals: np.ndarray

@@ -13,6 +13,7 @@ import numpy as np
 from keras_actlab.cab import geometry
 from keras_actlab.cab.affine import Units, current
 from keras_actlab.cab.geometry import Boundaries
+from keras_actlab.cab.slices import Slice
 from keras_actlab.cab.track import Track
 from keras_actlab.colours import COLOURS
 from keras_actlab.layers import TMAF
@@ -20,7 +21,7 @@ from keras_actlab.layers import TMAF
 try:
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
-    from matplotlib.collections import LineCollection
+    from matplotlib.collections import LineCollection, PolyCollection
     from matplotlib.figure import Figure
     from mpl_toolkits.mplot3d import Axes3D
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
@@ -144,21 +145,11 @@ def boundaries_2d(
     ['boundary', 'location', 'decision']
     """
     _check_boundaries(boundaries, 2)
-    if points is not None:
-        points = _array(points)
-        if points.ndim != 2 or points.shape[1] != 2 or not len(points):
-            raise ValueError(f"`points` must have the shape (points, 2). Received: points.shape={points.shape}")
-    if labels is not None:
-        labels = np.asarray(keras.ops.convert_to_numpy(labels))
-        if points is None or labels.shape != (len(points),):
-            raise ValueError(
-                "`labels` must be one for each of `points`. "
-                f"Received: labels.shape={labels.shape}, points={None if points is None else points.shape}"
-            )
+    classes = _classes(points, labels)
     if limits is not None:
         limits = _limits(limits, 2)
     else:
-        limits = _robust_range(boundaries.locations) if points is None else _range(points)
+        limits = _range(np.concatenate([*classes.values()])) if classes else _robust_range(boundaries.locations)
     if decision is not None:
         grid = np.stack(np.meshgrid(*(np.linspace(low, high, GRID) for low, high in limits)), axis=-1)
         scores = _array(decision(grid.reshape(-1, 2)))
@@ -168,13 +159,8 @@ def boundaries_2d(
             )
 
     ax = _axes(ax, (6, 4.5))
-    if points is not None:
-        classes = (
-            {"data": slice(None)} if labels is None else {f"class {each}": labels == each for each in np.unique(labels)}
-        )
-        for index, (name, chosen) in enumerate(classes.items()):
-            x, y = points[chosen].T
-            ax.scatter(x, y, s=12, color=_colour(index), alpha=0.5, linewidths=0, label=name)
+    for index, (name, places) in enumerate(classes.items()):
+        ax.scatter(places[:, 0], places[:, 1], s=12, color=_colour(index), alpha=0.5, linewidths=0, label=name)
     ends = [_section(*plane, limits) for plane in zip(boundaries.normals, boundaries.offsets, strict=True)]
     ax.add_collection(LineCollection([each for each in ends if len(each)], colors=GREY, linewidths=1, label="boundary"))
     ax.plot(*boundaries.locations.T, "o", color=GREY, markersize=4, label="location")
@@ -185,6 +171,49 @@ def boundaries_2d(
                 *np.moveaxis(grid, -1, 0), scores.reshape(GRID, GRID), levels=[0.0], colors="black", linewidths=2.5
             )
     ax.set(xlim=limits[0], ylim=limits[1], xlabel="input 1", ylabel="input 2", aspect="equal")
+    return _finished(ax)
+
+
+def slice_2d(sliced: Slice, points: Any = None, labels: Any = None, ax: Axes | None = None) -> Figure:
+    """Draws the linear regions of a network on a plane, with the boundaries of each layer in a colour of its own.
+
+    Args:
+        sliced: What `cab.slice_regions` gives.
+        points: Coordinates (a, b) on the plane, shape `(points, 2)`.
+        labels: A label for each point, by which it is coloured.
+        ax: Axes to draw into.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError: If `sliced` is no `Slice`.
+        ValueError: If the shapes of `points` and `labels` do not fit.
+
+    Example:
+
+    >>> import matplotlib
+    >>> matplotlib.use("Agg")
+    >>> from keras_actlab import cab
+    >>> from keras_actlab.cab import plots
+    >>> hidden = keras.layers.Dense(8, activation="relu", name="hidden")
+    >>> model = keras.Sequential([keras.Input((2,)), hidden, keras.layers.Dense(1)])
+    >>> figure = plots.slice_2d(cab.slice_regions(model, cab.Plane.of_inputs()))
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['hidden']
+    """
+    if not isinstance(sliced, Slice):
+        raise TypeError(f"`sliced` must be a Slice. Received: sliced={sliced!r}")
+    classes = _classes(points, labels)
+    ax = _axes(ax, (6, 4.5))
+    ax.add_collection(PolyCollection(sliced.polygons, facecolors=COLOURS, alpha=0.1, linewidths=0))
+    names = list(dict.fromkeys(sliced.layers))  # in the order of computation
+    for index, name in enumerate(names):
+        segments = sliced.segments[sliced.layers == name]
+        ax.add_collection(LineCollection(segments, colors=_colour(index), linewidths=1, label=name))
+    for index, (name, places) in enumerate(classes.items(), len(names)):
+        ax.scatter(places[:, 0], places[:, 1], s=12, color=_colour(index), label=name)
+    ax.set(xlim=sliced.plane.limits[0], ylim=sliced.plane.limits[1], xlabel="a", ylabel="b")
     return _finished(ax)
 
 
@@ -514,6 +543,24 @@ def _check_inputs(name: str, normals: np.ndarray, *allowed: int) -> None:
     if normals.shape[-1] not in allowed:
         wanted = f"{' or '.join(map(str, allowed))} input{'s' if max(allowed) > 1 else ''}"
         raise ValueError(f"`{name}` must be of units with {wanted}. Received: {normals.shape[-1]} inputs")
+
+
+def _classes(points: Any, labels: Any) -> dict[str, np.ndarray]:
+    """Returns points in the plane by the name of their label; an empty dictionary if there are none."""
+    if points is None and labels is None:
+        return {}
+    points = None if points is None else _array(points)
+    if points is not None and (points.ndim != 2 or points.shape[1] != 2 or not len(points)):
+        raise ValueError(f"`points` must have the shape (points, 2). Received: points.shape={points.shape}")
+    if labels is None:
+        return {"data": points}
+    labels = np.asarray(keras.ops.convert_to_numpy(labels))
+    if points is None or labels.shape != points.shape[:1]:
+        raise ValueError(
+            "`labels` must be one for each of `points`. "
+            f"Received: labels.shape={labels.shape}, points={None if points is None else points.shape}"
+        )
+    return {f"class {each}": points[labels == each] for each in np.unique(labels)}
 
 
 def _array(values: Any) -> np.ndarray:

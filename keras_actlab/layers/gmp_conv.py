@@ -11,6 +11,25 @@ from keras_actlab.layers.gmp import GmP
 from keras_actlab.ops.tensor import Tensor
 
 
+def convolve(layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor) -> Tensor:
+    """Returns the convolution that a geometric or plain layer makes, with any kernel, without bias and activation."""
+    padding = layer.padding
+    if padding == "causal":
+        widths = [[0, 0], [0, 0], [0, 0]]
+        steps_axis = 1 if layer.data_format == "channels_last" else 2
+        widths[steps_axis] = [layer.dilation_rate[0] * (layer.kernel_size[0] - 1), 0]
+        inputs = ops.pad(inputs, widths)
+        padding = "valid"
+    return ops.conv(
+        inputs,
+        kernel,
+        strides=layer.strides,
+        padding=padding,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+    )
+
+
 class GmPConv(GmP):
     """What the three convolutions share: all but their `rank`, the number of spatial axes."""
 
@@ -113,21 +132,7 @@ class GmPConv(GmP):
         self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2, axes={self.unit_axis: input_shape[self.unit_axis]})
 
     def apply_kernel(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        padding = self.padding
-        if padding == "causal":
-            widths = [[0, 0], [0, 0], [0, 0]]
-            steps_axis = 1 if self.data_format == "channels_last" else 2
-            widths[steps_axis] = [self.dilation_rate[0] * (self.kernel_size[0] - 1), 0]
-            inputs = ops.pad(inputs, widths)
-            padding = "valid"
-        return ops.conv(
-            inputs,
-            kernel,
-            strides=self.strides,
-            padding=padding,
-            data_format=self.data_format,
-            dilation_rate=self.dilation_rate,
-        )
+        return convolve(self, inputs, kernel)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         *kernel_size, _, filters = self.kernel_shape(input_shape)
