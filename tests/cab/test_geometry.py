@@ -52,6 +52,11 @@ CASES = {
         lambda: [BatchNormalization(), Dense(5), BatchNormalization(scale=False)],
         (0.0, 2.0),
     ),
+    "IMN and BN before": (
+        lambda: [InputMeanNormalization(), BatchNormalization(), Dense(5, activation="relu")],
+        lambda: [InputMeanNormalization(), BatchNormalization(), Dense(5)],
+        (0.0,),
+    ),
     "MBN": (lambda: [Dense(5), MeanOnlyBatchNormalization()], lambda: [Dense(5), MeanOnlyBatchNormalization()], (0.0,)),
     "GmP": (lambda: [GmPDense(5, activation="relu")], lambda: [GmPDense(5)], (0.0,)),
     "GmP, no radius": (lambda: [GmPDense(5, use_bias=False)], lambda: [GmPDense(5, use_bias=False)], (0.0,)),

@@ -172,6 +172,15 @@ def whole_steps(folder):
     return cab.load_tracks(folder / "tracks" / "run.npz")["dense"].steps
 
 
+def test_a_resumed_track_goes_on_at_its_stride(tmp_path):
+    model = network()
+    for epochs in (8, 2):
+        tracker = cab.BoundaryTracker(units_of(model), megabytes=8 * 192 / 1e6, path=tmp_path / "run.npz")
+        train(model, epochs, tracker)
+    steps = whole(tracker).steps
+    np.testing.assert_array_equal(steps, [0, 8, 16, 24, 30])
+
+
 def test_a_run_that_starts_again_replaces_its_track(tmp_path):
     tracks = []
     for epochs in (3, 2):
@@ -238,6 +247,7 @@ def test_a_missing_boundary_does_not_move():
     assert np.isfinite(track.locations[1:]).all()
     assert (track.moves[:2] == 0).all()
     assert (track.moves[2:] > 0).all()
+    assert (track.turns[:2] == 0).all()
 
 
 def test_mixed_precision_and_several_steps_an_execution():
