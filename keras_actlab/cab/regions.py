@@ -190,10 +190,12 @@ class RegionTracker(Watcher):
             self._looks = []
         self._network, self._points = network, points
 
-    def begin(self) -> None:
-        if self._looks and self._looks[-1][0] == self.step:
-            return  # the last `fit` ended with a look
+    def begin(self, step: int) -> int:
+        if self._looks and np.array_equal(self._patterns, self._network.patterns(self._points)):
+            return self._looks[-1][0]  # the last `fit` ended with a look
+        self.step = step
         self.look()
+        return step
 
     def look(self) -> None:
         patterns = self._network.patterns(self._points)

@@ -123,25 +123,28 @@ class BoundaryTracker(Watcher):
                 of_layer.restore(tracks[of_layer.units.name], self.every)
         self._records = records
 
-    def begin(self) -> None:
+    def begin(self, step: int) -> int:
         self._compute()
+        if all(records.agrees() for records in self._records):
+            return self._records[0].last_step
         for records in self._records:
-            records.drop_after(self.step)
-            if records.ends_at(self.step) and not records.agrees():
+            records.drop_after(step)
+            if len(records) and records.last_step == step and not records.agrees():
                 raise ValueError(
                     "a tracker, and the file at its `path`, must go on with one run. Received: boundaries of "
-                    f"{records.units.name!r} that are not those seen at step {self.step} before, path={self.path}"
+                    f"{records.units.name!r} that are not those seen at step {step} before, path={self.path}"
                 )
-        if not self._records[0].ends_at(self.step):
-            self._copy()
+        if not len(self._records[0]) or self._records[0].last_step < step:
+            self._copy(step)
             self._compute(after_gap=True)
+        return step
 
-    def _copy(self) -> None:
+    def _copy(self, step: int) -> None:
         copies = [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables]
-        self._waiting.append((self.step, copies))
+        self._waiting.append((step, copies))
 
     def look(self) -> None:
-        self._copy()
+        self._copy(self.step)
         if len(self._waiting) >= self._at_once:
             self._compute()
 
@@ -227,12 +230,15 @@ class _Records:
         if len(kept) < len(self._kept):
             self._kept, self._after_stride = kept, 0
 
-    def ends_at(self, step: int) -> bool:
-        """Whether the last look was at a step."""
-        return bool(self._kept) and self._kept[-1][0] == step
+    @property
+    def last_step(self) -> int:
+        """The step of the last look."""
+        return self._kept[-1][0]
 
     def agrees(self) -> bool:
         """Whether the boundaries are those of the last look."""
+        if not self._kept:
+            return False
         now = of_values(self.units, current)
         pairs = zip(self._kept[-1][1:3], (now.normals, now.locations), strict=True)
         return all(np.allclose(*pair, rtol=1e-6, atol=0.0, equal_nan=True) for pair in pairs)

@@ -22,8 +22,16 @@ class Watcher(keras.callbacks.Callback):
         self._looked_at = 0
         self._epoch_start: int | None = None  # not known before the first epoch
 
-    def begin(self) -> None:
-        """Called before the first step of each `fit`, when every callback has restored what it restores."""
+    def begin(self, step: int) -> int:
+        """Called before the first step of each `fit`, when every callback has restored what it restores.
+
+        Args:
+            step: Number of training steps that the model has taken, as far as its optimizer knows: steps that a loss
+                scale made it skip are not among them.
+
+        Returns:
+            The same, or what an earlier `fit` came to, if this one continues it.
+        """
         raise NotImplementedError
 
     def look(self) -> None:
@@ -35,8 +43,10 @@ class Watcher(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._epoch_start is None:
-            self.step = self._looked_at = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-            self.begin()
+            optimizer = self.model.optimizer
+            updates = int(keras.ops.convert_to_numpy(optimizer.iterations))
+            steps = updates * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
+            self.step = self._looked_at = self.begin(steps)
         self._epoch_start = self.step
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

@@ -131,6 +131,22 @@ def test_steps_that_were_not_watched_are_a_gap():
     assert (track.moves[5] > 0).all()
 
 
+@pytest.mark.parametrize("kind", ["accumulation", "skipped"])
+def test_a_second_fit_goes_on_where_steps_are_no_updates(kind):
+    model = network()
+    if kind == "accumulation":
+        model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse")
+    else:  # a scale at which the gradients of the first steps are infinite
+        scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=2.0**127)
+        model.compile(scaled, "mse")
+    tracker = cab.BoundaryTracker(units_of(model))
+    for _ in range(3):
+        train(model, 1, tracker)
+    if kind == "accumulation":
+        assert int(numpy(model.optimizer.iterations)) == 4
+    np.testing.assert_array_equal(whole(tracker).steps, np.arange(10))
+
+
 class PowerCutError(Exception):
     pass
 
