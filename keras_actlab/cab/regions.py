@@ -120,8 +120,9 @@ def count_regions(model: keras.Model, x: Any) -> int:
 class RegionTracker(Watcher):
     """Follows in training how many activation regions a set of points is in, and how many points and units change.
 
-    Looks before the first training step and then after every `every` steps, at inference. Only the patterns of the last
-    look are kept. Later calls of `fit` go on where the last one ended; on another model, they start anew.
+    Looks before the first training step, then after every `every` steps, and at the end, at inference. Only the
+    patterns of the last look are kept. Later calls of `fit` go on where the last one ended; on another model, they
+    start anew.
 
     Args:
         x: Inputs, with the batch axis first.

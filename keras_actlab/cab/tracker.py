@@ -19,7 +19,7 @@ LOOKS_AT_ONCE = 256
 class BoundaryTracker(Watcher):
     r"""Follows the characteristic activation boundaries of layers while a model trains.
 
-    Looks before the first training step and then after every `every` steps: where each boundary is
+    Looks before the first training step, then after every `every` steps, and at the end: where each boundary is
     ($\phi = -\lambda u$), which way it faces ($u$), how far it has moved and turned since the last look. Variables are
     copied at a look; geometry is done in float64, for many looks at once.
 
@@ -32,10 +32,10 @@ class BoundaryTracker(Watcher):
         every: Number of training steps from one look to the next. With `steps_per_execution`, looks are at the ends of
             executions.
         megabytes: What the records of all tracks may take together. Computing new ones takes as much for a while.
-        path: File (.npz) in which the tracks are kept, replaced as a whole after every epoch. If it exists when
-            training begins, tracking goes on from there, as the model does with `keras.callbacks.BackupAndRestore`;
-            records of steps that the model has not taken are dropped. Where an epoch is a single step, writing it that
-            often is slow: leave it out, and call `save_tracks`.
+        path: File (.npz) in which the tracks are kept, replaced as a whole after a look at the end of every epoch. If
+            it exists when training begins, tracking goes on from there, as the model does with
+            `keras.callbacks.BackupAndRestore`; records of steps that the model has not taken are dropped. Where an
+            epoch is a single step, writing it that often is slow: leave it out, and call `save_tracks`.
 
     Raises:
         TypeError: If an argument has the wrong type, or `layers` holds other things than layers.
@@ -150,6 +150,7 @@ class BoundaryTracker(Watcher):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.path is not None:
+            self.catch_up()  # so that a run which goes on from the file finds what the model is then
             save_tracks(self.tracks, self.path)
 
     def _compute(self, after_gap: bool = False) -> None:

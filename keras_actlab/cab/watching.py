@@ -8,7 +8,7 @@ from keras_actlab.layers.arguments import positive_integer
 
 
 class Watcher(keras.callbacks.Callback):
-    """Calls `look` before the first training step, and then after every so many.
+    """Calls `look` before the first training step, then after every so many, and at the end.
 
     Args:
         every: Number of training steps from one look to the next. With `steps_per_execution`, looks are at the ends of
@@ -52,7 +52,15 @@ class Watcher(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.step = (self._epoch_start or 0) + batch + 1
         if self.step - self._looked_at >= self.every:
-            self._looked_at = self.step
             if keras.backend.backend() == "jax":
                 self.model.jax_state_sync()  # within an epoch, variables are empty there
+            self.catch_up()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Looks, if any step was taken since the last look."""
+        if self.step > self._looked_at:
+            self._looked_at = self.step
             self.look()

@@ -131,6 +131,18 @@ def test_steps_that_were_not_watched_are_a_gap():
     assert (track.moves[5] > 0).all()
 
 
+def test_short_fits_lose_no_step():
+    model, other = network(), network()
+    once, often = cab.BoundaryTracker(units_of(model), every=5), cab.BoundaryTracker(units_of(other), every=5)
+    train(model, 6, once)
+    for _ in range(6):
+        train(other, 1, often)
+    np.testing.assert_array_equal(whole(once).steps, [0, 5, 10, 15, 18])
+    np.testing.assert_array_equal(whole(often).steps, np.arange(0, 19, 3))
+    np.testing.assert_array_equal(whole(often).locations[-1], whole(once).locations[-1])
+    assert (whole(often).moves[1:] > 0).all()
+
+
 @pytest.mark.parametrize("kind", ["accumulation", "skipped"])
 def test_a_second_fit_goes_on_where_steps_are_no_updates(kind):
     model = network()
