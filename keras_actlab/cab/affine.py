@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
+from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.layers.gmp import GmP
 
 # A layer, or layers that follow one another: normalization of the input, the affine layer, normalization of its
@@ -36,7 +37,9 @@ class AffineUnits:
             raise TypeError(f"`units` must be a Keras layer, or a tuple of Keras layers. Received: {units!r}")
         unbuilt = [layer.name for layer in chain if not layer.built]
         if unbuilt:
-            raise ValueError(f"`units` must be built. Received: {_names(chain)}, of which {unbuilt} are not")
+            raise ValueError(
+                f"`units` must be built, as `model.build` does. Received: {_names(chain)}, of which {unbuilt} are not"
+            )
         affine = [layer for layer in chain if is_affine(layer)]
         if len(affine) != 1:
             raise ValueError(
@@ -49,11 +52,13 @@ class AffineUnits:
         place = chain.index(self.layer)
         self.before, after = chain[:place], list(chain[place + 1 :])
         self.activation: Any = self._plain.activation
-        if after and self.activation is keras.activations.linear and not isinstance(after[-1], CHANNELWISE):
+        self._followed = bool(after)
+        linear = self.activation is keras.activations.linear
+        if after and isinstance(after[-1], ACTIVATION_LAYERS):
             self.activation = after.pop()
         self.after = tuple(after)
         if not all(isinstance(layer, CHANNELWISE) for layer in (*self.before, *self.after)) or (
-            self.after and self._plain.activation is not keras.activations.linear
+            self._followed and not linear
         ):
             raise ValueError(
                 "`units` must be, in this order: normalization of the input, an affine layer, normalization of its "
@@ -65,8 +70,23 @@ class AffineUnits:
                 f"`units` must not normalize the input of a grouped convolution. Received: {_names(chain)}, "
                 f"groups={self._plain.groups}"
             )
+        self._check_channels()
         self.variables: list[keras.Variable] = []
         self.maps(self._note)
+
+    def _check_channels(self) -> None:
+        """Raises unless what normalizes does so along the channels of the affine layer's input, or along its units."""
+        plain = self._plain
+        *_, channels, units = plain._kernel_shape if isinstance(plain, GmP) else plain.kernel.shape
+        for layer in (*self.before, *self.after):
+            size = channels if layer in self.before else units
+            rank = len(layer.get_build_config()["input_shape"])
+            expected = 1 if getattr(plain, "data_format", None) == "channels_first" else rank - 1
+            if layer.axis % rank != expected or tuple(layer.moving_mean.shape) != (size,):
+                raise ValueError(
+                    f"`units` must be normalized along their {size} channels, axis {expected}. Received: "
+                    f"{layer.name!r} with axis={layer.axis}, which has {layer.moving_mean.shape[0]}"
+                )
 
     def _note(self, variable: keras.Variable) -> np.ndarray:
         """Reads a variable, and notes that the maps depend on it."""
@@ -95,7 +115,8 @@ class AffineUnits:
             case GmP():
                 weights = read(layer.sign)[..., None, :] if layer.angles is None else _direction(read(layer.angles))
                 bias = read(layer.radius) if layer.use_bias else np.zeros(weights.shape[-1])
-                if not layer.scale_inside:  # a scale outside the activation does not move the boundary
+                inside = layer.scale_inside or (self._followed and layer.activation is keras.activations.linear)
+                if not inside:  # a scale outside the activation does not move the boundary
                     return weights, bias
                 scale = read(layer.scale)
                 return weights * scale[..., None, :], bias * scale

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -107,8 +108,10 @@ def load_tracks(path: str | Path) -> dict[str, Track]:
     (1, 5, 2)
     """
     try:
-        with np.load(path) as arrays:
+        with Path(path).open("rb") as file, np.load(file) as arrays:
             names = dict.fromkeys(key.rpartition("/")[0] for key in arrays)
             return {name: Track(**{field: arrays[f"{name}/{field}"] for field in FIELDS}) for name in names}
-    except (KeyError, ValueError, EOFError) as error:
+    except FileNotFoundError:
+        raise
+    except (KeyError, TypeError, ValueError, EOFError, OSError, BadZipFile) as error:
         raise ValueError(f"`path` must be a file of tracks. Received: path={str(path)!r}") from error

@@ -14,6 +14,8 @@ from keras_actlab.cab.watching import Watcher
 
 # Looks whose variables are kept as they are, until geometry is done for all of them at once.
 LOOKS_AT_ONCE = 256
+# What NumPy and Python need for the arrays of a record, beside the numbers in them; measured on small layers.
+OVERHEAD = 2000  # bytes
 
 
 class BoundaryTracker(Watcher):
@@ -77,13 +79,14 @@ class BoundaryTracker(Watcher):
         self.megabytes = megabytes
         self.path = None if path is None else Path(path)
         self._records: list[_Records] = []
+        self._restored = False  # whether the records are those of a file, and training has not begun since
         self._waiting: list[tuple[int, list[np.ndarray]]] = []  # a look's step, and copies of the variables
 
     @property
     def tracks(self) -> dict[str, Track]:
         """The track of each affine layer, by its name. The last look always is the last record."""
         self._compute()
-        return {records.units.name: records.track() for records in self._records}
+        return {records.units.name: records.track() for records in self._records if len(records)}
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -111,32 +114,42 @@ class BoundaryTracker(Watcher):
             )
         self._at_once = min(LOOKS_AT_ONCE, max(1, self._capacity // 8))
         if self.path is not None and self.path.exists():
-            tracks = load_tracks(self.path)
-            there = {name: track.normals.shape[1:] for name, track in tracks.items()}
-            here = {each.units.name: each.start.normals.shape for each in records}
-            if there != here:
-                raise ValueError(
-                    f"`path` must be a file of the same layers, or a new one. Received: path={str(self.path)!r}, with "
-                    f"(boundaries, n) of {there}, while the layers have {here}"
-                )
-            for of_layer in records:
-                of_layer.restore(tracks[of_layer.units.name], self.every)
+            self._restore(records, load_tracks(self.path))
         self._records = records
+
+    def _restore(self, records: "list[_Records]", tracks: dict[str, Track]) -> None:
+        # By their order: the names that Keras gives to layers are others in a process that has built other models.
+        there, here = ([track.normals.shape[1:] for track in tracks.values()], [r.start.normals.shape for r in records])
+        if there != here:
+            raise ValueError(
+                f"`path` must be a file of the same layers, or a new one. Received: path={str(self.path)!r}, with "
+                f"(boundaries, n) of {there}, while the layers have {here}"
+            )
+        for of_layer, track in zip(records, tracks.values(), strict=True):
+            of_layer.restore(track, self.every)
+        self._restored = True
 
     def begin(self, step: int) -> int:
         self._compute()
-        if all(records.agrees() for records in self._records):
-            return self._records[0].last_step
-        for records in self._records:
-            records.drop_after(step)
-            if len(records) and records.last_step == step and not records.agrees():
-                raise ValueError(
-                    "a tracker, and the file at its `path`, must go on with one run. Received: boundaries of "
-                    f"{records.units.name!r} that are not those seen at step {step} before, path={self.path}"
-                )
-        if not len(self._records[0]) or self._records[0].last_step < step:
-            self._copy(step)
-            self._compute(after_gap=True)
+        restored, self._restored = self._restored, False
+        if len(self._records[0]) and all(records.agrees() for records in self._records):
+            return max(step, self._records[0].last_step)
+        if restored:
+            for records in self._records:
+                if not records.may_go_on_at(step):
+                    raise ValueError(
+                        f"`path` must be a file of the same run, or a new one. Received: path={str(self.path)!r}, "
+                        f"where the boundaries of {records.units.name!r} at step {step} are others than the layer's"
+                    )
+            for records in self._records:
+                records.drop_after(step)
+            if len(self._records[0]) and self._records[0].last_step == step:
+                return step
+        elif len(self._records[0]):
+            step = max(step, self._records[0].last_step)
+        # Steps that nobody watched, or something else than training, have moved the boundaries.
+        self._copy(step)
+        self._compute(after_gap=True)
         return step
 
     def _copy(self, step: int) -> None:
@@ -177,7 +190,7 @@ class _Records:
     def __init__(self, units: AffineUnits):
         self.units = units
         self.start = of_values(units, current)
-        self.bytes = 2 * self.start.normals.nbytes + 2 * self.start.offsets.nbytes
+        self.bytes = 2 * self.start.normals.nbytes + 2 * self.start.offsets.nbytes + OVERHEAD
         self._kept: list[tuple[Any, ...]] = []
         self._stride = 1
         self._after_stride = 0  # looks from the last record on the stride to the last look
@@ -236,13 +249,15 @@ class _Records:
         """The step of the last look."""
         return self._kept[-1][0]
 
-    def agrees(self) -> bool:
-        """Whether the boundaries are those of the last look."""
-        if not self._kept:
-            return False
+    def agrees(self, record: int = -1) -> bool:
+        """Whether the boundaries are those of a record, by default the last one."""
         now = of_values(self.units, current)
-        pairs = zip(self._kept[-1][1:3], (now.normals, now.locations), strict=True)
+        pairs = zip(self._kept[record][1:3], (now.normals, now.locations), strict=True)
         return all(np.allclose(*pair, rtol=1e-6, atol=0.0, equal_nan=True) for pair in pairs)
+
+    def may_go_on_at(self, step: int) -> bool:
+        """Whether the boundaries are those seen at a step, if it was looked at."""
+        return all(self.agrees(k) for k, record in enumerate(self._kept) if record[0] == step)
 
 
 def _merged(former: tuple[Any, ...], latter: tuple[Any, ...]) -> tuple[Any, ...]:

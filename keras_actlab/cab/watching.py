@@ -50,7 +50,10 @@ class Watcher(keras.callbacks.Callback):
         self._epoch_start = self.step
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.step = (self._epoch_start or 0) + batch + 1
+        batches = batch + 1
+        if self.params.get("steps"):  # the last execution of several steps may be a shorter one
+            batches = min(batches, self.params["steps"])
+        self.step = (self._epoch_start or 0) + batches
         if self.step - self._looked_at >= self.every:
             if keras.backend.backend() == "jax":
                 self.model.jax_state_sync()  # within an epoch, variables are empty there

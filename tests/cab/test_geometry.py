@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras.layers import BatchNormalization, Conv2D, Dense, PReLU, ReLU
 
-from keras_actlab import cab
+from keras_actlab import cab, to_gmp
 from keras_actlab.cab.affine import breakpoints
 from keras_actlab.layers import (
     TMAF,
@@ -65,6 +65,12 @@ CASES = {
         lambda: [GmPDense(5, scale_inside=True)],
         THRESHOLDS,
     ),
+    "GmP, BN": (
+        lambda: [GmPDense(5), BatchNormalization(), ReLU(max_value=2.0)],
+        lambda: [GmPDense(5), BatchNormalization()],
+        (0.0, 2.0),
+    ),
+    "GmP, an activation layer": (lambda: [GmPDense(5), TMAF(0, THRESHOLDS)], lambda: [GmPDense(5)], THRESHOLDS),
     "GmP+IMN": (
         lambda: [InputMeanNormalization(), GmPDense(5, activation="relu")],
         lambda: [InputMeanNormalization(), GmPDense(5)],
@@ -104,6 +110,16 @@ def test_the_normal_points_to_where_the_unit_is_active():
             outputs = layer(outputs, training=False)
         active = numpy(outputs)[np.arange(5), np.arange(5)] > 0
         assert active.all() if sign > 0 else not active.any()
+
+
+def test_conversion_leaves_boundaries_where_they_are():
+    units = chain([Dense(5), BatchNormalization(), ReLU(max_value=2.0)])
+    model = keras.Sequential([keras.Input((3,)), *units])
+    converted = to_gmp(model)
+    assert isinstance(converted.layers[0], GmPDense)
+    for name in ("normals", "offsets"):
+        expected = getattr(cab.boundaries(units), name)
+        np.testing.assert_allclose(getattr(cab.boundaries(tuple(converted.layers)), name), expected, rtol=1e-5)
 
 
 def test_one_input():
@@ -206,6 +222,10 @@ def test_a_smooth_activation_turns_at_0():
         (lambda: chain([Dense(3, activation="relu"), BatchNormalization()]), "in this order.*relu"),
         (lambda: chain([ReLU(), Dense(3)]), "in this order"),
         (lambda: chain([Dense(3), keras.layers.Reshape((3,)), ReLU()]), "in this order.*Reshape"),
+        (lambda: chain([Dense(3), keras.layers.LayerNormalization()]), "in this order.*LayerNormalization"),
+        (lambda: chain([Dense(3), keras.layers.Dropout(0.5)]), "in this order.*Dropout"),
+        (lambda: chain([Dense(3), BatchNormalization(axis=1)], (None, 3, 2)), r"3 channels, axis 2.*axis=1"),
+        (lambda: (*chain([BatchNormalization()], (None, 4)), *chain([Dense(3)])), "3 channels.*which has 4"),
         (
             lambda: chain([BatchNormalization(), Conv2D(4, 1, groups=2)], (None, 2, 2, 4)),
             "grouped convolution.*groups=2",

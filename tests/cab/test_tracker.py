@@ -79,8 +79,8 @@ def test_tracking_does_not_change_the_training():
 def test_memory_is_bounded_and_no_jump_is_lost():
     model = network()
     full = cab.BoundaryTracker(units_of(model))
-    # A record has 4 normals and locations of 2 numbers, 4 moves and 4 turns, of 8 bytes each.
-    small = cab.BoundaryTracker(units_of(model), megabytes=8 * 192 / 1e6)
+    # A record has 4 normals and locations of 2 numbers, 4 moves and 4 turns, of 8 bytes each, and 2,000 around them.
+    small = cab.BoundaryTracker(units_of(model), megabytes=8 * 2192 / 1e6)
     train(model, 15, full, small)
     full, small = whole(full), whole(small)
     assert len(full.steps) == 46
@@ -99,7 +99,7 @@ def test_memory_is_bounded_and_no_jump_is_lost():
 @pytest.mark.parametrize("records", [4, 5, 7])
 def test_thinning_keeps_even_strides(records):
     model = network()
-    tracker = cab.BoundaryTracker(units_of(model), megabytes=records * 192.5 / 1e6)
+    tracker = cab.BoundaryTracker(units_of(model), megabytes=records * 2192.5 / 1e6)
     for epochs in (1, 2, 3, 5, 8):
         train(model, epochs, tracker)
         steps = whole(tracker).steps
@@ -129,6 +129,34 @@ def test_steps_that_were_not_watched_are_a_gap():
     np.testing.assert_array_equal(track.steps, [0, 1, 2, 3, 9, 10, 11, 12])
     assert (track.moves[4] == 0).all()
     assert (track.moves[5] > 0).all()
+
+
+def test_weights_that_were_set_are_a_gap():
+    model = network()
+    tracker = cab.BoundaryTracker(units_of(model))
+    train(model, 1, tracker)
+    model.layers[0].kernel.assign_add(np.ones((2, 4)))  # as EarlyStopping does that restores the best weights
+    model.compile("sgd", "mse")  # with an optimizer that has taken no step
+    train(model, 1, tracker)
+    track = whole(tracker)
+    np.testing.assert_array_equal(track.steps, [0, 1, 2, 3, 3, 4, 5, 6])
+    assert (track.moves[4] == 0).all()
+    assert (track.moves[5:] > 0).all()
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch executes one step at a time")
+def test_the_last_execution_of_an_epoch_may_be_shorter():
+    model = network(steps_per_execution=2)
+    tracker = cab.BoundaryTracker(units_of(model))
+    train(model, 2, tracker)
+    np.testing.assert_array_equal(whole(tracker).steps, [0, 2, 3, 5, 6])
+
+
+def test_no_epoch_leaves_no_track():
+    model = network()
+    tracker = cab.BoundaryTracker(units_of(model))
+    train(model, 0, tracker)
+    assert tracker.tracks == {}
 
 
 def test_short_fits_lose_no_step():
@@ -203,10 +231,22 @@ def whole_steps(folder):
 def test_a_resumed_track_goes_on_at_its_stride(tmp_path):
     model = network()
     for epochs in (8, 2):
-        tracker = cab.BoundaryTracker(units_of(model), megabytes=8 * 192 / 1e6, path=tmp_path / "run.npz")
+        tracker = cab.BoundaryTracker(units_of(model), megabytes=8 * 2192 / 1e6, path=tmp_path / "run.npz")
         train(model, epochs, tracker)
     steps = whole(tracker).steps
     np.testing.assert_array_equal(steps, [0, 8, 16, 24, 30])
+
+
+def test_names_may_be_others_where_a_run_goes_on(tmp_path):
+    tracks = []
+    for _ in range(2):
+        start = keras.initializers.GlorotUniform(seed=3)
+        model = network([keras.layers.Dense(4, kernel_initializer=start)])  # which Keras names anew
+        tracker = cab.BoundaryTracker(units_of(model), path=tmp_path / "run.npz")
+        train(model, 1, tracker)
+        tracks.append(tracker.tracks)
+    assert tracks[0].keys() != tracks[1].keys()
+    assert_same(*(track for names in tracks for track in names.values()))
 
 
 def test_a_run_that_starts_again_replaces_its_track(tmp_path):
@@ -227,14 +267,15 @@ def test_the_file_of_another_run_is_refused(tmp_path):
     train(model, 1, cab.BoundaryTracker(units_of(model), path=path))
     other = network()
     other.layers[0].kernel.assign_add(np.ones((2, 4)))
-    with pytest.raises(ValueError, match=r"must go on with one run.*'dense'.*at step 0"):
+    with pytest.raises(ValueError, match=r"of the same run.*'dense' at step 0"):
         train(other, 1, cab.BoundaryTracker(units_of(other), path=path))
     wide = network([keras.layers.Dense(5, name="dense")])
     with pytest.raises(ValueError, match=r"of the same layers.*\(4, 2\).*\(5, 2\)"):
         train(wide, 1, cab.BoundaryTracker(units_of(wide), path=path))
-    path.write_bytes(b"something else")
-    with pytest.raises(ValueError, match="must be a file of tracks"):
-        train(model, 1, cab.BoundaryTracker(units_of(model), path=path))
+    for content in (b"something else", path.read_bytes()[:-30], b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="must be a file of tracks"):
+            train(model, 1, cab.BoundaryTracker(units_of(model), path=path))
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
@@ -316,8 +357,8 @@ def test_two_tracks_of_one_name_are_refused():
 
 def test_too_little_memory_is_refused():
     model = network()
-    with pytest.raises(ValueError, match=r"at least four records, of 0.000192 MB each. Received: megabytes=0.0005"):
-        train(model, 1, cab.BoundaryTracker(units_of(model), megabytes=0.0005))
+    with pytest.raises(ValueError, match=r"at least four records, of 0.00219 MB each. Received: megabytes=0.005"):
+        train(model, 1, cab.BoundaryTracker(units_of(model), megabytes=0.005))
 
 
 @pytest.mark.parametrize(
