@@ -92,8 +92,15 @@ def network(method: str) -> Callable[[float], keras.Model]:
     return build
 
 
-def comparison(file: Path | None, folder: Path, smoke: bool = False) -> experiments.Comparison:
-    """Describes the comparison; tracks of the final fits go to a folder."""
+def _tracks(out: Path, name: str) -> Path:
+    """Returns the folder of a comparison's tracks, and makes it: the stand-in's are not Banana's."""
+    folder = out / "banana_classification-tracks" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def comparison(file: Path | None, out: Path, smoke: bool = False) -> experiments.Comparison:
+    """Describes the comparison; tracks of the final fits go to a folder in `out`."""
     name, points, labels = load(file)
 
     def data(split: int) -> experiments.Split:
@@ -112,11 +119,11 @@ def comparison(file: Path | None, folder: Path, smoke: bool = False) -> experime
         epochs=4 if smoke else 500,
         validate_every=2 if smoke else 5,
         together=20,
-        callbacks=tracking.callbacks(folder, GRID),
+        callbacks=tracking.callbacks(_tracks(out, name), GRID),
     )
 
 
-def picture(methods: list[str], data: experiments.Split, folder: Path, split: int = 0) -> pd.DataFrame:
+def picture(methods: list[str], data: experiments.Split, folder: Path, split: int) -> pd.DataFrame:
     """Returns what the figure shows of one split, one point a row.
 
     The kinds: "point" (value is the label), and for each method "logit" (value, on a grid), "boundary" (x and y are the
@@ -187,15 +194,16 @@ def main(
     smoke: cli.Smoke = False,
 ) -> None:
     """Compares six parameterizations on the Banana set; prints tables, writes rows, tables and a figure."""
-    folder = out / "banana_classification-tracks"
-    folder.mkdir(parents=True, exist_ok=True)
-    compared = comparison(data, folder, smoke)
+    compared = comparison(data, out, smoke)
+    folder = _tracks(out, compared.name)
     results = experiments.run(compared, out / "banana_classification.jsonl", jobs)
     table = tracking.write(tracking.summarize(results, folder), out / "banana_classification-boundaries.csv")
-    methods = list(table["method"].unique())
-    points = tracking.write(picture(methods, compared.split(0), folder), out / "banana_classification-figure.csv")
     print(table.groupby("method", sort=False)["largest turn"].describe().to_string(float_format="{:.3g}".format))
-    cli.finish(results, out, "banana_classification", figure(points, table))
+    drawn, split = None, tracking.shown_split(table)
+    if split is not None:
+        points = picture(list(table["method"].unique()), compared.split(split), folder, split)
+        drawn = figure(tracking.write(points, out / "banana_classification-figure.csv"), table)
+    cli.finish(results, out, "banana_classification", drawn)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
-from keras_actlab.experiments.figures import COLOURS
+from keras_actlab.colours import COLOURS
 from recipes import cli, tracking
 from recipes.parameterizations import HIDDEN
 
@@ -81,7 +81,7 @@ def comparison(folder: Path, smoke: bool = False) -> experiments.Comparison:
     )
 
 
-def picture(methods: list[str], folder: Path, split: int = 0) -> pd.DataFrame:
+def picture(methods: list[str], folder: Path, split: int) -> pd.DataFrame:
     """Returns what the figure shows of one split, one point a row.
 
     The kinds: "data", and for each method "prediction", "boundary" (y is the number of a moment, from the first step to
@@ -140,9 +140,12 @@ def main(out: cli.Out = Path("results"), jobs: cli.Jobs = 1, smoke: cli.Smoke = 
     folder.mkdir(parents=True, exist_ok=True)
     results = experiments.run(comparison(folder, smoke), out / "levy_regression.jsonl", jobs)
     table = tracking.write(tracking.summarize(results, folder), out / "levy_regression-boundaries.csv")
-    points = tracking.write(picture(list(table["method"].unique()), folder), out / "levy_regression-figure.csv")
     print(table.groupby("method", sort=False)["largest step"].describe().to_string(float_format="{:.3g}".format))
-    cli.finish(results, out, "levy_regression", figure(points, table))
+    drawn, split = None, tracking.shown_split(table)
+    if split is not None:
+        points = picture(list(table["method"].unique()), folder, split)
+        drawn = figure(tracking.write(points, out / "levy_regression-figure.csv"), table)
+    cli.finish(results, out, "levy_regression", drawn)
 
 
 if __name__ == "__main__":

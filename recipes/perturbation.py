@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from keras_actlab import cab
-from keras_actlab.experiments.figures import COLOURS
+from keras_actlab.colours import COLOURS
 from keras_actlab.layers import GmPDense, WeightNormalization
 from keras_actlab.ops import direction_to_angles
 from recipes import cli, tracking

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from keras_actlab import cab
+from keras_actlab.colours import COLOURS
 from keras_actlab.experiments import Results
-from keras_actlab.experiments.figures import COLOURS
 
 Callbacks = Callable[[keras.Model, str, int, int], list[keras.callbacks.Callback]]
 
@@ -20,7 +20,7 @@ def callbacks(folder: Path, grid: np.ndarray) -> Callbacks:
     """Returns what a `Comparison` calls for each final fit.
 
     Args:
-        folder: Where the tracks go, and what each trained model predicts on the grid.
+        folder: Where the tracks go, and what each trained model predicts on the grid. One for each comparison.
         grid: Inputs.
     """
 
@@ -28,14 +28,23 @@ def callbacks(folder: Path, grid: np.ndarray) -> Callbacks:
         def keep_predictions(logs: dict[str, float]) -> None:
             np.save(folder / f"{method}-{split}.npy", model.predict(grid, verbose=0)[:, 0])
 
+        track = folder / f"{method}-{split}.npz"
+        track.unlink(missing_ok=True)  # of a fit that was killed, which starts again
         hidden = tuple(model.layers[:-1])
         return [
             # A tuple of layers that ends before the output: what normalizes, the affine layer, the activation.
-            cab.BoundaryTracker(hidden, megabytes=4, path=folder / f"{method}-{split}.npz"),
+            cab.BoundaryTracker(hidden, megabytes=8, path=track),
             keras.callbacks.LambdaCallback(on_train_end=keep_predictions),
         ]
 
     return watch
+
+
+def shown_split(table: pd.DataFrame) -> int | None:
+    """Returns the first split in which no method failed, if there is one, given what `summarize` returns."""
+    methods = table.groupby("split")["method"].nunique()
+    whole = methods[methods == table["method"].nunique()]
+    return None if whole.empty else int(whole.index.min())
 
 
 def load_track(folder: Path, method: str, split: int) -> cab.Track:
@@ -52,13 +61,13 @@ def load_predictions(folder: Path, method: str, split: int) -> np.ndarray:
 def summarize(results: Results, folder: Path) -> pd.DataFrame:
     """Returns for each final fit its choices, its test metric, and the largest step and turn of its boundaries."""
     rows = []
+    metrics = [configuration["monitor"] for configuration in results.configurations.values()]
+    columns = ["task", "method", "split", "learning_rate", "epochs", *metrics]
     for fit in results.final[results.final["failure"].isna()].to_dict("records"):
-        metric = results.configurations[fit["task"]]["monitor"]
         track = load_track(folder, fit["method"], fit["split"])
-        row = {name: fit[name] for name in ("task", "method", "split", "learning_rate", "epochs", metric)}
-        row |= {"largest step": track.moves.max(), "largest turn": np.degrees(track.turns.max())}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        row = {name: fit[name] for name in columns}
+        rows.append(row | {"largest step": track.moves.max(), "largest turn": np.degrees(track.turns.max())})
+    return pd.DataFrame(rows, columns=[*columns, "largest step", "largest turn"])
 
 
 def largest_changes(track: cab.Track, quantity: str, records: int = 400) -> pd.DataFrame:
@@ -69,10 +78,10 @@ def largest_changes(track: cab.Track, quantity: str, records: int = 400) -> pd.D
 
 
 def draw_largest(left: Axes, right: Axes, points: pd.DataFrame, table: pd.DataFrame, column: str, label: str) -> None:
-    """Draws the largest changes of boundaries over the steps of split 0, and those of all splits.
+    """Draws the largest changes of boundaries over the steps of one split, and those of all splits.
 
     Args:
-        left: Axes for split 0.
+        left: Axes for one split.
         right: Axes for all splits.
         points: Rows of kind "largest" have a method, a training step as x and a change as y.
         table: What `summarize` returns.
@@ -85,7 +94,7 @@ def draw_largest(left: Axes, right: Axes, points: pd.DataFrame, table: pd.DataFr
         left.plot(curve["x"], curve["y"], color=colour, linewidth=0.8, label=method)
         values = table.loc[table["method"] == method, column]
         right.scatter(values, np.full(len(values), height), s=16, color=colour)
-    left.set(title="split 0", xlabel="training step", ylabel=f"largest {label}", yscale="log")
+    left.set(title="the split above", xlabel="training step", ylabel=f"largest {label}", yscale="log")
     left.legend(fontsize="small", ncols=2)
     right.set(title="all splits", xlabel=f"largest {label}, of the whole training", xscale="log")
     right.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))

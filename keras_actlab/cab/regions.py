@@ -10,10 +10,16 @@ import numpy as np
 from keras_actlab import layers
 from keras_actlab.cab.affine import breakpoints, is_affine
 from keras_actlab.cab.watching import Watcher
-from keras_actlab.graph import ACTIVATION_LAYERS, calls, children, is_functional, is_output
+from keras_actlab.graph import ACTIVATION_LAYERS, calls, children, consumers, is_functional, is_output
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_conv import convolve
 from keras_actlab.ops.tensor import Tensor, along_axis, floating
+
+# Functions of `keras.ops` that may stand in a model's graph, by the names of their classes there.
+AFFINE_OPERATIONS = (
+    *("Add", "Concatenate", "ExpandDims", "GetItem", "Mean", "Negative", "Reshape", "Squeeze", "Stack", "Subtract"),
+    *("Sum", "Transpose"),
+)
 
 
 def preactivations(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
@@ -22,8 +28,8 @@ def preactivations(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
     An activation counts if it bends or jumps somewhere: ReLU, ReLU6, leaky ReLU, PReLU, `TMAF` and the like. It may be
     a layer of its own, or built into `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, their geometric forms, or one of the plain
     ones in `WeightNormalization`. A layer that puts out what the model does may have any activation; if that is not
-    piecewise linear, softmax say, it is left out. What bends without being an activation, such as max pooling, is not
-    seen.
+    piecewise linear, softmax say, it is left out. What is no activation and not affine either, such as max pooling or
+    layer normalization, is not seen.
 
     Args:
         model: A Functional or Sequential model with one input, without layers in layers, that calls each layer with
@@ -244,6 +250,13 @@ class Network:
                 "`model` must be a Functional model or a built Sequential model, with one input. "
                 f"Received: {_describe(model)}"
             )
+        for operation in (*model.layers, *getattr(model, "operations", ())):
+            bending = not isinstance(operation, keras.Layer) and type(operation).__name__ not in AFFINE_OPERATIONS
+            if bending or isinstance(operation, keras.layers.Lambda):
+                raise ValueError(
+                    "`model` must have its activations in layers, and no operations beside them but affine ones "
+                    f"({', '.join(AFFINE_OPERATIONS)}). Received: {operation.name!r} ({type(operation).__name__})"
+                )
         self.model = model
         self.probes: list[Probe] = []
         tensors: list[keras.KerasTensor] = []
@@ -317,7 +330,7 @@ def _check_layer(
         raise ValueError(f"`model` must have no layers in layers. Received: {_describe(layer)}, which has {held}")
     if bends == ():
         return
-    if bends is None and not is_output(layer, model):
+    if bends is None and (not is_output(layer, model) or consumers(layer, model)):
         raise ValueError(
             "`model` must have no activations but piecewise linear ones before its output. "
             f"Received: {_describe(layer)}, activation={activation}"

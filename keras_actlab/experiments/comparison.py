@@ -174,8 +174,10 @@ class Comparison:
             otherwise, and for 1, each is trained by `model.fit`. Small networks train many times faster so. It moves
             results by rounding alone, save for layers that draw random numbers.
         callbacks: Function of a final fit's model, method, split and seed that returns callbacks, such as a
-            `keras_actlab.cab.BoundaryTracker` with a path of its own. Final fits are then trained one by one. A fit
-            that was killed starts again from its beginning.
+            `keras_actlab.cab.BoundaryTracker` with a path of its own, to watch it. Final fits are then trained one by
+            one, each by one call of `model.fit` with a single epoch that holds all steps, so that what acts at the
+            end of epochs (early stopping, schedules) has nothing to do. A fit that was killed starts again from its
+            beginning.
 
     Raises:
         TypeError: If a method, a metric, the data or `callbacks` is not what is asked for above.

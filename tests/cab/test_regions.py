@@ -53,7 +53,7 @@ def residual_network():
     h = keras.layers.Dense(4, "relu", name="first")(x)
     h = keras.layers.BatchNormalization()(keras.layers.Dense(4)(h))
     h = keras.layers.ReLU(name="second")(h)
-    h = keras.layers.Add(name="sum")([h, keras.layers.Dense(4)(x)])
+    h = keras.layers.Identity(name="sum")(h + keras.layers.Dense(4)(x))
     h = layers.TMAF(name="third")(h)
     return keras.Model(x, keras.layers.Dense(2, "softmax")(h))
 
@@ -172,6 +172,17 @@ def subclassed():
     return model
 
 
+def activation_function():
+    x = keras.Input((3,))
+    return keras.Model(x, keras.layers.Dense(1)(keras.activations.relu(keras.layers.Dense(4)(x))))
+
+
+def smooth_output_that_goes_on():
+    x = keras.Input((3,))
+    s = keras.layers.Dense(4, "sigmoid", name="inside")(x)
+    return keras.Model(x, [s, keras.layers.Dense(2, "relu")(s)])
+
+
 NOT_READ = {
     "subclassed": (subclassed, "must be a Functional"),
     "not built": (lambda: keras.Sequential([keras.layers.Dense(1)]), "built Sequential"),
@@ -191,6 +202,9 @@ NOT_READ = {
         lambda: sequential(keras.layers.DepthwiseConv1D(2, activation="relu"), shape=(4, 3)),
         "layers of their own.*DepthwiseConv1D",
     ),
+    "a function": (activation_function, r"no operations beside them.*\(ReLU|Relu\)"),
+    "lambda": (lambda: sequential(keras.layers.Lambda(lambda x: x), keras.layers.Dense(1)), r"\(Lambda\)"),
+    "an output that goes on": (smooth_output_that_goes_on, "'inside'"),
     "called twice": (called_twice, "once.*'again'.*2 times"),
 }
 

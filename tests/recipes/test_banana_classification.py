@@ -43,7 +43,7 @@ def test_the_figure_comes_from_its_files(finished):
     points, table = (pd.read_csv(folder / f"banana_classification-{name}.csv") for name in ("figure", "boundaries"))
     tracking.write_figure(recipe.figure(points, table), folder / "again.png")
     assert (folder / "again.png").read_bytes() == (folder / "banana_classification.png").read_bytes()
-    track = tracking.load_track(folder / "banana_classification-tracks", "BN", 0)
+    track = tracking.load_track(folder / "banana_classification-tracks" / "Banana", "BN", 0)
     drawn = points[(points["method"] == "BN") & (points["kind"] == "boundary")]
     last = drawn[drawn["step"] == track.steps[-1]]
     np.testing.assert_allclose(last[["x", "y"]], track.normals[-1], atol=1e-5)

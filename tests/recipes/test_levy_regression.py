@@ -93,3 +93,11 @@ def test_parameterizations(method):
     per_unit = {"SP": 4, "WN": 5, "BN": 5, "GmP": 4, "GmP, code's start": 4, "GmP+IMN": 4}
     trainable = sum(np.prod(variable.shape) for variable in hidden.trainable_variables)
     assert trainable == 5 * per_unit[method]
+
+
+def test_the_figure_shows_a_split_in_which_nothing_failed():
+    table = pd.DataFrame({"method": ["SP", "SP", "SP", "GmP", "GmP"], "split": [0, 1, 2, 1, 2]})
+    assert tracking.shown_split(table) == 1
+    assert tracking.shown_split(table[table["split"] == 0].assign(split=4)) == 4
+    assert tracking.shown_split(table.iloc[[0, 3]]) is None
+    assert tracking.shown_split(table.iloc[:0]) is None
