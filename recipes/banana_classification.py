@@ -119,7 +119,7 @@ def comparison(file: Path | None, out: Path, smoke: bool = False) -> experiments
         epochs=4 if smoke else 500,
         validate_every=2 if smoke else 5,
         together=20,
-        callbacks=tracking.callbacks(_tracks(out, name), GRID),
+        callbacks=tracking.callbacks(_tracks(out, name), GRID, megabytes=10),  # all 3,000 steps
     )
 
 

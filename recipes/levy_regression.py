@@ -77,7 +77,7 @@ def comparison(folder: Path, smoke: bool = False) -> experiments.Comparison:
         epochs=20 if smoke else 10_000,
         validate_every=10 if smoke else 100,
         together=10,
-        callbacks=tracking.callbacks(folder, GRID),
+        callbacks=tracking.callbacks(folder, GRID, megabytes=6.5),  # 1,250 records
     )
 
 

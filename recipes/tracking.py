@@ -16,12 +16,13 @@ from keras_actlab.experiments import Results
 Callbacks = Callable[[keras.Model, str, int, int], list[keras.callbacks.Callback]]
 
 
-def callbacks(folder: Path, grid: np.ndarray) -> Callbacks:
+def callbacks(folder: Path, grid: np.ndarray, megabytes: float) -> Callbacks:
     """Returns what a `Comparison` calls for each final fit.
 
     Args:
         folder: Where the tracks go, and what each trained model predicts on the grid. One for each comparison.
         grid: Inputs.
+        megabytes: What the track of a fit may take.
     """
 
     def watch(model: keras.Model, method: str, split: int, seed: int) -> list[keras.callbacks.Callback]:
@@ -33,7 +34,7 @@ def callbacks(folder: Path, grid: np.ndarray) -> Callbacks:
         hidden = tuple(model.layers[:-1])
         return [
             # A tuple of layers that ends before the output: what normalizes, the affine layer, the activation.
-            cab.BoundaryTracker(hidden, megabytes=8, path=track),
+            cab.BoundaryTracker(hidden, megabytes=megabytes, path=track),
             keras.callbacks.LambdaCallback(on_train_end=keep_predictions),
         ]
 

@@ -591,4 +591,4 @@ def _finished(ax: Any, *others: Axes) -> Figure:
     if entries:
         handles, labels = list(entries.values()), list(entries)
         ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, fontsize="small")
-    return ax.figure
+    return ax.figure.figure  # of a subfigure, the whole
