@@ -60,7 +60,8 @@ def boundaries(units: Units) -> Boundaries:
 
     Raises:
         TypeError: If `units` is no layer and no tuple of layers.
-        ValueError: If a layer is not built, there is not exactly one affine layer, or the order is another one.
+        ValueError: If a layer is not built, there is not exactly one affine layer, the order is another one, or
+            something is normalized along another axis than its channels.
 
     Example: the boundary x1 + 2 x2 = 5 passes the origin at a distance of 5 ** 0.5.
 

@@ -198,8 +198,10 @@ class RegionTracker(Watcher):
         self._network, self._points = network, points
 
     def begin(self, step: int) -> int:
-        if self._looks and np.array_equal(self._patterns, self._network.patterns(self._points)):
-            return self._looks[-1][0]  # the last `fit` ended with a look
+        if self._looks:
+            step = max(step, self._looks[-1][0])  # the optimizer may be a new one, or have skipped steps
+            if np.array_equal(self._patterns, self._network.patterns(self._points)):
+                return step  # the last `fit` ended with a look
         self.step = step
         self.look()
         return step
