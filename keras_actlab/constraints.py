@@ -70,6 +70,33 @@ class Increasing(keras.constraints.Constraint):
         return ops.sort(ops.convert_to_tensor(w), axis=-1)
 
 
+@keras.saving.register_keras_serializable(package="keras_actlab")
+class NonDecreasing(keras.constraints.Constraint):
+    """Maps a vector to a non-decreasing one, by the mean of its running maximum and its running minimum from the end.
+
+    A non-decreasing vector stays as it is, to the bit. Of another one no entry moves by more than half the largest
+    fall from one entry to a later one, which is the least that the largest move can be.
+
+    Keeps the values of `keras_actlab.layers.EntropyActivation` non-decreasing where it is to be monotone.
+
+    Example:
+
+    >>> w = keras_actlab.constraints.NonDecreasing()(np.array([-1.0, 2.0, 1.0, 3.0], "float32"))
+    >>> keras.ops.convert_to_numpy(w)
+    array([-1. ,  1.5,  1.5,  3. ], dtype=float32)
+    """
+
+    def __call__(self, w: Tensor) -> Tensor:
+        w = floating(w)
+        places = ops.arange(w.shape[-1])
+        up_to = places[None, :] <= places[:, None]
+        row = w[..., None, :]
+        # Keras has no cumulative maximum on every backend; a vector of some tens of entries makes a small table.
+        highest_before = ops.max(ops.where(up_to, row, -math.inf), axis=-1)
+        lowest_after = ops.min(ops.where(ops.transpose(up_to), row, math.inf), axis=-1)
+        return 0.5 * (highest_before + lowest_after)
+
+
 def _reduce(angle: Tensor) -> Tensor:
     """The same angle in [-pi, pi]."""
     return ops.arctan2(ops.sin(angle), ops.cos(angle))

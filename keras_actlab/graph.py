@@ -19,6 +19,7 @@ ACTIVATION_LAYERS = (
     keras.layers.ReLU,
     keras.layers.Softmax,
     layers.CRReLU,
+    layers.EntropyActivation,
     layers.TMAF,
 )
 

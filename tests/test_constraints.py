@@ -67,7 +67,30 @@ def test_increasing():
     )
 
 
-@pytest.mark.parametrize("name", ["CanonicalAngles", "Increasing"])
+def test_non_decreasing_vectors_stay_as_they_are():
+    w = np.sort(np.random.default_rng(0).standard_normal(50).astype("float32"))
+    w[10:13] = w[10]
+    np.testing.assert_array_equal(numpy(constraints.NonDecreasing()(w)), w)
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (32,), (3, 32)])
+def test_non_decreasing(shape):
+    w = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    found = numpy(constraints.NonDecreasing()(w))
+    assert np.all(np.diff(found, axis=-1) >= 0)
+    np.testing.assert_array_equal(numpy(constraints.NonDecreasing()(found)), found)
+    # Of two entries in falling order, one must move by half the fall; no entry moves further than that.
+    falls = np.maximum.accumulate(w, axis=-1) - w
+    np.testing.assert_allclose(np.abs(found - w).max(axis=-1), falls.max(axis=-1) / 2, rtol=1e-5)
+
+
+def test_non_decreasing_is_the_same_from_both_ends():
+    w = np.random.default_rng(0).standard_normal(9).astype("float32")
+    turned = -numpy(constraints.NonDecreasing()(-w[::-1]))[::-1]
+    np.testing.assert_array_equal(turned, numpy(constraints.NonDecreasing()(w)))
+
+
+@pytest.mark.parametrize("name", ["CanonicalAngles", "Increasing", "NonDecreasing"])
 def test_config_round_trip(name):
     original = getattr(constraints, name)()
     config = json.loads(json.dumps(keras.constraints.serialize(original)))

@@ -58,6 +58,11 @@ def _normalized(cls, shape, channels_first=None, keeps_mask=False, **arguments):
 CASES = {
     "CRReLU": _case(layers.CRReLU, (4, 5)),
     "CRReLU per channel": _case(layers.CRReLU, IMAGE, AXIS, axis=-1, epsilon_initializer=0.3),
+    "EntropyActivation": _case(layers.EntropyActivation, (4, 5)),
+    "EntropyActivation monotone with sample": _case(
+        layers.EntropyActivation, IMAGE, {}, activation="gelu", num_knots=9, monotone=True, sample_size=20,
+        values_regularizer="l2",
+    ),
     "TMAF": _case(layers.TMAF, (4, 5), AXIS),
     "TMAF diagonal shared": _case(layers.TMAF, IMAGE, AXIS, bandwidth=0, shared=True),
     "TMAF full": _case(layers.TMAF, IMAGE, AXIS, bandwidth="full", thresholds=(0.0,)),
@@ -113,6 +118,7 @@ OTHERS = {
     "UniformSphereAngles": initializers.UniformSphereAngles(seed=3),
     "CanonicalAngles": constraints.CanonicalAngles(),
     "Increasing": constraints.Increasing(),
+    "NonDecreasing": constraints.NonDecreasing(),
 }
 
 each_case = pytest.mark.parametrize("name", CASES)
@@ -123,10 +129,10 @@ def data(shape, seed=1) -> np.ndarray:
 
 
 def randomized(model: keras.Model) -> keras.Model:
-    """Moves every variable off its start, so that no test passes by comparing starts."""
+    """Moves every variable off its start, so that no test passes by comparing starts, save those of a set form."""
     rng = np.random.default_rng(2)
     for variable in model.variables:
-        if variable.name != "sign":
+        if variable.name not in ("knots", "sampled", "sign"):
             variable.assign(numpy(variable) + rng.uniform(-0.3, 0.3, variable.shape).astype("float32"))
     return model
 
@@ -189,7 +195,7 @@ def test_dtypes(name, policy):
     x = numpy(keras.ops.cast(keras.ops.cast(data(case.shape), "bfloat16"), "float32"))
     y = mixed(x)
     assert keras.backend.standardize_dtype(y.dtype) == mixed.layers[-1].compute_dtype
-    assert {variable.dtype for variable in mixed.variables} <= {"float32"}
+    assert {variable.dtype for variable in mixed.variables if variable.name != "sampled"} <= {"float32"}
     expected = numpy(full(x))
     tolerance = {"float32": 1e-6, "mixed_bfloat16": 3e-2, "mixed_float16": 4e-3}[policy]
     found = numpy(keras.ops.cast(y, "float32"))
@@ -251,6 +257,7 @@ def test_torch_compile():
             keras.layers.Flatten(),
             layers.GmPDense(3),
             layers.CRReLU(),
+            layers.EntropyActivation(monotone=True, sample_size=16),
             layers.WeightNormalization(keras.layers.Dense(3)),
             layers.MeanOnlyBatchNormalization(),
             keras.layers.Dense(1),
@@ -305,7 +312,7 @@ def test_another_number_of_channels(name):
     case = CASES[name]
     layer = case.make()
     layer(data(case.shape))
-    if name == "CRReLU":  # one scalar for whatever comes
+    if name in ("CRReLU", "EntropyActivation", "EntropyActivation monotone with sample"):  # the same for all channels
         layer(data((4, 9)))
     else:
         with pytest.raises(ValueError, match=r"incompatible with the layer: expected axis"):

@@ -136,6 +136,8 @@ class AffineUnits:
     def _bends(self, read: Read) -> np.ndarray:
         if isinstance(self.activation, layers.TMAF) and self.activation.train_thresholds:
             return read(self.activation.thresholds)
+        if isinstance(self.activation, layers.EntropyActivation) and self.activation.num_knots > 2:
+            return read(self.activation.knots)[..., 1:-1]
         # A smooth activation has no breakpoint; 0 is where those that resemble ReLU turn.
         return np.asarray(breakpoints(self.activation) or (0.0,))
 
@@ -162,6 +164,8 @@ def breakpoints(activation: Any) -> tuple[float, ...] | None:
             return tuple(float(end) for end in ends if end is not None)
         case layers.TMAF():
             return tuple(current(activation.thresholds)) if activation.train_thresholds else activation.thresholds
+        case layers.EntropyActivation():
+            return tuple(current(activation.knots)[1:-1])
     known = {
         None: (),
         keras.activations.linear: (),

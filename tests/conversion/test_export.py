@@ -42,8 +42,14 @@ def with_negative_scales(model):
     return model
 
 
+def with_a_spline():
+    activation = layers.EntropyActivation("silu", sample_size=16)
+    return keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(6, 3), activation, keras.layers.Flatten()])
+
+
 MODELS = {
     "CRReLU": lambda: keras_actlab.swap_activations(network(), "crrelu"),
+    "EntropyActivation": with_a_spline,
     "TMAF": lambda: keras_actlab.swap_activations(network(), "tmaf"),
     "GmP": lambda: keras_actlab.to_gmp(network()),
     "GmP folded": lambda: keras_actlab.fold(with_negative_scales(keras_actlab.to_gmp(network()))),

@@ -9,6 +9,7 @@ LEVELS = np.random.default_rng(0).standard_normal((3, 3, 4)).astype("float32")
 # A function of one tensor, and the tensor's shape.
 FUNCTIONS = {
     "crrelu": (ops.crrelu, (5, 4)),
+    "linear_spline": (lambda x: ops.linear_spline(x, (-1.0, 0.0, 1.0), (0.5, 0.0, 2.0)), (5, 4)),
     "matrix_activation": (lambda x: ops.matrix_activation(x, LEVELS, (0.0, 1.0)), (5, 4)),
     "matrix_activation with surrogate": (
         lambda x: ops.matrix_activation(x, LEVELS, (0.0, 1.0), surrogate_width=1.0),
