@@ -4,23 +4,15 @@ from typing import Any
 
 import keras
 
-from keras_actlab.layers.arguments import positive_integer
+from keras_actlab.periodic import Periodic
 
 
-class Watcher(keras.callbacks.Callback):
-    """Calls `look` before the first training step, then after every so many, and at the end.
-
-    Args:
-        every: Number of training steps from one look to the next. With `steps_per_execution`, looks are at the ends of
-            executions.
-    """
+class Watcher(Periodic):
+    """Looks at a model before the first training step, then after every so many, and at the end."""
 
     def __init__(self, every: int = 1):
-        super().__init__()
-        self.every = positive_integer("every", every)
-        self.step = 0  # training steps taken
-        self._looked_at = 0
-        self._epoch_start: int | None = None  # not known before the first epoch
+        super().__init__(every)
+        self._begun = False
 
     def begin(self, step: int) -> int:
         """Called before the first step of each `fit`, when every callback has restored what it restores.
@@ -34,36 +26,17 @@ class Watcher(keras.callbacks.Callback):
         """
         raise NotImplementedError
 
-    def look(self) -> None:
-        """Called when it is time to look; the variables hold what the last step made of them."""
-        raise NotImplementedError
-
     def on_train_begin(self, logs: Any = None) -> None:
-        self._epoch_start = None
+        self._begun = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self._epoch_start is None:
+        if not self._begun:
             optimizer = self.model.optimizer
             updates = int(keras.ops.convert_to_numpy(optimizer.iterations))
             steps = updates * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
-            self.step = self._looked_at = self.begin(steps)
-        self._epoch_start = self.step
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        batches = batch + 1
-        if self.params.get("steps"):  # the last execution of several steps may be a shorter one
-            batches = min(batches, self.params["steps"])
-        self.step = (self._epoch_start or 0) + batches
-        if self.step - self._looked_at >= self.every:
-            if keras.backend.backend() == "jax":
-                self.model.jax_state_sync()  # within an epoch, variables are empty there
-            self.catch_up()
+            self.step = self.looked_at = self.begin(steps)
+            self._begun = True
+        super().on_epoch_begin(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
         self.catch_up()
-
-    def catch_up(self) -> None:
-        """Looks, if any step was taken since the last look."""
-        if self.step > self._looked_at:
-            self._looked_at = self.step
-            self.look()

@@ -1,0 +1,46 @@
+"""Looking at a model after every so many training steps."""
+
+from typing import Any
+
+import keras
+
+from keras_actlab.layers.arguments import positive_integer
+
+
+class Periodic(keras.callbacks.Callback):
+    """Calls `look` after every so many training steps.
+
+    Args:
+        every: Number of training steps from one look to the next. With `steps_per_execution`, looks are at the ends of
+            executions.
+    """
+
+    def __init__(self, every: int = 1):
+        super().__init__()
+        self.every = positive_integer("every", every)
+        self.step = 0  # training steps taken
+        self.looked_at = 0
+        self._epoch_start = 0
+
+    def look(self) -> None:
+        """Called when it is time; the variables hold what the last step made of them, and may be assigned."""
+        raise NotImplementedError
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch_start = self.step
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        batches = batch + 1
+        if self.params.get("steps"):  # the last execution of several steps may be a shorter one
+            batches = min(batches, self.params["steps"])
+        self.step = self._epoch_start + batches
+        if self.step - self.looked_at >= self.every:
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()  # within an epoch, variables are empty there
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Looks, if any step was taken since the last look."""
+        if self.step > self.looked_at:
+            self.looked_at = self.step
+            self.look()
