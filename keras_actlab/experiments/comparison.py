@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from keras_actlab.experiments.description import describe
 
 Examples = tuple[Any, Any]
+Method = Callable[..., keras.Model | tuple[keras.Model, Sequence[keras.callbacks.Callback]]]
 # What a row of results holds besides hyper-parameters and metrics.
 COLUMNS = (
     *("task", "method", "stage", "split", "seed", "hyperparameters", "epochs", "metrics", "history", "failure"),
@@ -152,7 +153,10 @@ class Comparison:
     Args:
         name: Name of the task, unique within a results file.
         methods: For each method's name a function that builds and compiles a new model. It is called with the grid's
-            hyper-parameters by name. The first method is the baseline of the tables.
+            hyper-parameters by name. It returns the model or, where callbacks are part of how the method trains, a
+            pair of the model and a list of them. Such callbacks act in both stages, each fit is trained alone by
+            `model.fit`, whatever `together` is, and each call of it, one for `validate_every` epochs, gets the same
+            objects. The first method is the baseline of the tables.
         data: A `Split`, or a function that returns the split of a given index, 0 to `splits` - 1.
         metrics: For each metric's name a function of targets and predictions (NumPy arrays in the split's units)
             that returns a number, such as those of `sklearn.metrics`. Predictions are as the model gives them, of
@@ -174,10 +178,10 @@ class Comparison:
             otherwise, and for 1, each is trained by `model.fit`. Small networks train many times faster so. It moves
             results by rounding alone, save for layers that draw random numbers.
         callbacks: Function of a final fit's model, method, split and seed that returns callbacks, such as a
-            `keras_actlab.cab.BoundaryTracker` with a path of its own, to watch it. Final fits are then trained one by
-            one, each by one call of `model.fit` with a single epoch that holds all steps, so that what acts at the
-            end of epochs (early stopping, schedules) has nothing to do. A fit that was killed starts again from its
-            beginning.
+            `keras_actlab.cab.BoundaryTracker` with a path of its own, to watch it. They come after the method's own.
+            Final fits are then trained one by one, each by one call of `model.fit` with a single epoch that holds all
+            steps, so that what acts at the end of epochs (early stopping, schedules) has nothing to do. A fit that
+            was killed starts again from its beginning.
 
     Raises:
         TypeError: If a method, a metric, the data or `callbacks` is not what is asked for above.
@@ -208,7 +212,7 @@ class Comparison:
     """
 
     name: str
-    methods: Mapping[str, Callable[..., keras.Model]]
+    methods: Mapping[str, Method]
     data: Split | Callable[[int], Split]
     metrics: Mapping[str, Callable[[np.ndarray, np.ndarray], float]]
     epochs: int
@@ -274,7 +278,7 @@ class Comparison:
         """Returns what must not change between the beginning and the end of a results file, as JSON can hold it.
 
         Methods, splits and seeds may be added, so the number of splits and seeds is not part of it. Data are compared
-        by the first split, and functions (metrics, `to_units`, the bodies of custom layers) not at all.
+        by the first split, and functions (metrics, `to_units`, callbacks, the bodies of custom layers) not at all.
         """
         split = self.split(0)
         data = _fingerprint_of_arrays(split)
@@ -328,8 +332,9 @@ def _fingerprint_of_arrays(split: Split) -> str:
     return digest.hexdigest()[:16]
 
 
-def _description(build: Callable[..., keras.Model], hyperparameters: dict[str, Any]) -> str | None:
+def _description(build: Method, hyperparameters: dict[str, Any]) -> str | None:
     try:
-        return describe(build(**hyperparameters))
+        made = build(**hyperparameters)
+        return describe(made[0] if isinstance(made, tuple) else made)
     except Exception:  # whatever it is, the fits will say so, one by one
         return None

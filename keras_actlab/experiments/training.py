@@ -63,6 +63,8 @@ def train(
     if comparison.together > 1 and not watched:
         try:
             return _rows(comparison, fits, history, run)
+        except _HasCallbacksError:
+            pass
         except Exception as error:
             warnings.warn(
                 f"{fits[0].task}, {fits[0].method}: fits are trained one by one, for training them together "
@@ -78,20 +80,28 @@ def train(
     return rows
 
 
+class _HasCallbacksError(Exception):
+    """A fit cannot be trained together with others, for its method's callbacks look at one model."""
+
+
 def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str | None = None) -> list[dict[str, Any]]:
     began = time.perf_counter()
     splits = [comparison.split(fit.split) for fit in fits]
     tuning = fits[0].stage == "tune"
     learn = [split.train if tuning else split.development for split in splits]
     judge = [split.validation if tuning else split.test for split in splits]
-    models = [_model(comparison, fit) for fit in fits]
+    models = []
+    for fit in fits:
+        model, callbacks = _model(comparison, fit)
+        if callbacks and run is not None:
+            raise _HasCallbacksError
+        models.append(model)
     parameters = models[0].count_params()
     trainer: _Alone | _Together
     blocks = _blocks(comparison, fits)
     if run is None:
-        callbacks = []
         if comparison.callbacks is not None and not tuning:
-            callbacks = [*comparison.callbacks(models[0], fits[0].method, fits[0].split, fits[0].seed)]
+            callbacks += comparison.callbacks(models[0], fits[0].method, fits[0].split, fits[0].seed)
             blocks = [range(fits[0].epochs)]  # callbacks see one training, from its beginning to its end
         trainer = _Alone(models[0], learn[0], judge[0], callbacks)
     else:
@@ -154,12 +164,17 @@ def _metrics(comparison: Comparison, split: Split, targets: Any, predictions: An
     return {name: float(metric(targets, predictions)) for name, metric in comparison.metrics.items()}
 
 
-def _model(comparison: Comparison, fit: Fit) -> keras.Model:
+def _model(comparison: Comparison, fit: Fit) -> tuple[keras.Model, list[keras.callbacks.Callback]]:
     start = np.random.SeedSequence([fit.split, fit.seed]).generate_state(1)[0]
     keras.utils.set_random_seed(int(start))
-    model = comparison.methods[fit.method](**fit.hyperparameters)
-    if not isinstance(model, keras.Model) or not model.compiled:
-        raise TypeError(f"`methods` must return compiled models. Received: {fit.method} returned {model}")
+    made = comparison.methods[fit.method](**fit.hyperparameters)
+    model, callbacks = made if isinstance(made, tuple) and len(made) == 2 else (made, [])
+    listed = isinstance(callbacks, list | tuple) and all(isinstance(c, keras.callbacks.Callback) for c in callbacks)
+    if not isinstance(model, keras.Model) or not model.compiled or not listed:
+        raise TypeError(
+            "`methods` must return compiled models, or pairs of one and a list of callbacks. "
+            f"Received: {fit.method} returned {made}"
+        )
     if int(model.optimizer.iterations) > 0:
         raise ValueError(
             f"`methods` must return a new model at each call. Received: {fit.method} returned a trained one"
@@ -169,7 +184,7 @@ def _model(comparison: Comparison, fit: Fit) -> keras.Model:
             f"`methods` must not return models whose optimizer averages weights at the end of a fit, as a fit is "
             f"trained in several blocks. Received: {fit.method} returned one with use_ema=True"
         )
-    return model
+    return model, [*callbacks]
 
 
 def _batches(examples: int, batch_size: int | None, epochs: range, fits: Sequence[Fit]) -> np.ndarray:

@@ -276,6 +276,81 @@ def test_callbacks_watch_every_final_fit_from_beginning_to_end(found, tmp_path):
     np.testing.assert_allclose(results.frame["RMSE"], found[0].frame["RMSE"], rtol=1e-4)
 
 
+class Counter(keras.callbacks.Callback):
+    """Counts the batches and the calls of `fit` of one model."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = self.batches = 0
+
+    def on_train_begin(self, logs=None):
+        self.blocks += 1
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+
+
+@pytest.fixture
+def counted():
+    """A method with callbacks, and what they counted, one a model."""
+    counters = []
+
+    def method(learning_rate):
+        counters.append(Counter())
+        return linear(learning_rate), [counters[-1]]
+
+    return method, counters
+
+
+def test_a_methods_callbacks_act_in_both_stages_and_all_blocks(found, counted, tmp_path):
+    method, counters = counted
+    results = run(comparison(methods={"linear": method}), tmp_path / "results.jsonl")
+    used = [counter for counter in counters if counter.blocks]
+    tuned = [(counter.blocks, counter.batches) for counter in used[:6]]  # 2 rates x 3 splits
+    assert tuned == [(2, 4 * 2)] * 6  # 4 epochs of 2 batches of 16 out of 38 examples, in two blocks
+    final = sorted((counter.blocks, counter.batches) for counter in used[6:])
+    assert final == sorted((epochs // 2, epochs * 3) for epochs in results.final["epochs"])
+    assert (results.frame["together"] == 1).all()
+    expected = found[0].frame[found[0].frame["method"] == "linear"]
+    np.testing.assert_allclose(results.frame["RMSE"], expected["RMSE"], rtol=1e-4)
+
+
+def test_fits_that_are_trained_alone_are_not_all_built_first(counted, tmp_path):
+    method, counters = counted
+    description = comparison(methods={"linear": method}, grid={"learning_rate": [0.1]}, validate_every=None)
+    run(description, tmp_path / "results.jsonl")
+    assert [counter.blocks for counter in counters] == [0, 0, 1, 1, 1]  # one is described, one tells that it is alone
+
+
+def test_a_methods_callbacks_come_before_those_that_watch(counted, tmp_path):
+    method, counters = counted
+    seen = []
+
+    def watch(model, method, split, seed):
+        see = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(counters[-1].batches))
+        return [see]
+
+    description = comparison(methods={"linear": method}, splits=1, callbacks=watch)
+    results = run(description, tmp_path / "results.jsonl")
+    assert seen == list(range(1, 1 + 3 * results.final["epochs"].item()))
+    assert counters[-1].blocks == 1
+
+
+@pytest.mark.parametrize("second", [Counter(), ["early"], None, Counter])
+def test_what_is_no_list_of_callbacks_is_a_failure(second, tmp_path):
+    description = comparison(methods={"pair": lambda: (linear(0.1), second)}, grid={}, validate_every=None, together=1)
+    failures = run(description, tmp_path / "results.jsonl").failures["failure"]
+    assert len(failures) == 3
+    assert failures.str.contains("TypeError: `methods` must return compiled models, or pairs of one and a list").all()
+
+
+def test_a_methods_callbacks_are_no_part_of_the_configuration(counted):
+    method, _ = counted
+    pair, model = (comparison(methods={"linear": each}).configuration() for each in (method, linear))
+    assert pair == model
+    assert model["methods"]["linear"] is not None
+
+
 def test_a_rate_that_diverges_is_not_chosen_and_no_failure(tmp_path):
     def linear_sgd(learning_rate):
         model = linear(learning_rate)
