@@ -21,25 +21,20 @@ Data: `--data-dir` names a folder with `mnist.npz`, the file of `keras.datasets.
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
-from zipfile import BadZipFile
 
 import keras
-import numpy as np
 import pandas as pd
 import typer
-from sklearn.metrics import accuracy_score
 
 from keras_actlab import experiments
 from keras_actlab.layers import TMAF, CRReLU
-from recipes import cli
+from recipes import cli, mnist
 
 RATES = (0.001, 0.003, 0.01)
 SPLITS = 5
 # Fits that are trained as one program. On two cores with JAX it took two thirds of the time for the dense network and
 # seven times as long for the convolutional one, for kernels that differ from fit to fit make slow convolutions on CPUs.
 TOGETHER = {"dense": 5, "convolutional": 1}
-CLASSES = 10
-SHAPES = {"x_train": (None, 28, 28), "y_train": (None,), "x_test": (None, 28, 28), "y_test": (None,)}
 
 # Each is called with the axes that a channel's weights are shared over.
 METHODS: dict[str, Callable[[list[int] | None], keras.Layer]] = {
@@ -52,49 +47,6 @@ METHODS: dict[str, Callable[[list[int] | None], keras.Layer]] = {
     "TMAF tri-diagonal": lambda space: TMAF(bandwidth=1),
 }
 SMOKE_METHODS = ("ReLU", "TMAF tri-diagonal")
-
-
-def load(folder: Path | None) -> dict[str, np.ndarray]:
-    """Returns images and labels of the official training and test part, checked."""
-    if folder is None:
-        (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
-        return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    received = f"Received: data_dir={str(folder)!r}"
-    try:
-        with (folder / "mnist.npz").open("rb") as file, np.load(file) as archive:
-            arrays = {name: archive[name] for name in SHAPES}
-    except FileNotFoundError:
-        raise ValueError(f"`data_dir` must hold mnist.npz. {received}") from None
-    except (KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
-        raise ValueError(
-            f"mnist.npz in `data_dir` must be a NumPy archive of {', '.join(SHAPES)}. {received}: {error}"
-        ) from error
-    for name, array in arrays.items():
-        examples = len(arrays[f"x_{name[2:]}"]) if arrays[f"x_{name[2:]}"].ndim else 0
-        shape = (examples, *SHAPES[name][1:])
-        if array.shape != shape or not examples:
-            raise ValueError(f"{name} in mnist.npz must have shape {('n', *shape[1:])}. Received: shape={array.shape}")
-        top = 255 if name.startswith("x") else CLASSES - 1
-        if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > top:
-            raise ValueError(
-                f"{name} in mnist.npz must hold integers from 0 to {top}. "
-                f"Received: dtype={array.dtype}, first entries {array.ravel()[:3]}"
-            )
-    return arrays
-
-
-def draw(split: int, examples: int, folder: Path | None) -> experiments.Split:
-    """Draws training and validation examples of one split from the official training part."""
-    # Read anew each time, in a third of a second: what is sent to other processes stays small.
-    data = load(folder)
-    rows = np.random.default_rng(split).permutation(len(data["y_train"]))
-    train, validation = rows[:examples], rows[examples : examples + examples // 2]
-
-    def part(name: str, rows: np.ndarray | slice) -> experiments.comparison.Examples:
-        images, labels = data[f"x_{name}"][rows], data[f"y_{name}"][rows]
-        return images[..., None].astype("float32") / 255, labels.astype("int32")
-
-    return experiments.Split(part("train", train), part("train", validation), part("test", slice(None)))
 
 
 def network(task: str, method: str) -> Callable[[float], keras.Model]:
@@ -113,17 +65,12 @@ def network(task: str, method: str) -> Callable[[float], keras.Model]:
             widths = (64,)
         for width in widths:
             hidden += [keras.layers.Dense(width), activation(None)]
-        model = keras.Sequential([keras.Input((28, 28, 1)), *hidden, keras.layers.Dense(CLASSES)])
+        model = keras.Sequential([keras.Input((28, 28, 1)), *hidden, keras.layers.Dense(mnist.CLASSES)])
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(learning_rate), loss)
         return model
 
     return build
-
-
-def accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
-    """Returns the percentage of images that are read correctly."""
-    return 100 * accuracy_score(labels, logits.argmax(axis=1))
 
 
 def comparisons(
@@ -135,7 +82,7 @@ def comparisons(
         ValueError: If the data are not those of MNIST, or have fewer than three halves of `examples` for training.
     """
     examples = min(examples, 200) if smoke else examples
-    most = len(load(data_dir)["y_train"]) * 2 // 3
+    most = len(mnist.load(data_dir)["y_train"]) * 2 // 3
     if not 2 <= examples <= most:
         raise ValueError(
             f"`examples` must be from 2 to {most}, as half as many validate. Received: examples={examples}"
@@ -144,8 +91,8 @@ def comparisons(
         experiments.Comparison(
             name=task,
             methods={method: network(task, method) for method in (SMOKE_METHODS if smoke else METHODS)},
-            data=lambda split: draw(split, examples, data_dir),
-            metrics={"accuracy, %": accuracy},
+            data=lambda split: mnist.draw(split, examples, data_dir),
+            metrics={"accuracy, %": mnist.accuracy},
             mode="max",
             grid={"learning_rate": RATES[:2] if smoke else RATES},
             splits=2 if smoke else SPLITS,

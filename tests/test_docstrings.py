@@ -6,6 +6,7 @@ import pytest
 
 import keras_actlab
 import keras_actlab.cab.plots
+import keras_actlab.eafo
 import keras_actlab.experiments
 
 PUBLIC = {
@@ -18,6 +19,7 @@ PUBLIC = {
         keras_actlab.conversion,
         keras_actlab.cab,
         keras_actlab.cab.plots,
+        keras_actlab.eafo,
         keras_actlab.experiments,
     )
     for name, value in vars(module).items()

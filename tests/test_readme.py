@@ -52,6 +52,17 @@ def test_the_boundaries_are_tracked_and_drawn(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "trajectories.png").exists()
 
 
+def test_the_entropy_is_measured_and_lowered(capsys):
+    names = {}
+    exec(EXAMPLES[4], names)
+    assert "EntropyActivation" in capsys.readouterr().out
+    log = names["refinement"].log
+    assert log["step"].tolist() == [25, 50, 75, 100, 125]
+    assert (log["entropy after"] < log["entropy before"]).all()
+    knots, values = (keras.ops.convert_to_numpy(v) for v in (names["curve"].knots, names["curve"].values))
+    np.testing.assert_allclose(values, names["improved"](knots), atol=1e-6)
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
         assert (Path(__file__).parent.parent / target).exists(), target

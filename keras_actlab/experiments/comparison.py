@@ -156,7 +156,7 @@ class Comparison:
             hyper-parameters by name. It returns the model or, where callbacks are part of how the method trains, a
             pair of the model and a list of them. Such callbacks act in both stages, each fit is trained alone by
             `model.fit`, whatever `together` is, and each call of it, one for `validate_every` epochs, gets the same
-            objects. The first method is the baseline of the tables.
+            objects; it holds all their steps in a single epoch. The first method is the baseline of the tables.
         data: A `Split`, or a function that returns the split of a given index, 0 to `splits` - 1.
         metrics: For each metric's name a function of targets and predictions (NumPy arrays in the split's units)
             that returns a number, such as those of `sklearn.metrics`. Predictions are as the model gives them, of

@@ -1,0 +1,40 @@
+"""Entropy of activations: measured, ranked, lowered, and refined while a network trains.
+
+Entropies are in nats. Everything here works on float64 NumPy arrays; the layer that its results go into is
+`keras_actlab.layers.EntropyActivation`.
+"""
+
+try:
+    import pandas as _pandas  # noqa: F401
+    import scipy as _scipy  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"keras_actlab.eafo needs {error.name}. Install the extra [lab]: pip install 'keras-actlab[lab]'"
+    ) from error
+
+from keras_actlab.eafo.densities import Density, Empirical, Gaussian, Laplace, Uniform
+from keras_actlab.eafo.image import Image, entropy, image, standardized_entropy
+from keras_actlab.eafo.network import layer_entropies
+from keras_actlab.eafo.ranking import rank
+from keras_actlab.eafo.refinement import EntropyRefinement
+from keras_actlab.eafo.search import Correction, Improvement, correction, improve, worst_activation
+
+__all__ = [
+    "Correction",
+    "Density",
+    "Empirical",
+    "EntropyRefinement",
+    "Gaussian",
+    "Image",
+    "Improvement",
+    "Laplace",
+    "Uniform",
+    "correction",
+    "entropy",
+    "image",
+    "improve",
+    "layer_entropies",
+    "rank",
+    "standardized_entropy",
+    "worst_activation",
+]

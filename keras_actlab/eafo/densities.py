@@ -1,0 +1,324 @@
+"""Densities of pre-activations: known ones, and one that is estimated from samples."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import special, stats
+from scipy.differentiate import derivative
+
+# Samples of one exact value count as a point mass from this share of them on, and this number.
+ATOM_SHARE, ATOM_COUNT = 0.005, 5
+FEWEST_SAMPLES = 16
+MOST_CENTRES = 512
+BLOCK = 2048
+
+
+class Density:
+    """A probability density on the line, and point masses beside it.
+
+    Args:
+        distribution: A continuous distribution of `scipy.stats` with its parameters, such as `scipy.stats.t(df=3)`.
+
+    Attributes:
+        atoms: Array of shape (number, 2): places and probabilities of the point masses. None, but for `Empirical`.
+
+    Raises:
+        TypeError: If `distribution` is not such a distribution.
+
+    Example:
+
+    >>> import scipy.stats
+    >>> from keras_actlab import eafo
+    >>> density = eafo.Density(scipy.stats.logistic())
+    >>> float(density.pdf(0.0)), float(density.cdf(0.0))
+    (0.25, 0.5)
+    """
+
+    def __init__(self, distribution: Any):
+        if not isinstance(getattr(distribution, "dist", None), stats.rv_continuous):
+            raise TypeError(
+                "`distribution` must be a continuous distribution of scipy.stats with its parameters, such as "
+                f"scipy.stats.norm(). Received: distribution={distribution!r}"
+            )
+        self._distribution = distribution
+        self.atoms = np.zeros((0, 2))
+
+    def __repr__(self) -> str:
+        arguments = [*map(repr, self._distribution.args), *(f"{k}={v!r}" for k, v in self._distribution.kwds.items())]
+        return f"{type(self).__name__}({self._distribution.dist.name}({', '.join(arguments)}))"
+
+    def pdf(self, z: Any) -> np.ndarray:
+        """Returns the density at `z`; its integral is 1 minus the probability of all point masses."""
+        return self._distribution.pdf(z)
+
+    def derivative(self, z: Any) -> np.ndarray:
+        """Returns the derivative of the density at `z`."""
+        step = 0.1 * float(np.diff(self.quantiles(np.array([0.25, 0.75])))[0])
+        z = np.asarray(z, "float64")
+        return derivative(self._distribution.pdf, z, preserve_shape=True, initial_step=step).df
+
+    def cdf(self, z: Any) -> np.ndarray:
+        """Returns the probability of values up to `z`, point masses left out."""
+        return self._distribution.cdf(z)
+
+    def tails(self, z: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the probabilities of values up to `z` and beyond `z`, each exact where it is small."""
+        return self._distribution.cdf(z), self._distribution.sf(z)
+
+    def between(self, edges: np.ndarray) -> np.ndarray:
+        """Returns the probability between neighbours of increasing `edges`; no point masses."""
+        return differences(*self.tails(edges))
+
+    def quantiles(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns the values below which the given shares of the density are; 0 and 1 give the ends of its support."""
+        # Above the median from the other side, where small probabilities are exact.
+        p = np.asarray(probabilities, "float64")
+        return np.where(p < 0.5, self._distribution.ppf(p), self._distribution.isf(1.0 - p))
+
+
+class Gaussian(Density):
+    """The normal density.
+
+    `p(z) = exp(-(z - mean)**2 / (2 std**2)) / (std sqrt(2 pi))`
+
+    Args:
+        mean: Its mean.
+        std: Its standard deviation.
+
+    Raises:
+        ValueError: If `std` is not positive or an argument is not finite.
+
+    Example:
+
+    >>> from keras_actlab import eafo
+    >>> round(float(eafo.Gaussian().pdf(0.0)), 4)
+    0.3989
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0):
+        check_number("mean", mean)
+        check_number("std", std, positive=True)
+        super().__init__(stats.norm(mean, std))
+        self.mean, self.std = mean, std
+
+    def derivative(self, z: Any) -> np.ndarray:
+        return -(np.asarray(z) - self.mean) / self.std**2 * self.pdf(z)
+
+
+class Laplace(Density):
+    """The double exponential density.
+
+    `p(z) = exp(-|z - mean| / scale) / (2 scale)`
+
+    Args:
+        mean: Its mean.
+        scale: Mean distance from the mean.
+
+    Raises:
+        ValueError: If `scale` is not positive or an argument is not finite.
+
+    Example:
+
+    >>> from keras_actlab import eafo
+    >>> float(eafo.Laplace(scale=2.0).pdf(0.0))
+    0.25
+    """
+
+    def __init__(self, mean: float = 0.0, scale: float = 1.0):
+        check_number("mean", mean)
+        check_number("scale", scale, positive=True)
+        super().__init__(stats.laplace(mean, scale))
+        self.mean, self.scale = mean, scale
+
+    def derivative(self, z: Any) -> np.ndarray:
+        """Returns the derivative of the density at `z`; 0 at the peak, the mean of both sides."""
+        return -np.sign(np.asarray(z) - self.mean) / self.scale * self.pdf(z)
+
+
+class Uniform(Density):
+    """The density that is constant between two bounds.
+
+    `p(z) = 1 / (upper - lower)  for  lower <= z <= upper`
+
+    Args:
+        lower: Lower bound.
+        upper: Upper bound.
+
+    Raises:
+        ValueError: If `lower` is not less than `upper`, or one of them is not finite.
+
+    Example:
+
+    >>> from keras_actlab import eafo
+    >>> float(eafo.Uniform(-1.0, 3.0).pdf(0.0))
+    0.25
+    """
+
+    def __init__(self, lower: float = 0.0, upper: float = 1.0):
+        check_number("lower", lower)
+        check_number("upper", upper)
+        if not lower < upper:
+            raise ValueError(f"`lower` must be less than `upper`. Received: lower={lower}, upper={upper}")
+        super().__init__(stats.uniform(lower, upper - lower))
+
+    def derivative(self, z: Any) -> np.ndarray:
+        """Returns 0: the steps at the bounds are left out."""
+        return np.zeros(np.shape(z))
+
+
+class Empirical(Density):
+    r"""A smooth density that is estimated from samples, such as the pre-activations of a layer.
+
+    `p(z) = (1 - point masses) * mean over centres c of N(z; c, bandwidth**2)`
+
+    A value that at least 0.5 % of the samples share exactly (and five of them), such as the zeros behind a ReLU, is a
+    point mass: it goes into `atoms`, and neither into the density nor into the bandwidth. The centres are the other
+    samples, or 512 quantiles of them (those of the probabilities (k + 1/2) / 512) if they are more, so that a few
+    outliers move nothing.
+
+    The bandwidth is that with which the *derivative* of a normal density is estimated best, since entropy corrections
+    are made of it: `min(std, IQR / 1.349) * (4 / (5 n))**(1/7)` for n samples, wider than the usual rule for densities.
+    It smooths: estimated from samples of N(0, 1), the density has the variance 1 + bandwidth**2. The interquartile
+    range (IQR) keeps outliers from widening it.
+
+    Args:
+        samples: Numbers, an array of any shape.
+        bandwidth: Standard deviation of the kernels, in units of the samples; None for the rule above.
+
+    Attributes:
+        atoms: Array of shape (number, 2): places and probabilities of the point masses.
+        bandwidth: The bandwidth in use.
+        std: Standard deviation of the density.
+
+    Raises:
+        ValueError: If a sample is NaN or infinite, fewer than 16 are no point mass, these are all within rounding of
+            one another, or `bandwidth` is not positive.
+
+    Example: half of the outputs of a ReLU are zeros.
+
+    >>> from keras_actlab import eafo
+    >>> samples = np.random.default_rng(0).normal(size=(100, 20))
+    >>> density = eafo.Empirical(np.maximum(samples, 0))
+    >>> density.atoms.round(2)
+    array([[0.  , 0.52]])
+
+    Reference:
+
+    - Chacon, Duong and Wand, 2011, "Asymptotics for general multivariate kernel density derivative estimators",
+      Statistica Sinica 21, for the bandwidth.
+    """
+
+    def __init__(self, samples: Any, bandwidth: float | None = None):
+        numbers = finite_samples(samples)
+        precision = np.finfo(np.result_type(np.asarray(samples), "float32")).eps
+        self.atoms, rest = split_atoms(numbers)
+        if len(rest) < FEWEST_SAMPLES:
+            raise ValueError(
+                f"`samples` must hold at least {FEWEST_SAMPLES} numbers that are no point mass. Received: "
+                f"{len(rest)} such numbers of {len(numbers)}, point masses at {self.atoms[:, 0].tolist()}"
+            )
+        lower, upper = np.quantile(rest, (0.25, 0.75))
+        spread = min(np.std(rest), (upper - lower) / 1.349) or np.std(rest)
+        if not spread > 64 * precision * max(abs(lower), abs(upper)):
+            raise ValueError(
+                f"`samples` must differ by more than rounding. Received: numbers about {lower:.6g} that differ by "
+                f"{spread:.3g}"
+            )
+        if bandwidth is None:
+            bandwidth = float(spread * (4 / (5 * len(rest))) ** (1 / 7))
+        check_number("bandwidth", bandwidth, positive=True)
+        self.bandwidth = bandwidth
+        centres = min(max(len(rest) // 4, FEWEST_SAMPLES), MOST_CENTRES)
+        self._centres = np.quantile(rest, (np.arange(centres) + 0.5) / centres)
+        self.std = float(np.hypot(np.std(self._centres), bandwidth))
+        self._mass = 1.0 - self.atoms[:, 1].sum()
+
+    def __repr__(self) -> str:
+        return f"Empirical(bandwidth={self.bandwidth:.3g}, atoms={self.atoms.tolist()})"
+
+    def _average(self, function: Callable[[np.ndarray], np.ndarray], z: Any) -> np.ndarray:
+        """Returns the sum over the centres of a function of `(z - centre) / bandwidth`, weighted by their masses."""
+        z = np.asarray(z, "float64")
+        blocks = np.array_split(z.ravel(), max(1, z.size // BLOCK))  # one array would be `centres` times as large as z
+        means = [function((part[:, None] - self._centres) / self.bandwidth).mean(axis=-1) for part in blocks]
+        return self._mass * np.concatenate(means).reshape(z.shape)
+
+    def pdf(self, z: Any) -> np.ndarray:
+        return self._average(_normal, z) / self.bandwidth
+
+    def derivative(self, z: Any) -> np.ndarray:
+        return self._average(lambda t: -t * _normal(t), z) / self.bandwidth**2
+
+    def cdf(self, z: Any) -> np.ndarray:
+        return self._average(special.ndtr, z)
+
+    def tails(self, z: Any) -> tuple[np.ndarray, np.ndarray]:
+        return self.cdf(z), self._average(lambda t: special.ndtr(-t), z)
+
+    def quantiles(self, probabilities: np.ndarray) -> np.ndarray:
+        p = np.asarray(probabilities, "float64")
+        found = np.interp(p, *self._table)
+        return np.where(p <= 0, -np.inf, np.where(p >= 1, np.inf, found))
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and values: a mixture's quantiles have no formula, and exact ones are not needed."""
+        around = self.bandwidth * np.array([-9, -6, -3, -1, 0, 1, 3, 6, 9])
+        values = np.unique(self._centres + around[:, None])
+        ends = values[[0, -1]]
+        values = np.union1d(ends, values[:: -(-len(values) // MOST_CENTRES)])
+        return self.cdf(values) / self._mass, values
+
+
+def differences(below: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """Returns the probability between neighbours, given that below and above each; no differences of numbers near 1."""
+    return np.maximum(np.where(below[1:] < above[1:], np.diff(below), -np.diff(above)), 0.0)
+
+
+def as_density(density: Any) -> Density:
+    """Returns a density as it is, and a distribution of scipy.stats as a `Density`; raises a TypeError for others."""
+    if isinstance(density, Density):
+        return density
+    if isinstance(getattr(density, "dist", None), stats.rv_continuous):
+        return Density(density)
+    raise TypeError(
+        "`density` must be a density of keras_actlab.eafo, or a continuous distribution of scipy.stats with its "
+        f"parameters. Received: density={density!r}"
+    )
+
+
+def finite_samples(samples: Any) -> np.ndarray:
+    """Returns `samples` as a vector in float64; raises unless they are finite numbers."""
+    flat = np.asarray(samples)
+    if flat.dtype.kind not in "iufb":
+        raise TypeError(f"`samples` must be numbers. Received: an array of {flat.dtype}")
+    flat = flat.astype("float64").ravel()
+    finite = np.isfinite(flat)
+    if not finite.all():
+        raise ValueError(
+            f"`samples` must be finite. Received: {np.count_nonzero(~finite)} of {flat.size} that are not, the first "
+            f"at index {int(np.argmin(finite))}: {flat[np.argmin(finite)]}"
+        )
+    return flat
+
+
+def split_atoms(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the point masses of a vector, shape (number, 2), places and shares, and the samples beside them."""
+    values, inverse, counts = np.unique(samples, return_inverse=True, return_counts=True)
+    heavy = counts >= max(ATOM_COUNT, ATOM_SHARE * len(samples))
+    shares = counts[heavy] / max(1, len(samples))
+    return np.stack([values[heavy], shares], axis=1), samples[~heavy[inverse]]
+
+
+def _normal(t: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * t * t) / np.sqrt(2 * np.pi)
+
+
+def check_number(name: str, value: Any, positive: bool = False) -> None:
+    """Raises unless `value` is a finite number, and positive if it has to be."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
+    if not np.isfinite(value) or (positive and value <= 0):
+        raise ValueError(f"`{name}` must be finite{' and positive' * positive}. Received: {name}={value}")

@@ -1,0 +1,195 @@
+"""A callback that lowers the entropy of activations while their network trains."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from keras_actlab.eafo.densities import Empirical, check_number
+from keras_actlab.eafo.functions import spline
+from keras_actlab.eafo.image import Image, Table, image_of, runs, support
+from keras_actlab.eafo.search import node_correction
+from keras_actlab.layers import EntropyActivation
+from keras_actlab.periodic import Periodic
+
+ROUNDING = float(np.finfo("float32").eps)
+COLUMNS = ("step", "layer", "entropy before", "entropy after", "standardized before", "standardized after")
+# Points at which the outputs are followed, beside the knots.
+POINTS = 256
+# No knot of the inverse moves further towards its neighbour than this share of the way, so that it cannot fold back.
+FARTHEST = 1 / 3
+# The knots are to reach as far as all but this share of the sample, on either side.
+OUTSIDE = 0.005
+
+
+class EntropyRefinement(Periodic):
+    r"""Takes a step of entropy-based optimization in `EntropyActivation` layers, every so many training steps.
+
+    For each layer, the density of its recent pre-activations is estimated (`Empirical`), and the part of its curve that
+    increases and has the most probability is corrected as `improve` does it, at the knots: `y + t eta` is the new
+    inverse, interpolated at the knots again. The step t is such that the knots move by `fraction` standard deviations
+    of the pre-activations, in the mean over their density; none moves further than a third of the way to the next, and
+    the ends of the part not at all. The paper suggests such an optimization and leaves it open.
+
+    The pre-activations are those that the layers have kept of their last training calls, 16 of them (`sample_size`), in
+    fixed memory. If more than 0.5 % of them are beyond the knots on one side, the knots are spread by a power of two,
+    and drawn together if they reach four times too far; a knot at 0 stays there.
+    Curves are written into variables, so nothing is compiled anew. A layer whose sample is not fit for a density (a
+    single value, NaN, fewer than 16 numbers), or whose curve does not increase where it lies, is left as it is this
+    time.
+
+    In a layer that is trained, refinement and gradient take turns; with `trainable=False`, refinement alone forms it.
+    It does not go on by itself after training: what was reached is in the layer, and saved with it.
+
+    Args:
+        layers: The layers, their names or their paths; a name that several have stands for all of them. None for all
+            `EntropyActivation` of the model that keep a sample.
+        every: Number of training steps from one refinement to the next. With `steps_per_execution`, refinements are at
+            the ends of executions.
+        fraction: How far the knots of the inverse move in the mean, in standard deviations of the pre-activations.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If `every` or `fraction` is not positive; when training begins, if a layer is not in the model or
+            keeps no sample, or there is none.
+
+    Example:
+
+    >>> from keras_actlab import eafo
+    >>> activation = keras_actlab.layers.EntropyActivation(sample_size=512, name="curve")
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(8), activation, keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> refinement = eafo.EntropyRefinement(every=5)
+    >>> x = np.random.default_rng(0).normal(size=(320, 3))
+    >>> _ = model.fit(x, x[:, 0], batch_size=32, verbose=0, callbacks=[refinement])
+    >>> refinement.log["step"].tolist()
+    [5, 10]
+    >>> bool((refinement.log["entropy after"] < refinement.log["entropy before"]).all())
+    True
+
+    Reference:
+
+    - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[EntropyActivation | str] | None = None,
+        every: int = 100,
+        fraction: float = 0.02,
+    ):
+        super().__init__(every)
+        check_number("fraction", fraction, positive=True)
+        if layers is not None and (
+            isinstance(layers, str)
+            or not isinstance(layers, Sequence)
+            or not layers
+            or not all(isinstance(layer, EntropyActivation | str) for layer in layers)
+        ):
+            raise TypeError(
+                f"`layers` must be a list of EntropyActivation layers or their names, or None. Received: {layers!r}"
+            )
+        self.layers = layers
+        self.fraction = fraction
+        self._found: list[EntropyActivation] = []
+        self._rows: list[tuple[Any, ...]] = []
+
+    @property
+    def log(self) -> pd.DataFrame:
+        """A row for each refinement of a layer, by its path: entropies of the outputs in nats, for the same density."""
+        return pd.DataFrame(self._rows, columns=COLUMNS)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        there = [layer for layer in self.model._flatten_layers() if isinstance(layer, EntropyActivation)]
+        if self.layers is None:
+            self._found = [layer for layer in there if layer.sample_size]
+            if not self._found:
+                raise ValueError(
+                    "The model must have an EntropyActivation with a `sample_size`. "
+                    f"Received: {self.model.name!r}, which has {len(there)} EntropyActivation, none of them with one"
+                )
+            return
+        self._found = []
+        for wanted in self.layers:
+            found = [layer for layer in there if wanted is layer or wanted in (layer.name, layer.path)]
+            if not found:
+                raise ValueError(
+                    "`layers` must be EntropyActivation layers of the model that is trained. Received: "
+                    f"{wanted if isinstance(wanted, str) else wanted.name!r}, while the model has "
+                    f"{[layer.path for layer in there]}"
+                )
+            for layer in found:
+                if not layer.sample_size:
+                    raise ValueError(
+                        f"`layers` must keep a sample: give them a `sample_size`. Received: {layer.path!r}, without one"
+                    )
+            self._found += [layer for layer in found if layer not in self._found]
+
+    def look(self) -> None:
+        for layer in self._found:
+            entropies = refine(layer, self.fraction)
+            if entropies is not None:
+                self._rows.append((self.step, layer.path, *entropies))
+
+
+def refine(layer: EntropyActivation, fraction: float) -> tuple[float, float, float, float] | None:
+    """Takes a step in one layer; returns entropies before and after, plain and standardized; None if it could not."""
+    seen = min(int(keras.ops.convert_to_numpy(layer.sampled)), layer.sample_size)
+    try:
+        density = Empirical(keras.ops.convert_to_numpy(layer.sample)[:seen])
+    except ValueError:
+        return None
+    knots, values = (keras.ops.convert_to_numpy(variable).astype("float64") for variable in (layer.knots, layer.values))
+    reach = _reach(density, knots)
+    wide = knots * reach
+    if np.abs(wide).max() > np.finfo("float32").max:
+        return None
+    values = spline(wide, knots, values)
+    table = Table(wide, values, density.between(wide), ROUNDING)
+    # Where the density is 0, in floating-point numbers, there is nothing to correct.
+    parts = runs((table.direction > 0) & (table.mass > 0))
+    if not parts:
+        return None
+    part = max(parts, key=lambda run: table.mass[run].sum())
+    nodes = slice(part.start, part.stop + 1)
+    z, x = wide[nodes], values[nodes]
+    eta = node_correction(z, x, table.mass[part])
+    eta[[0, -1]] = 0.0
+    weights = density.pdf(z)
+    if not np.any(weights * eta**2):
+        return None
+    mean = np.sqrt(np.average(eta**2, weights=weights))
+    farthest = FARTHEST * (wide[1] - wide[0])
+    moved = z + np.clip(fraction * density.std / mean * eta, -farthest, farthest)
+    new = values.copy()
+    new[nodes] = np.interp(z, moved, x)
+    if reach != 1.0:
+        layer.knots.assign(wide.astype("float32"))
+    layer.values.assign(new.astype("float32"))
+    before, after = _outputs(wide, (values, new), density)
+    return before.entropy, after.entropy, before.standardized_entropy, after.standardized_entropy
+
+
+def _reach(density: Empirical, knots: np.ndarray) -> float:
+    """Returns by which power of two to spread the knots, or draw them together, so that the density fills them."""
+    ends = density.quantiles(np.array([OUTSIDE, 1.0 - OUTSIDE]))
+    ratios = [end / knot for end, knot in zip(ends, knots[[0, -1]], strict=True) if knot and end * knot > 0]
+    ratio = max(ratios, default=1.0)
+    if 0.25 <= ratio <= 1.0:
+        return 1.0
+    return 2.0 ** (np.ceil(np.log2(ratio)) + (ratio < 0.25))
+
+
+def _outputs(knots: np.ndarray, curves: Sequence[np.ndarray], density: Empirical) -> list[Image]:
+    """Returns what each of several curves, given as its values at the knots, makes of the density."""
+    lower, upper = support(density)
+    z = np.union1d(np.linspace(lower, upper, POINTS), knots[(knots > lower) & (knots < upper)])
+    mass = density.between(z)
+    images = []
+    for values in curves:
+        curve = partial(spline, knots=knots, values=values)
+        images.append(image_of(Table(z, curve(z), mass, ROUNDING), curve, density))
+    return images

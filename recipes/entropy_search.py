@@ -1,0 +1,360 @@
+"""Entropy and accuracy on digits and MNIST: does an activation with a lower entropy classify better?
+
+Sun et al. (2024) search activation functions by the entropy of their outputs: a step down its gradient takes an
+activation, for a density of its inputs, to a better one; from ReLU and N(0, 1) it leads to CRReLU. They train vision
+transformers and GPT-2. Here the networks are small and the images are digits, so no agreement with a published figure
+is claimed; what can be seen is whether the quantity that is searched by goes with accuracy.
+
+Data: scikit-learn's 1,797 digits of 8 x 8 pixels (1,149 to train, 288 to validate, 360 for the test, divided anew in
+each of ten splits), and MNIST (10,000 to train and 5,000 to validate of the official training part, drawn anew in each
+of five splits; the test part is the official one in all). Pixels are scaled to [0, 1].
+
+Networks: two dense hidden layers of 64 (digits) or 128 units; or two 3 x 3 convolutions of stride 2 with 8 and 16
+channels and a dense hidden layer of 64 units.
+
+Methods differ in the activation of every hidden layer: ReLU, leaky ReLU (slope 0.01), GELU, PReLU (a slope for each
+channel, which starts at 0.25), SiLU, CRReLU with epsilon started at 0.01 (the paper's choice, which raises the entropy
+for N(0, 1)), -0.1 and -0.5 (which lower it), and three splines (32 knots):
+
+- one EAFO step: ReLU after one step for the density N(0, 1), and fixed then;
+- refined: starts at ReLU, is trained by gradients, and after every 25 of these takes a small EAFO step for the density
+  of the inputs that the layer has at that time;
+- gradient: the same without EAFO steps, as a control.
+
+Training: Adam, with batches of 64 (digits) or 100 images. In each split the validation part chooses, for every method
+alike, the rate out of three and the number of epochs: 10, 20 or 30 (digits), at most five (MNIST). The chosen settings
+are trained again on training and validation examples together, and tested once.
+
+Epsilon: two further comparisons, of ReLU and of CRReLU with epsilon started at ten values from -1 to 1, for the dense
+networks, by the same procedure.
+
+Entropies: of each final fit, before and after each activation, on 1,000 of the examples that it was trained on. The
+standardized entropy is that of the values divided by their standard deviation, which a mere change of scale leaves as
+it is. Correlations are Spearman's, within each task, of the test accuracy and the mean entropy after all activations:
+over the means of the methods, and over the fits after the mean of their split is subtracted from both. As the fits of
+one method are alike, the latter's p-value is too small.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import typer
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+from sklearn.datasets import load_digits
+
+from keras_actlab import eafo, experiments
+from keras_actlab.colours import COLOURS
+from keras_actlab.layers import CRReLU, EntropyActivation
+from recipes import cli, mnist, tracking
+
+Activation = Callable[[list[int] | None], keras.Layer]
+
+KINDS = ("dense", "convolutional")
+EXAMINED = 1000  # training examples whose entropies are estimated
+ACCURACY = "accuracy, %"
+PLAIN, STANDARDIZED = "entropy after", "standardized after"
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """A data set and how it is trained on.
+
+    Args:
+        shape: Shape of an image.
+        width: Units of each hidden layer of the dense network.
+        splits: Number of splits.
+        rates: What validation chooses from.
+        epochs: The most.
+        validate_every: Epochs between two looks at the validation part.
+        batch_size: Examples a step.
+    """
+
+    shape: tuple[int, int, int]
+    width: int
+    splits: int
+    rates: tuple[float, ...]
+    epochs: int
+    validate_every: int
+    batch_size: int
+
+
+IMAGES = {
+    "digits": Images((8, 8, 1), 64, 10, (0.003, 0.01, 0.03), epochs=30, validate_every=10, batch_size=64),
+    "MNIST": Images((28, 28, 1), 128, 5, (0.001, 0.003, 0.01), epochs=5, validate_every=1, batch_size=100),
+}
+
+
+def crrelu(start: float) -> Activation:
+    """Returns what makes CRReLU with a start of epsilon."""
+    return lambda space: CRReLU(epsilon_initializer=start)
+
+
+# Each is called with the axes that a channel's weights are shared over.
+METHODS: dict[str, Activation] = {
+    "ReLU": lambda space: keras.layers.ReLU(),
+    "leaky ReLU": lambda space: keras.layers.LeakyReLU(0.01),
+    "GELU": lambda space: keras.layers.Activation("gelu"),
+    "PReLU": lambda space: keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=space),
+    "SiLU": lambda space: keras.layers.Activation("silu"),
+    "CRReLU from 0.01": crrelu(0.01),
+    "CRReLU from -0.1": crrelu(-0.1),
+    "CRReLU from -0.5": crrelu(-0.5),
+    "spline, one EAFO step": lambda space: EntropyActivation("relu", trainable=False),
+    "spline, refined": lambda space: EntropyActivation("relu", sample_size=2048),
+    "spline, gradient": lambda space: EntropyActivation("relu"),
+}
+SMOKE_METHODS = ("ReLU", "spline, refined")
+STARTS = (-1.0, -0.5, -0.2, -0.1, -0.01, 0.01, 0.1, 0.2, 0.5, 1.0)
+EPSILONS = {"ReLU": METHODS["ReLU"], **{f"{start:g}": crrelu(start) for start in STARTS}}
+
+
+def one_step() -> Callable[[np.ndarray], np.ndarray]:
+    """Returns ReLU after one step of the search, for inputs that are distributed as N(0, 1)."""
+    return eafo.improve("relu", eafo.Gaussian())
+
+
+def draw_digits(split: int) -> experiments.Split:
+    """Divides scikit-learn's digits at random: 1,149 to train, 288 to validate, 360 for the test."""
+    digits = load_digits()
+    images, labels = digits.images[..., None].astype("float32") / 16, digits.target.astype("int32")
+    parts = np.split(np.random.default_rng(split).permutation(len(labels)), [1149, 1437])
+    train, validation, test = ((images[rows], labels[rows]) for rows in parts)
+    return experiments.Split(train, validation, test)
+
+
+def network(
+    kind: str, images: Images, method: str, activation: Activation, every: int
+) -> experiments.comparison.Method:
+    """Returns the function that builds a network with a method's activation at a rate.
+
+    Args:
+        kind: "dense" or "convolutional".
+        images: What it is for.
+        method: Name of the method.
+        activation: Its activation.
+        every: Steps between two refinements.
+    """
+
+    def build(learning_rate: float) -> keras.Model | tuple[keras.Model, list[keras.callbacks.Callback]]:
+        if kind == "dense":
+            hidden = [keras.layers.Flatten()]
+            widths = (images.width, images.width)
+        else:
+            hidden = []
+            for channels in (8, 16):
+                hidden += [keras.layers.Conv2D(channels, 3, strides=2, padding="same"), activation([1, 2])]
+            hidden += [keras.layers.Flatten()]
+            widths = (64,)
+        for width in widths:
+            hidden += [keras.layers.Dense(width), activation(None)]
+        model = keras.Sequential([keras.Input(images.shape), *hidden, keras.layers.Dense(mnist.CLASSES)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(learning_rate), loss)
+        if method == "spline, one EAFO step":
+            for layer in model.layers:
+                if isinstance(layer, EntropyActivation):
+                    layer.set_curve(one_step())
+        if method == "spline, refined":
+            return model, [eafo.EntropyRefinement(every=every)]
+        return model
+
+    return build
+
+
+def watch(folder: Path, data: Callable[[int], experiments.Split]) -> tracking.Callbacks:
+    """Returns what a `Comparison` calls for each final fit: it writes the entropies of the trained network.
+
+    Args:
+        folder: Where the tables go, one a fit. One folder for each comparison.
+        data: Function that returns a split.
+    """
+
+    def callbacks(model: keras.Model, method: str, split: int, seed: int) -> list[keras.callbacks.Callback]:
+        def write(logs: dict[str, float]) -> None:
+            table = eafo.layer_entropies(model, data(split).train[0][:EXAMINED]).drop(columns="activation")
+            table["layer"] = range(1, len(table) + 1)  # names count on over the life of a process
+            epsilons = [layer.epsilon for layer in model.layers if isinstance(layer, CRReLU)]
+            table["epsilon"] = [keras.ops.convert_to_numpy(epsilon).item() for epsilon in epsilons] or np.nan
+            tracking.write(table, folder / f"{method}-{split}.csv")
+
+        return [keras.callbacks.LambdaCallback(on_train_end=write)]
+
+    return callbacks
+
+
+def comparisons(folder: Path, data_dir: Path | None = None, smoke: bool = False) -> list[experiments.Comparison]:
+    """Describes the comparisons: of all methods on each data set in each network, and of the starts of epsilon.
+
+    Args:
+        folder: Where the entropies of the final fits go.
+        data_dir: Folder with the MNIST file.
+        smoke: Whether everything is very small.
+    """
+    examples = 200 if smoke else 10_000
+    data = {"digits": draw_digits, "MNIST": lambda split: mnist.draw(split, examples, data_dir)}
+    main = {name: METHODS[name] for name in SMOKE_METHODS} if smoke else METHODS
+    tasks = [(f"{name}, {kind}", name, kind, main) for name in IMAGES for kind in (KINDS[:1] if smoke else KINDS)]
+    if not smoke:
+        tasks += [(f"epsilon, {name}", name, "dense", EPSILONS) for name in IMAGES]
+    described = []
+    for task, name, kind, activations in tasks:
+        images = IMAGES[name]
+        if smoke:
+            images = dataclasses.replace(images, splits=2, rates=images.rates[:1], epochs=1, validate_every=1)
+        methods = {
+            method: network(kind, images, method, activation, 10 if smoke else 25)
+            for method, activation in activations.items()
+        }
+        described.append(
+            experiments.Comparison(
+                name=task,
+                methods=methods,
+                data=data[name],
+                metrics={ACCURACY: mnist.accuracy},
+                mode="max",
+                grid={"learning_rate": images.rates},
+                splits=images.splits,
+                epochs=images.epochs,
+                batch_size=images.batch_size,
+                validate_every=images.validate_every,
+                # Convolutions whose kernels differ from fit to fit are slow on CPUs.
+                together=images.splits if kind == "dense" else 1,
+                callbacks=watch(folder / task, data[name]),
+            )
+        )
+    return described
+
+
+def summarize(final: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Returns for each activation of each final fit its entropies, beside the fit's choices and accuracy."""
+    parts = []
+    for fit in final.to_dict("records"):
+        table = pd.read_csv(folder / fit["task"] / f"{fit['method']}-{fit['split']}.csv")
+        fixed = {name: fit[name] for name in ("task", "method", "split", "learning_rate", "epochs", ACCURACY)}
+        parts.append(pd.DataFrame(fixed, index=table.index).join(table))
+    return pd.concat(parts, ignore_index=True)
+
+
+def fits(entropies: pd.DataFrame) -> pd.DataFrame:
+    """Returns for each fit of the main tasks its accuracy and the mean of its layers' entropies."""
+    main = entropies[~entropies["task"].str.startswith("epsilon")]
+    return main.groupby(["task", "method", "split"], sort=False)[[ACCURACY, PLAIN, STANDARDIZED]].mean()
+
+
+def correlations(entropies: pd.DataFrame) -> pd.DataFrame:
+    """Returns Spearman's correlation of accuracy and mean entropy in each task, over methods and over fits."""
+    rows = []
+    for task, values in fits(entropies).groupby("task", sort=False):
+        over = {
+            "methods": values.groupby("method").mean(),
+            "fits, less their split's mean": values - values.groupby("split").transform("mean"),
+        }
+        for name, points in over.items():
+            for entropy in (PLAIN, STANDARDIZED):
+                # Three points at least, and neither all equal, are what a correlation is of.
+                known = len(points) > 2 and points[[entropy, ACCURACY]].nunique().min() > 1
+                found = stats.spearmanr(points[entropy], points[ACCURACY]) if known else (np.nan, np.nan)
+                row = {"task": task, "entropy": entropy, "over": name, "n": len(points)}
+                rows.append(row | {"correlation": found[0], "p": found[1]})
+    return pd.DataFrame(rows)
+
+
+def figure(entropies: pd.DataFrame) -> Figure:
+    """Draws accuracy over entropy, a panel a task, and accuracy and trained epsilon over the start of epsilon."""
+    found = fits(entropies)
+    tasks = list(found.index.unique("task"))
+    starts = [task for task in entropies["task"].unique() if task not in tasks]
+    rows, columns = 1 + bool(starts), max(len(tasks), 2 * len(starts))
+    size = (3.6 * columns, 1 + 4 * rows)
+    panels, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    plt.close(panels)
+    axes[0, 0].set_ylabel(f"test {ACCURACY}")
+    shown: dict[str, Any] = {}
+    for ax, task in zip(axes[0], tasks, strict=False):
+        draw_methods(ax, found.loc[task])
+        ax.set_title(task)
+        handles, labels = ax.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    panels.legend([*shown.values()], [*shown], loc="outside upper center", ncols=6, fontsize="small")
+    for k, task in enumerate(starts):
+        draw_starts(axes[1, 2 * k], axes[1, 2 * k + 1], entropies[entropies["task"] == task])
+    for ax in axes.flat:
+        if not ax.has_data():
+            ax.set_axis_off()
+    return panels
+
+
+def draw_methods(ax: Axes, found: pd.DataFrame) -> None:
+    """Draws a task's methods, mean and standard error of both accuracy and standardized entropy."""
+    groups = found.groupby("method", sort=False)
+    mean, error = groups.mean(), groups.sem()
+    for method in mean.index:
+        index = list(METHODS).index(method)
+        ax.errorbar(
+            x=mean.loc[method, STANDARDIZED],
+            y=mean.loc[method, ACCURACY],
+            xerr=error.loc[method, STANDARDIZED],
+            yerr=error.loc[method, ACCURACY],
+            fmt="o^"[index // len(COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
+            label=method,
+        )
+    ax.set_xlabel("standardized entropy after, nats")
+
+
+def draw_starts(left: Axes, right: Axes, own: pd.DataFrame) -> None:
+    """Draws the accuracy over the start of epsilon, with ReLU's as a line, and each layer's trained epsilon."""
+    accuracy = own[own["layer"] == 1].groupby("method", sort=False)[ACCURACY].agg(["mean", "sem"])
+    for mean, error in accuracy[accuracy.index == "ReLU"].to_numpy():
+        left.axhline(mean, color="0.5", linestyle="--", linewidth=1, label="ReLU")
+        left.axhspan(mean - error, mean + error, color="0.9")
+    accuracy = accuracy[accuracy.index != "ReLU"]
+    starts = accuracy.index.astype(float)
+    left.errorbar(starts, accuracy["mean"], accuracy["sem"], fmt="o-", color=COLOURS[0], label="CRReLU")
+    left.set(ylabel=f"test {ACCURACY}")
+    right.plot(starts, starts, color="0.7", linestyle="--", linewidth=1, label="as it started")
+    trained = own[own["method"] != "ReLU"].groupby(["layer", "method"], sort=False)["epsilon"].agg(["mean", "sem"])
+    for layer, colour in zip(trained.index.unique("layer"), COLOURS, strict=False):
+        mean, error = trained.loc[layer, "mean"], trained.loc[layer, "sem"]
+        right.errorbar(mean.index.astype(float), mean, error, fmt="o-", color=colour, label=f"layer {layer}")
+    right.set(ylabel="trained epsilon")
+    right.set_yscale("symlog", linthresh=0.01)
+    for ax in (left, right):
+        ax.set(title=own["task"].iloc[0], xlabel="start of epsilon")
+        ax.set_xscale("symlog", linthresh=0.01)
+        ax.legend(fontsize="small")
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    data_dir: cli.DataDir = None, out: cli.Out = Path("results"), jobs: cli.Jobs = 1, smoke: cli.Smoke = False
+) -> None:
+    """Compares activations by entropy and accuracy on digits and MNIST; prints and writes tables, draws a figure."""
+    folder = out / "entropy_search-fits"
+    results = experiments.run(comparisons(folder, data_dir, smoke), out / "entropy_search.jsonl", jobs)
+    done = results.final[results.final["failure"].isna()]
+    drawn = None
+    if len(done):
+        entropies = tracking.write(summarize(done, folder), out / "entropy_search-entropies.csv")
+        found = tracking.write(correlations(entropies), out / "entropy_search-correlation.csv")
+        means = entropies.groupby(["task", "method", "layer"], sort=False).mean(numeric_only=True)
+        shown = means.drop(columns=["split", "learning_rate", "epochs", ACCURACY])
+        print(shown.to_string(float_format="{:.3g}".format, na_rep=""))
+        print(f"\n{found.to_string(index=False, float_format='{:.3g}'.format, na_rep='')}")
+        drawn = figure(entropies)
+    cli.finish(results, out, "entropy_search", drawn)
+
+
+if __name__ == "__main__":
+    app()
