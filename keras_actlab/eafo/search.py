@@ -362,7 +362,7 @@ def improve(
         most = np.min(-np.diff(found.z)[nearing] / np.diff(eta)[nearing])
         places = found.z[folds[0] : folds[0] + 2]
         raise ValueError(
-            f"`step` must be less than {most:.3g}, or the corrected inverse folds back. `smoothing` allows larger ones; "
+            f"`step` must be less than {most:.3g}, or the corrected inverse folds back. `smoothing` helps; "
             "near a minimum or a kink, so does a `lower` that leaves it out. Received: "
             f"step={step}, with which the inverse folds back where the input was {places[0]:.6g} to {places[1]:.6g}"
         )
