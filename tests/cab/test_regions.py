@@ -128,6 +128,15 @@ def test_patterns_follow_thresholds_that_are_trained():
     assert activation_patterns(model, np.array([[1.0], [3.0]])).tolist() == [[0], [1]]
 
 
+def test_patterns_follow_the_knots_of_a_spline():
+    spline = layers.EntropyActivation(num_knots=4, lower=-3.0, upper=3.0)  # bends at -1 and 1
+    model = keras.Sequential([keras.Input((1,)), spline])
+    x = np.array([[-5.0], [-2.0], [0.0], [2.0], [5.0]])
+    np.testing.assert_array_equal(activation_patterns(model, x)[:, 0], [0, 0, 1, 2, 2])
+    spline.set_curve(np.abs, lower=-9.0, upper=9.0)  # at -3 and 3
+    np.testing.assert_array_equal(activation_patterns(model, x)[:, 0], [0, 1, 1, 1, 2])
+
+
 def test_between_points_of_one_pattern_the_network_is_affine():
     model = sequential(keras.layers.Dense(3, "relu"), keras.layers.Dense(3, layers.TMAF(1)), keras.layers.Dense(1))
     model.set_weights([RNG.normal(size=w.shape) for w in model.get_weights()])
