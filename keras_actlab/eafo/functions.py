@@ -24,6 +24,13 @@ def _negative(z: np.ndarray) -> np.ndarray:
     return np.minimum(z, 0.0)  # so that exp(z) does not overflow on the other side
 
 
+def _tanh_shrink(z: np.ndarray) -> np.ndarray:
+    # Near 0 by its series, as the difference of two numbers that are nearly the same is mostly rounding.
+    small = np.clip(z, -0.03, 0.03)
+    series = small**3 / 3 - 2 * small**5 / 15 + 17 * small**7 / 315
+    return np.where(small == z, series, z - np.tanh(z))
+
+
 # By the names of `keras.activations`, with Keras' default arguments.
 KNOWN: dict[str, Function] = {
     "celu": lambda z: np.where(z > 0, z, np.expm1(_negative(z))),
@@ -47,10 +54,7 @@ KNOWN: dict[str, Function] = {
     "sparse_plus": lambda z: np.where(z <= -1, 0.0, np.where(z < 1, (z + 1.0) ** 2 / 4.0, z)),
     "squareplus": lambda z: np.where(z > 0, z + np.hypot(z, 2.0), 4.0 / (np.hypot(z, 2.0) - _negative(z))) / 2.0,
     "tanh": np.tanh,
-    # Near 0 its series, as the difference of two numbers that are nearly the same is mostly rounding.
-    "tanh_shrink": lambda z: np.where(
-        np.abs(z) < 0.03, z**3 / 3 - 2 * z**5 / 15 + 17 * np.clip(z, -1.0, 1.0) ** 7 / 315, z - np.tanh(z)
-    ),
+    "tanh_shrink": _tanh_shrink,
 }
 
 
@@ -79,7 +83,7 @@ def as_function(activation: Any) -> tuple[Function, float]:
             "`activation` must be a name, a layer, or a function of tensors or NumPy arrays. "
             f"Received: activation={activation!r}"
         )
-    if hasattr(activation, "rounding"):
+    if hasattr(activation, "rounding"):  # what `improve` made, as exact as what it made it of
         return activation, activation.rounding
     _check_elementwise(activation)
     precision = _values(activation, np.linspace(-1.0, 1.0, 5)).dtype
@@ -103,7 +107,10 @@ def _formula(activation: Any) -> Function | None:
         case keras.layers.Activation():
             return _formula(activation.activation)
         case layers.EntropyActivation() if activation.built:
-            knots, values = (np.asarray(v, "float64") for v in map(keras.ops.convert_to_numpy, _spline(activation)))
+            knots, values = (
+                keras.ops.convert_to_numpy(variable).astype("float64")
+                for variable in (activation.knots, activation.values)
+            )
             return lambda z: spline(z, knots, values)
         case keras.layers.LeakyReLU():
             slope = activation.negative_slope
@@ -116,10 +123,6 @@ def _formula(activation: Any) -> Function | None:
     if name is not None and getattr(keras.activations, name, None) is activation:
         return KNOWN.get(name)
     return None
-
-
-def _spline(layer: layers.EntropyActivation) -> tuple[Any, Any]:
-    return layer.knots, layer.values
 
 
 def spline(z: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
