@@ -54,8 +54,7 @@ from keras_actlab import eafo, experiments
 from keras_actlab.colours import COLOURS
 from keras_actlab.layers import CRReLU, EntropyActivation
 from recipes import cli, mnist, tracking
-
-Activation = Callable[[list[int] | None], keras.Layer]
+from recipes.digit_networks import Activation, digit_network
 
 KINDS = ("dense", "convolutional")
 EXAMINED = 1000  # training examples whose entropies are estimated
@@ -97,7 +96,6 @@ def crrelu(start: float) -> Activation:
     return lambda space: CRReLU(epsilon_initializer=start)
 
 
-# Each is called with the axes that a channel's weights are shared over.
 METHODS: dict[str, Activation] = {
     "ReLU": lambda space: keras.layers.ReLU(),
     "leaky ReLU": lambda space: keras.layers.LeakyReLU(0.01),
@@ -144,20 +142,7 @@ def network(
     """
 
     def build(learning_rate: float) -> keras.Model | tuple[keras.Model, list[keras.callbacks.Callback]]:
-        if kind == "dense":
-            hidden = [keras.layers.Flatten()]
-            widths = (images.width, images.width)
-        else:
-            hidden = []
-            for channels in (8, 16):
-                hidden += [keras.layers.Conv2D(channels, 3, strides=2, padding="same"), activation([1, 2])]
-            hidden += [keras.layers.Flatten()]
-            widths = (64,)
-        for width in widths:
-            hidden += [keras.layers.Dense(width), activation(None)]
-        model = keras.Sequential([keras.Input(images.shape), *hidden, keras.layers.Dense(mnist.CLASSES)])
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(learning_rate), loss)
+        model = digit_network(kind, images.shape, images.width, activation, learning_rate)
         if method == "spline, one EAFO step":
             for layer in model.layers:
                 if isinstance(layer, EntropyActivation):

@@ -29,6 +29,7 @@ import typer
 from keras_actlab import experiments
 from keras_actlab.layers import TMAF, CRReLU
 from recipes import cli, mnist
+from recipes.digit_networks import Activation, digit_network
 
 RATES = (0.001, 0.003, 0.01)
 SPLITS = 5
@@ -36,8 +37,7 @@ SPLITS = 5
 # seven times as long for the convolutional one, for kernels that differ from fit to fit make slow convolutions on CPUs.
 TOGETHER = {"dense": 5, "convolutional": 1}
 
-# Each is called with the axes that a channel's weights are shared over.
-METHODS: dict[str, Callable[[list[int] | None], keras.Layer]] = {
+METHODS: dict[str, Activation] = {
     "ReLU": lambda space: keras.layers.ReLU(),
     "leaky ReLU": lambda space: keras.layers.LeakyReLU(0.01),
     "PReLU": lambda space: keras.layers.PReLU(keras.initializers.Constant(0.25), shared_axes=space),
@@ -53,22 +53,7 @@ def network(task: str, method: str) -> Callable[[float], keras.Model]:
     """Returns the function that builds a task's network with a method's activation at a rate."""
 
     def build(learning_rate: float) -> keras.Model:
-        activation = METHODS[method]
-        if task == "dense":
-            hidden = [keras.layers.Flatten()]
-            widths = (128, 128)
-        else:
-            hidden = []
-            for channels in (8, 16):
-                hidden += [keras.layers.Conv2D(channels, 3, strides=2, padding="same"), activation([1, 2])]
-            hidden += [keras.layers.Flatten()]
-            widths = (64,)
-        for width in widths:
-            hidden += [keras.layers.Dense(width), activation(None)]
-        model = keras.Sequential([keras.Input((28, 28, 1)), *hidden, keras.layers.Dense(mnist.CLASSES)])
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(learning_rate), loss)
-        return model
+        return digit_network(task, (28, 28, 1), 128, METHODS[method], learning_rate)
 
     return build
 
