@@ -36,10 +36,10 @@ class EntropyRefinement(Periodic):
 
     The pre-activations are those that the layers have kept of their last training calls, 16 of them (`sample_size`), in
     fixed memory. If more than 0.5 % of them are beyond the knots on one side, the knots are spread by a power of two,
-    and drawn together if they reach four times too far; a knot at 0 stays there.
-    Curves are written into variables, so nothing is compiled anew. A layer whose sample is not fit for a density (a
-    single value, NaN, fewer than 16 numbers), or whose curve does not increase where it lies, is left as it is this
-    time.
+    and drawn together if they reach four times too far; a knot at 0 stays there. Knots all on one side of 0 do not
+    follow a sample to the other. Curves are written into variables, so nothing is compiled anew. A layer whose sample
+    is not fit for a density (a single value, NaN, fewer than 16 numbers), or whose curve does not increase where it
+    lies, is left as it is this time.
 
     In a layer that is trained, refinement and gradient take turns; with `trainable=False`, refinement alone forms it.
     It does not go on by itself after training: what was reached is in the layer, and saved with it.
