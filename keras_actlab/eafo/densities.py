@@ -174,9 +174,9 @@ class Empirical(Density):
     `p(z) = (1 - point masses) * mean over centres c of N(z; c, bandwidth**2)`
 
     A value that at least 0.5 % of the samples share exactly (and five of them), such as the zeros behind a ReLU, is a
-    point mass: it goes into `atoms`, and neither into the density nor into the bandwidth. The centres are the other
-    samples, or 512 quantiles of them (those of the probabilities (k + 1/2) / 512) if they are more, so that a few
-    outliers move nothing.
+    point mass: it goes into `atoms`, and neither into the density nor into the bandwidth. The centres are quantiles of
+    the n other samples, those of the probabilities (k + 1/2) / K, with K = n / 4, but from 16 to 512. So the outermost
+    samples, two on either side or a thousandth of all, hardly move anything.
 
     The bandwidth is that with which the *derivative* of a normal density is estimated best, since entropy corrections
     are made of it: `min(std, IQR / 1.349) * (4 / (5 n))**(1/7)` for n samples, wider than the usual rule for densities.

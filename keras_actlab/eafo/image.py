@@ -269,7 +269,8 @@ def entropy(activation: Any, density: Any) -> float:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a name is not known, or the activation is not finite where the density is not 0.
+        ValueError: If a name is not known, the activation is not finite where the density is not 0, or rounding errors
+            are too large for the density.
 
     Example: the entropy of N(0, 1) is log(2 pi e) / 2 = 1.4189; its distribution function makes it uniform on (0, 1).
 
@@ -306,7 +307,8 @@ def standardized_entropy(activation: Any, density: Any) -> float:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a name is not known, or the activation is not finite where the density is not 0.
+        ValueError: If a name is not known, the activation is not finite where the density is not 0, or rounding errors
+            are too large for the density.
 
     Example:
 

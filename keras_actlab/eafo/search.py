@@ -40,7 +40,7 @@ def worst_activation(density: Any, lower: float = 0.0, upper: float = 1.0) -> Fu
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the bounds are not finite and increasing, or the density is 0 inside its range, where the
-            distribution function is flat and has no inverse.
+            distribution function is flat and has no inverse. Gaps beyond which less than 1 % of it lies do not count.
 
     Example:
 
@@ -134,7 +134,8 @@ def correction(activation: Any, density: Any, lower: float | None = None, upper:
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the activation increases nowhere, does not increase everywhere between `lower` and `upper`, or
-            the density is 0 in between; the message names the place.
+            the density is 0 in between; the message names the place. Ends that are not given leave out gaps beyond
+            which less than 1 % of the density lies.
 
     Example: in units of its value at 1, the correction of ReLU is x exp((1 - x**2) / 2).
 
