@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_actlab.ops.rowwise import rowwise
 from keras_actlab.ops.tensor import Tensor, floating
 
 
@@ -34,9 +35,17 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
     """
     x = floating(x)
-    epsilon = ops.cast(epsilon, x.dtype)
+    epsilon = ops.convert_to_tensor(epsilon)
+    same_for_all_rows = len(epsilon.shape) < len(x.shape) or epsilon.shape[:1] == (1,)
+    return (_crrelu_of_rows if same_for_all_rows else _crrelu)(x, epsilon)
+
+
+def _crrelu(x: Tensor, epsilon: Tensor) -> Tensor:
     # exp(-40**2 / 2) is 0 in every dtype, so the clip changes no value. Without it, large x times an upstream gradient
     # above 1 overflows in the exponential's gradient and meets that 0 as inf * 0 = NaN.
     bounded = ops.clip(x, -40.0, 40.0)
     # epsilon stands on the right: an array of JAX refuses a KerasTensor on its own right.
-    return ops.relu(x) + bounded * ops.exp(-0.5 * bounded * bounded) * epsilon
+    return ops.relu(x) + bounded * ops.exp(-0.5 * bounded * bounded) * ops.cast(epsilon, x.dtype)
+
+
+_crrelu_of_rows = rowwise(_crrelu)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from keras import backend, ops
 
+from keras_actlab.ops.rowwise import rowwise
 from keras_actlab.ops.tensor import Tensor, floating
 
 
@@ -64,14 +65,20 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     if isinstance(knots, (list, tuple, np.ndarray)):
         knots = check_knots(knots)
     x = floating(x)
-    wide = floating(x, at_least="float32")  # half precision would look up the wrong piece
-    knots = ops.stop_gradient(ops.cast(knots, wide.dtype))
-    values = ops.cast(values, wide.dtype)
+    knots = ops.stop_gradient(floating(knots, at_least="float32"))
+    values = floating(values, at_least="float32")
     if len(knots.shape) != 1 or tuple(values.shape) != tuple(knots.shape) or knots.shape[0] < 2:
         raise ValueError(
             "`knots` and `values` must have the same shape (n,), n >= 2. "
             f"Received: knots.shape={tuple(knots.shape)}, values.shape={tuple(values.shape)}"
         )
+    return _linear_spline(x, knots, values)
+
+
+@rowwise
+def _linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
+    wide = floating(x, at_least="float32")  # half precision would look up the wrong piece
+    knots, values = ops.stop_gradient(ops.cast(knots, wide.dtype)), ops.cast(values, wide.dtype)
     # Each piece as intercept + slope * x. With x - knot in its place ReLU would not be exact, as that rounds.
     slopes = (values[1:] - values[:-1]) / (knots[1:] - knots[:-1])
     intercepts = values[:-1] - slopes * knots[:-1]

@@ -6,7 +6,11 @@ from numbers import Real
 import numpy as np
 from keras import ops
 
+from keras_actlab.ops.rowwise import rowwise
 from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer
+
+# From this number of thresholds on, looking an interval up is faster than comparing with each of them.
+MANY = 8
 
 
 def check_thresholds(thresholds: Sequence[float] | np.ndarray) -> tuple[float, ...]:
@@ -86,29 +90,68 @@ def matrix_activation(
         raise TypeError(f"`surrogate_width` must be a number or None. Received: surrogate_width={surrogate_width!r}")
     if surrogate_width is not None and not surrogate_width > 0:
         raise ValueError(f"`surrogate_width` must be positive or None. Received: surrogate_width={surrogate_width}")
+    even = isinstance(thresholds, tuple) and surrogate_width is None and _evenly_spaced(thresholds)
     x = floating(x)
-    levels = ops.cast(levels, x.dtype)
+    levels = floating(levels, at_least="float32")  # so that their gradients add up in float32
     thresholds = ops.convert_to_tensor(thresholds)
     rank = len(x.shape)
     axis = integer("axis", axis)
     if not -rank <= axis < rank:
         raise ValueError(f"`axis` must name an axis of `x`. Received: axis={axis}, x.shape={tuple(x.shape)}")
     axis = axis % rank
-    bandwidth = _check_shapes(tuple(x.shape), tuple(levels.shape), tuple(thresholds.shape), axis)
+    _check_shapes(tuple(x.shape), tuple(levels.shape), tuple(thresholds.shape), axis)
+    if even and thresholds.shape[0] >= MANY:
+        return (_look_up if axis == 0 else _look_up_by_rows)(x, levels, thresholds, axis=axis)
+    compare = _compare if axis == 0 else _compare_by_rows
+    return compare(x, levels, thresholds, axis=axis, surrogate_width=surrogate_width)
 
-    intervals = levels.shape[1]
+
+def _compare(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int, surrogate_width: float | None) -> Tensor:
+    """The sum over the diagonals, whose entries are found by comparing `x` with every threshold."""
+    levels = ops.cast(levels, x.dtype)
+    rank, intervals = len(x.shape), levels.shape[1]
     above = [x > ops.cast(thresholds[k], x.dtype) for k in range(intervals - 1)]
-    output = None
-    for row in range(2 * bandwidth + 1):
+    terms = []
+    for row in range(levels.shape[0]):
         steps = [along_axis(levels[row, k], axis, rank) for k in range(intervals)]
         entry = steps[0]
         for k in range(1, intervals):
             entry = ops.where(above[k - 1], steps[k], entry)
         if surrogate_width is not None:
             entry = entry + _threshold_surrogate(x, steps, thresholds, surrogate_width)
-        term = _shift(entry * x, row - bandwidth, axis)
-        output = term if output is None else output + term
-    return output
+        terms.append(entry * x)
+    return _sum_of_diagonals(terms, axis)
+
+
+def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor:
+    """The sum over the diagonals, whose entries are looked up, in a time that does not depend on their number.
+
+    The thresholds are evenly spaced. The interval of `x` ends or starts at the threshold that is nearest to it.
+    """
+    rank, last = len(x.shape), thresholds.shape[0] - 1
+    wide = ops.stop_gradient(floating(x, at_least="float32"))
+    spacing = (thresholds[last] - thresholds[0]) / last
+    # Clipped before the cast, since integers do not reach as far as floats, and after it, since NaN may become any.
+    position = ops.round((wide - thresholds[0]) / spacing)
+    nearest = ops.clip(ops.cast(ops.clip(position, 0, last), "int32"), 0, last)
+    # The comparison is that of `_compare`, in the precision of `x`.
+    above = ops.stop_gradient(x) > ops.take(ops.cast(thresholds, x.dtype), nearest)
+    channels = levels.shape[2]
+    entry = (nearest + ops.cast(above, "int32")) * channels + along_axis(
+        ops.arange(channels, dtype="int32"), axis, rank
+    )
+    rows = [ops.reshape(levels[row], (-1,)) for row in range(levels.shape[0])]
+    terms = [ops.cast(ops.take(row, entry), x.dtype) * x for row in rows]
+    return _sum_of_diagonals(terms, axis)
+
+
+_compare_by_rows = rowwise(_compare)
+_look_up_by_rows = rowwise(_look_up)
+
+
+def _evenly_spaced(thresholds: tuple[float, ...]) -> bool:
+    even = np.linspace(thresholds[0], thresholds[-1], len(thresholds))
+    return len(thresholds) > 1 and bool(np.max(np.abs(thresholds - even)) < 0.1 * (even[1] - even[0]))
 
 
 def _check_shapes(
@@ -116,8 +159,8 @@ def _check_shapes(
     levels_shape: tuple[int, ...],
     thresholds_shape: tuple[int, ...],
     axis: int,
-) -> int:
-    """Returns the bandwidth; raises unless the three shapes belong together."""
+) -> None:
+    """Raises unless the three shapes belong together."""
     channels = x_shape[axis]
     if len(thresholds_shape) != 1 or thresholds_shape[0] == 0:
         raise ValueError(
@@ -140,7 +183,6 @@ def _check_shapes(
             f"The bandwidth of `levels`, {bandwidth}, must be less than the number of channels. "
             f"Received: levels.shape={levels_shape}, x.shape={x_shape}, axis={axis}"
         )
-    return bandwidth
 
 
 def _threshold_surrogate(x: Tensor, steps: list[Tensor], thresholds: Tensor, width: float) -> Tensor:
@@ -158,13 +200,20 @@ def _threshold_surrogate(x: Tensor, steps: list[Tensor], thresholds: Tensor, wid
     return ops.cast(surrogate, x.dtype)
 
 
+def _sum_of_diagonals(terms: list[Tensor], axis: int) -> Tensor:
+    """Adds the terms up, after moving entry `i + d` of the one that is `d` places off the diagonal to place `i`."""
+    bandwidth = len(terms) // 2
+    total = terms[bandwidth]
+    for d in range(1, bandwidth + 1):
+        total = total + _shift(terms[bandwidth - d], -d, axis) + _shift(terms[bandwidth + d], d, axis)
+    return total
+
+
 def _shift(x: Tensor, by: int, axis: int) -> Tensor:
     """Moves entry `i + by` along `axis` to place `i`, and zeros to the places that nothing moves to."""
-    if by == 0:
-        return x
+    kept, lost = [slice(None)] * len(x.shape), [slice(None)] * len(x.shape)
     length = x.shape[axis]
-    kept = [slice(None)] * len(x.shape)
-    kept[axis] = slice(max(by, 0), length + min(by, 0))
-    widths = [[0, 0] for _ in x.shape]
-    widths[axis] = [max(-by, 0), max(by, 0)]
-    return ops.pad(x[tuple(kept)], widths)
+    kept[axis], lost[axis] = (slice(by, None), slice(0, by)) if by > 0 else (slice(0, by), slice(length + by, None))
+    # Not `ops.pad`: PyTorch would compile it anew at every call, since Keras counts its calls in the name of an object.
+    parts = [x[tuple(kept)], ops.zeros_like(x[tuple(lost)])]
+    return ops.concatenate(parts if by > 0 else parts[::-1], axis=axis)

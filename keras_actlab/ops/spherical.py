@@ -91,10 +91,8 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
 
 @compiled
 def _to_direction(angles: Tensor) -> Tensor:
-    one = ops.ones_like(angles[:1, :])
-    sines = ops.concatenate([one, _prefix_products(ops.sin(angles))], axis=0)
-    cosines = ops.concatenate([ops.cos(angles), one], axis=0)
-    return sines * cosines
+    cosines = ops.concatenate([ops.cos(angles), ops.ones_like(angles[:1, :])], axis=0)
+    return _products_before(ops.sin(angles), angles.shape[0] + 1) * cosines
 
 
 @compiled
@@ -110,23 +108,24 @@ def _to_angles(kernel: Tensor) -> Tensor:
     return ops.where(angles >= 2 * math.pi, 0.0, angles)
 
 
-def _prefix_products(x: Tensor) -> Tensor:
-    """Products of the first 1, 2, ..., rows of `x`, in about three passes over the data.
+def _products_before(x: Tensor, rows: int) -> Tensor:
+    """Row i is the product of rows 0, ..., i - 1 of `x`, which has `rows - 1` rows or more.
 
-    Multiplies neighbours, solves the problem of half the size, and fills in the rows between. `ops.cumprod` would do,
-    but its gradient on TensorFlow is wrong where a factor is 0 (tensorflow#119430), as sines of a kernel with trailing
-    zeros are; `ops.associative_scan` fails under XLA on TensorFlow.
+    Multiplies the rows of each block of three, solves the problem for the blocks' products, and goes on from there
+    within the blocks. `ops.cumprod` would do, but its gradient is several times slower on JAX and wrong on TensorFlow
+    where a factor is 0 (tensorflow#119430), as sines of a kernel with trailing zeros are.
     """
-    rows = x.shape[0]
     if rows == 1:
-        return x
-    if rows % 2:
-        but_last = _prefix_products(x[:-1, :])
-        return ops.concatenate([but_last, but_last[-1:, :] * x[-1:, :]], axis=0)
-    odd, even = x[0::2, :], x[1::2, :]  # the first, third, ... and the second, fourth, ... row
-    ends = _prefix_products(odd * even)  # products of the first 2, 4, ... rows
-    starts = ops.concatenate([odd[:1, :], ends[:-1, :] * odd[1:, :]], axis=0)  # products of the first 1, 3, ... rows
-    return ops.reshape(ops.stack([starts, ends], axis=1), (rows, -1))
+        return ops.ones_like(x[:1, :])
+    blocks = -(-rows // 3)
+    missing = 3 * blocks - x.shape[0]
+    if missing > 0:
+        x = ops.concatenate([x, ops.ones((missing, x.shape[1]), x.dtype)], axis=0)
+    x = ops.reshape(x[: 3 * blocks, :], (blocks, 3, -1))
+    first = _products_before(x[:, 0] * x[:, 1] * x[:, 2], blocks)
+    second = first * x[:, 0]
+    third = second * x[:, 1]
+    return ops.reshape(ops.stack([first, second, third], axis=1), (3 * blocks, -1))[:rows, :]
 
 
 def _check_no_zero_column(kernel: Tensor) -> None:

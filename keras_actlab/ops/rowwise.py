@@ -1,0 +1,211 @@
+"""Functions of rows that keep nothing but their arguments for the backward pass.
+
+Automatic differentiation of a chain of elementwise operations keeps a tensor for nearly every link of it, and reduces
+to each parameter's gradient in a pass of its own. Most of the time of such a chain is the traffic to and from memory.
+
+This module is where backends are imported for speed: Keras has no name for a custom gradient with a loop in it that XLA
+compiles on TensorFlow, nor for the compilation of a single function.
+"""
+
+import functools
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_actlab.ops.tensor import Tensor
+
+Function = Callable[..., Tensor]
+
+# Below this number of elements there is nothing to gain.
+SMALL = 2**18
+# On a CPU the backward pass works on as many rows at a time as have this number of elements, which fit its cache.
+BLOCK = 2**17
+
+
+def rowwise(function: Function) -> Function:
+    """Returns `function`, with a backward pass that recomputes it instead of keeping its intermediate results.
+
+    Args:
+        function: `function(x, *parameters, **constants)`, made of `keras.ops`, where each row (an entry along the first
+            axis) of the output depends on the same row of the tensor `x` only, and on tensors `parameters` as a whole.
+            The constants are hashable.
+
+    Returns:
+        A function of the same values. Where `x` is large,
+
+        - on JAX and TensorFlow, on a CPU, its gradients are computed a block of rows at a time, in one pass over `x`
+          and the upstream gradient for all parameters together;
+        - on PyTorch, unless it is being traced, it is compiled by `torch.compile` at the first call, forward and
+          backward, or runs as it is if PyTorch finds no compiler. `torch.compiler.set_stance("force_eager")` and the
+          environment variable `TORCH_COMPILE_DISABLE=1` keep it from compiling.
+
+        Gradients can be differentiated further. On JAX, forward-mode differentiation (`jax.jvp`) of a large `x` works
+        around a gradient only, not on the function itself.
+    """
+
+    @functools.cache
+    def with_gradient(**constants: Any) -> Function:
+        make = {"jax": _on_jax, "tensorflow": _on_tensorflow, "torch": _on_torch}[keras.backend.backend()]
+        return make(functools.partial(function, **constants))
+
+    @functools.wraps(function)
+    def on_backend(x: Tensor, *parameters: Tensor, **constants: Any) -> Tensor:
+        if _is_small(x) or keras.backend.is_keras_tensor(x):
+            return function(x, *parameters, **constants)
+        return with_gradient(**constants)(x, *parameters)
+
+    return on_backend
+
+
+def _is_small(x: Tensor) -> bool:
+    # Lengths that are symbols of `jax.export` have no order; with those, nobody asks for gradients.
+    lengths = [length for length in x.shape if length is not None]
+    return not lengths or not all(isinstance(length, int) for length in lengths) or math.prod(lengths) < SMALL
+
+
+def _on_jax(function: Function) -> Function:
+    import jax
+
+    @jax.custom_vjp
+    def recomputing(x: Tensor, *parameters: Tensor) -> Tensor:
+        return function(x, *parameters)
+
+    def forward(*arguments: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        return function(*arguments), arguments
+
+    def backward(arguments: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, ...]:
+        x, *parameters = arguments
+
+        def gradients(x: Tensor, gradient: Tensor) -> tuple[Tensor, list[Tensor]]:
+            of_x, *of_parameters = jax.vjp(function, x, *parameters)[1](gradient)
+            return of_x, of_parameters
+
+        rows = _rows(x) if jax.default_backend() == "cpu" else x.shape[0]
+        whole = x.shape[0] - x.shape[0] % rows
+        # The rows that make up no block come first, as their gradients are what the sums start from.
+        of_rest, sums = gradients(x[whole:], gradient[whole:])
+
+        def step(sums: list[Tensor], block: tuple[Tensor, Tensor]) -> tuple[list[Tensor], Tensor]:
+            of_x, of_parameters = gradients(*block)
+            return jax.tree.map(jax.numpy.add, sums, of_parameters), of_x
+
+        blocks = [tensor[:whole].reshape(-1, rows, *x.shape[1:]) for tensor in (x, gradient)]
+        sums, of_blocks = jax.lax.scan(step, sums, tuple(blocks))
+        return jax.numpy.concatenate([of_blocks.reshape(whole, *x.shape[1:]), of_rest]), *sums
+
+    recomputing.defvjp(forward, backward)
+    return jax.jit(recomputing)
+
+
+def _on_tensorflow(function: Function) -> Function:
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def recomputing(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Function]:
+        def gradients(sources: tuple[Tensor, ...], x: Tensor, gradient: Tensor) -> list[Tensor]:
+            with tf.GradientTape() as tape:
+                tape.watch(sources)
+                y = function(x, *parameters)
+            return list(tape.gradient(y, sources, gradient, unconnected_gradients="zero"))
+
+        def backward(gradient: Tensor) -> tuple[Tensor, ...]:
+            if None in x.shape[1:] or tf.config.list_physical_devices("GPU"):
+                return tuple(gradients((x, *parameters), x, gradient))
+            # XLA fuses what makes the gradient of x, and would reduce it to every parameter's in a pass of its own.
+            length = tf.shape(x)[0]  # not from x.shape, as `fit` traces batches of unknown length
+            rows = tf.clip_by_value(_rows(x), 1, tf.maximum(length, 1))
+            blocks = length // rows
+            sums = gradients(parameters, x[blocks * rows :], gradient[blocks * rows :])
+
+            def step(i: Tensor, sums: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+                # Not tensor[i * rows : (i + 1) * rows], whose length XLA would not know.
+                start, size = [i * rows] + [0] * (len(x.shape) - 1), (rows, *x.shape[1:])
+                block = (tf.slice(tensor, start, size) for tensor in (x, gradient))
+                return i + 1, [a + b for a, b in zip(sums, gradients(parameters, *block), strict=True)]
+
+            _, sums = tf.while_loop(lambda i, _: i < blocks, step, (0, sums), maximum_iterations=blocks)
+            return *gradients((x,), x, gradient), *sums
+
+        return function(x, *parameters), backward
+
+    return recomputing
+
+
+def _on_torch(function: Function) -> Function:
+    import torch
+
+    forward = _compiled(function)
+
+    @functools.cache
+    def gradients(needed: tuple[bool, ...]) -> Function:
+        """Returns the function of an upstream gradient and the arguments that gives gradients of the needed ones."""
+
+        def of_needed(gradient: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
+            def with_others(*those: Tensor) -> Tensor:
+                of_those = iter(those)
+                return function(*(next(of_those) if need else a for need, a in zip(needed, arguments, strict=True)))
+
+            those = (argument for need, argument in zip(needed, arguments, strict=True) if need)
+            return torch.func.vjp(with_others, *those)[1](gradient)
+
+        return _compiled(of_needed)
+
+    class Recomputing(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, *arguments: Tensor) -> Tensor:
+            context.save_for_backward(*arguments)
+            return forward(*arguments)
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+            arguments, needed = context.saved_tensors, context.needs_input_grad
+            if torch.is_grad_enabled():  # for a gradient of the gradient, which torch.compile has none of
+                those = [argument for need, argument in zip(needed, arguments, strict=True) if need]
+                found = iter(
+                    torch.autograd.grad(
+                        function(*arguments), those, gradient, create_graph=True, materialize_grads=True
+                    )
+                )
+            else:
+                found = iter(gradients(needed)(gradient, *arguments))
+            return tuple(next(found) if need else None for need in needed)
+
+    def recomputing(*arguments: Tensor) -> Tensor:
+        # Traced, exported, or within torch.func: whoever does that wants to see the operations.
+        if (
+            torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+            or any(type(argument) not in (torch.Tensor, torch.nn.Parameter) for argument in arguments)
+            or arguments[0].is_meta
+        ):
+            return function(*arguments)
+        return Recomputing.apply(*arguments)
+
+    return recomputing
+
+
+def _compiled(function: Function) -> Function:
+    """Returns `function` compiled by PyTorch; as it is, from the first call on that fails."""
+    import torch
+
+    fast = [torch.compile(function, dynamic=True, fullgraph=True)]
+
+    def on_torch(*arguments: Tensor) -> Tensor:
+        if fast:
+            try:
+                return fast[0](*arguments)
+            except Exception as error:  # what a machine without a compiler raises depends on what it lacks
+                fast.clear()
+                reason = str(error).partition("\n")[0]
+                warnings.warn(f"torch.compile failed, so that an activation runs slowly: {reason}", stacklevel=2)
+        return function(*arguments)
+
+    return on_torch
+
+
+def _rows(x: Tensor) -> int:
+    """The number of rows in a block of `x`."""
+    return max(1, BLOCK // max(1, math.prod(x.shape[1:])))
