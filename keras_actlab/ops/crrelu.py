@@ -22,7 +22,8 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
         epsilon: Size of the correction: a number, or a tensor that broadcasts against `x`.
 
     Returns:
-        A tensor with the shape and dtype of `x`. Finite input gives finite output and gradients in every dtype.
+        A tensor with the shape and dtype of `x`, computed in float32 or wider. Finite input gives finite output and
+        gradients in every dtype.
 
     Example:
 
@@ -41,11 +42,14 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
 
 
 def _crrelu(x: Tensor, epsilon: Tensor) -> Tensor:
+    dtype = x.dtype
+    x = floating(x, at_least="float32")  # where it costs nothing: the arithmetic of half precision is no faster
     # exp(-40**2 / 2) is 0 in every dtype, so the clip changes no value. Without it, large x times an upstream gradient
     # above 1 overflows in the exponential's gradient and meets that 0 as inf * 0 = NaN.
     bounded = ops.clip(x, -40.0, 40.0)
     # epsilon stands on the right: an array of JAX refuses a KerasTensor on its own right.
-    return ops.relu(x) + bounded * ops.exp(-0.5 * bounded * bounded) * ops.cast(epsilon, x.dtype)
+    y = ops.relu(x) + bounded * ops.exp(-0.5 * bounded * bounded) * ops.cast(epsilon, x.dtype)
+    return ops.cast(y, dtype)
 
 
 _crrelu_of_rows = rowwise(_crrelu)

@@ -65,7 +65,7 @@ def matrix_activation(
             `max(0, 1 - |x - s| / w) / w`. The output and all other gradients are unaffected.
 
     Returns:
-        A tensor with the shape and dtype of `x`.
+        A tensor with the shape and dtype of `x`, computed in float32 or wider.
 
     Raises:
         ValueError: If an axis, shape, order or width does not fit.
@@ -108,9 +108,11 @@ def matrix_activation(
 
 def _compare(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int, surrogate_width: float | None) -> Tensor:
     """The sum over the diagonals, whose entries are found by comparing `x` with every threshold."""
-    levels = ops.cast(levels, x.dtype)
+    dtype = x.dtype
+    x = floating(x, at_least="float32")
+    levels, thresholds = ops.cast(levels, x.dtype), ops.cast(thresholds, x.dtype)
     rank, intervals = len(x.shape), levels.shape[1]
-    above = [x > ops.cast(thresholds[k], x.dtype) for k in range(intervals - 1)]
+    above = [x > thresholds[k] for k in range(intervals - 1)]
     terms = []
     for row in range(levels.shape[0]):
         steps = [along_axis(levels[row, k], axis, rank) for k in range(intervals)]
@@ -120,7 +122,7 @@ def _compare(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int, surrogate
         if surrogate_width is not None:
             entry = entry + _threshold_surrogate(x, steps, thresholds, surrogate_width)
         terms.append(entry * x)
-    return _sum_of_diagonals(terms, axis)
+    return ops.cast(_sum_of_diagonals(terms, axis), dtype)
 
 
 def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor:
@@ -128,21 +130,23 @@ def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor
 
     The thresholds are evenly spaced. The interval of `x` ends or starts at the threshold that is nearest to it.
     """
+    dtype = x.dtype
+    x = floating(x, at_least="float32")
+    levels, thresholds = ops.cast(levels, x.dtype), ops.cast(thresholds, x.dtype)
     rank, last = len(x.shape), thresholds.shape[0] - 1
-    wide = ops.stop_gradient(floating(x, at_least="float32"))
+    constant = ops.stop_gradient(x)
     spacing = (thresholds[last] - thresholds[0]) / last
     # Clipped before the cast, since integers do not reach as far as floats, and after it, since NaN may become any.
-    position = ops.round((wide - thresholds[0]) / spacing)
+    position = ops.round((constant - thresholds[0]) / spacing)
     nearest = ops.clip(ops.cast(ops.clip(position, 0, last), "int32"), 0, last)
-    # The comparison is that of `_compare`, in the precision of `x`.
-    above = ops.stop_gradient(x) > ops.take(ops.cast(thresholds, x.dtype), nearest)
+    above = constant > ops.take(thresholds, nearest)
     channels = levels.shape[2]
     entry = (nearest + ops.cast(above, "int32")) * channels + along_axis(
         ops.arange(channels, dtype="int32"), axis, rank
     )
     rows = [ops.reshape(levels[row], (-1,)) for row in range(levels.shape[0])]
-    terms = [ops.cast(ops.take(row, entry), x.dtype) * x for row in rows]
-    return _sum_of_diagonals(terms, axis)
+    terms = [ops.take(row, entry) * x for row in rows]
+    return ops.cast(_sum_of_diagonals(terms, axis), dtype)
 
 
 _compare_by_rows = rowwise(_compare)
@@ -186,18 +190,13 @@ def _check_shapes(
 
 
 def _threshold_surrogate(x: Tensor, steps: list[Tensor], thresholds: Tensor, width: float) -> Tensor:
-    """Zeros whose derivative with respect to threshold k is the drop in level there, times a hat around it.
-
-    Computed in float32, since a threshold or the width may lie beyond the range of half precision.
-    """
-    wide = floating(x, at_least="float32")
-    thresholds = ops.cast(thresholds, wide.dtype)
+    """Zeros whose derivative with respect to threshold k is the drop in level there, times a hat around it."""
     surrogate = 0.0
     for k in range(len(steps) - 1):
-        hat = ops.relu(1.0 - ops.abs(wide - thresholds[k]) / width) / width
-        slope = ops.stop_gradient(hat * ops.cast(steps[k] - steps[k + 1], wide.dtype))
+        hat = ops.relu(1.0 - ops.abs(x - thresholds[k]) / width) / width
+        slope = ops.stop_gradient(hat * (steps[k] - steps[k + 1]))
         surrogate = surrogate + slope * (thresholds[k] - ops.stop_gradient(thresholds[k]))
-    return ops.cast(surrogate, x.dtype)
+    return surrogate
 
 
 def _sum_of_diagonals(terms: list[Tensor], axis: int) -> Tensor:
