@@ -1,3 +1,6 @@
+# On JAX the tests mostly compile, each of many small programs once. JAX_DISABLE_MOST_OPTIMIZATIONS leaves out the passes
+# of the machine code generator that make a program fast, which halves that; the passes over its operations stay.
+#
 # Both targets do all set-up in a virtual environment of their own, .venv unless VENV says otherwise.
 VENV ?= .venv
 PYTHON ?= python3
@@ -14,7 +17,7 @@ test: $(VENV)/bin/python
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	for backend in jax tensorflow torch; do \
-		OMP_NUM_THREADS=1 KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --numprocesses 2 \
+		JAX_DISABLE_MOST_OPTIMIZATIONS=1 OMP_NUM_THREADS=1 KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --numprocesses 2 \
 			--cov=keras_actlab --cov-fail-under=95 || exit 1; \
 	done
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, floating
+from keras_actlab.ops.tensor import Tensor, floating, widened
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -16,6 +16,8 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     The second term is the entropy correction of ReLU (equation 7 of the paper) for pre-activations that are distributed
     as N(0, 1). With `epsilon = 0` the function is ReLU. The slope is `epsilon` just left of 0 and `1 + epsilon` just
     right of it; the function increases on x > 0 for -1 <= epsilon <= 2.24.
+
+    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.rowwise`.
 
     Args:
         x: Tensor of any shape. Integers are converted to `keras.config.floatx()`.
@@ -43,7 +45,7 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
 
 def _crrelu(x: Tensor, epsilon: Tensor) -> Tensor:
     dtype = x.dtype
-    x = floating(x, at_least="float32")  # where it costs nothing: the arithmetic of half precision is no faster
+    x = widened(x)  # where it costs nothing: the arithmetic of half precision is no faster
     # exp(-40**2 / 2) is 0 in every dtype, so the clip changes no value. Without it, large x times an upstream gradient
     # above 1 overflows in the exponential's gradient and meets that 0 as inf * 0 = NaN.
     bounded = ops.clip(x, -40.0, 40.0)

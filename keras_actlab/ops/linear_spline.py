@@ -6,7 +6,7 @@ import numpy as np
 from keras import backend, ops
 
 from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, floating
+from keras_actlab.ops.tensor import Tensor, floating, widened
 
 
 def check_knots(knots: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -40,6 +40,8 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     where `slope[k] = (values[k + 1] - values[k]) / (knots[k + 1] - knots[k])`; the first piece holds for all lower
     `x`, too, and the last one for all higher ones. At a knot the slope is that of the piece on its right (to rounding:
     a piece is looked up by `(x - knots[0]) / spacing`, which takes the same time for any number of knots).
+
+    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.rowwise`.
 
     Args:
         x: Tensor of any shape. Integers are converted to `keras.config.floatx()`.
@@ -77,7 +79,7 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
 
 @rowwise
 def _linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    wide = floating(x, at_least="float32")  # half precision would look up the wrong piece
+    wide = widened(x)  # half precision would look up the wrong piece
     knots, values = ops.stop_gradient(ops.cast(knots, wide.dtype)), ops.cast(values, wide.dtype)
     # Each piece as intercept + slope * x. With x - knot in its place ReLU would not be exact, as that rounds.
     slopes = (values[1:] - values[:-1]) / (knots[1:] - knots[:-1])

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer
+from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer, widened
 
 # From this number of thresholds on, looking an interval up is faster than comparing with each of them.
 MANY = 8
@@ -52,6 +52,11 @@ def matrix_activation(
     with intervals that are open on the left and closed on the right, the first reaching down to minus and the last up
     to plus infinity. `bandwidth = 0` is the diagonal activation of the paper, 1 the tri-diagonal one, `channels - 1`
     the full matrix. That an off-diagonal entry depends on the channel of its column is our reading of the paper.
+
+    The work grows with the number of diagonals. It grows with the number of intervals, too, unless the thresholds are a
+    list, tuple or array of 8 or more, evenly spaced: then an entry is looked up, in the same time for any number.
+
+    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.rowwise`.
 
     Args:
         x: Tensor with the channels on `axis`. Integers are converted to `keras.config.floatx()`.
@@ -109,7 +114,7 @@ def matrix_activation(
 def _compare(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int, surrogate_width: float | None) -> Tensor:
     """The sum over the diagonals, whose entries are found by comparing `x` with every threshold."""
     dtype = x.dtype
-    x = floating(x, at_least="float32")
+    x = widened(x)
     levels, thresholds = ops.cast(levels, x.dtype), ops.cast(thresholds, x.dtype)
     rank, intervals = len(x.shape), levels.shape[1]
     above = [x > thresholds[k] for k in range(intervals - 1)]
@@ -131,7 +136,7 @@ def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor
     The thresholds are evenly spaced. The interval of `x` ends or starts at the threshold that is nearest to it.
     """
     dtype = x.dtype
-    x = floating(x, at_least="float32")
+    x = widened(x)
     levels, thresholds = ops.cast(levels, x.dtype), ops.cast(thresholds, x.dtype)
     rank, last = len(x.shape), thresholds.shape[0] - 1
     constant = ops.stop_gradient(x)

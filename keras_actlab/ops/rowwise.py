@@ -19,8 +19,8 @@ from keras_actlab.ops.tensor import Tensor
 
 Function = Callable[..., Tensor]
 
-# Below this number of elements there is nothing to gain.
-SMALL = 2**18
+# Below this number of elements there is little to gain, and PyTorch takes seconds to compile.
+SMALL = 2**20
 # On a CPU the backward pass works on as many rows at a time as have this number of elements, which fit its cache.
 BLOCK = 2**17
 
@@ -83,7 +83,9 @@ def _on_jax(function: Function) -> Function:
             of_x, *of_parameters = jax.vjp(function, x, *parameters)[1](gradient)
             return of_x, of_parameters
 
-        rows = _rows(x) if jax.default_backend() == "cpu" else x.shape[0]
+        # Not on accelerators, which like few large steps, nor with rows that lie on several devices.
+        in_blocks = jax.default_backend() == "cpu" and jax.device_count() == 1
+        rows = _rows(x) if in_blocks else max(1, x.shape[0])
         whole = x.shape[0] - x.shape[0] % rows
         # The rows that make up no block come first, as their gradients are what the sums start from.
         of_rest, sums = gradients(x[whole:], gradient[whole:])
@@ -157,7 +159,7 @@ def _on_torch(function: Function) -> Function:
         @staticmethod
         def forward(context: Any, *arguments: Tensor) -> Tensor:
             context.save_for_backward(*arguments)
-            return forward(*arguments)
+            return forward(*(argument.detach() for argument in arguments))  # as it is compiled anew for others
 
         @staticmethod
         def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -196,7 +198,9 @@ def _compiled(function: Function) -> Function:
     def on_torch(*arguments: Tensor) -> Tensor:
         if fast:
             try:
-                return fast[0](*arguments)
+                # Each rank and dtype is compiled anew, of which PyTorch allows 8 by default.
+                with torch._dynamo.config.patch(recompile_limit=100):
+                    return fast[0](*arguments)
             except Exception as error:  # what a machine without a compiler raises depends on what it lacks
                 fast.clear()
                 reason = str(error).partition("\n")[0]

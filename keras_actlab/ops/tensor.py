@@ -20,6 +20,14 @@ def floating(x: Tensor, at_least: str | None = None) -> Tensor:
     return ops.cast(x, dtype)
 
 
+def widened(x: Tensor) -> Tensor:
+    """Returns `x`, a floating-point tensor, in float32 or wider.
+
+    Unlike `floating` it decides without Keras' cache of dtypes, of which PyTorch warns where it compiles.
+    """
+    return ops.cast(x, "float32") if backend.standardize_dtype(x.dtype) in ("float16", "bfloat16") else x
+
+
 def concrete(x: Tensor) -> np.ndarray | None:
     """Returns the values of `x`, or None while it has none: traced, symbolic, or on PyTorch's meta device."""
     try:

@@ -245,6 +245,20 @@ def test_only_the_arguments_are_kept(name):
     assert 24000 <= kept <= 24000 + 2000  # x, and at most 500 parameters
 
 
+@pytest.mark.usefixtures("_fast")
+@pytest.mark.skipif(BACKEND != "jax", reason="Forward mode is JAX's.")
+def test_forward_mode_over_a_gradient():
+    import jax
+
+    def total(function):
+        return lambda x: keras.ops.sum(function(x, np.float32(0.3)) ** 2)
+
+    x, direction = random(10, 12), random(10, 12)
+    _, found = jax.jvp(jax.grad(total(ops.crrelu)), (x,), (direction,))
+    _, expected = jax.jvp(jax.grad(total(plain(ops.crrelu))), (x,), (direction,))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="Only PyTorch runs operations one by one.")
 class TestTorch:
     @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="Needs a C++ compiler.")
