@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from keras import backend, ops
+from keras import ops
 
 from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, floating, widened
+from keras_actlab.ops.tensor import Tensor, floating, look_up, widened
 
 
 def check_knots(knots: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def _linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     slopes = (values[1:] - values[:-1]) / (knots[1:] - knots[:-1])
     intercepts = values[:-1] - slopes * knots[:-1]
     # Both are looked up at once, as the gradient of a look-up, which adds up serially, takes most of the time.
-    lines = _columns(ops.stack([intercepts, slopes]), _piece(ops.stop_gradient(wide), knots))
+    lines = look_up(ops.stack([intercepts, slopes]), _piece(ops.stop_gradient(wide), knots))
     return ops.cast(lines[0] + lines[1] * wide, x.dtype)
 
 
@@ -95,10 +95,3 @@ def _piece(x: Tensor, knots: Tensor) -> Tensor:
     position = (x - knots[0]) * ((last + 1) / (knots[-1] - knots[0]))
     # Clipped before the cast, since integers do not reach as far as floats, and after it, since NaN may become any.
     return ops.clip(ops.cast(ops.clip(position, 0, last), "int32"), 0, last)
-
-
-def _columns(table: Tensor, index: Tensor) -> Tensor:
-    """Returns `table[:, index]`."""
-    if backend.backend() == "torch" and not backend.is_keras_tensor(index):
-        return table[:, index.long()]  # of what `ops.take` does there, ONNX refuses a squeeze
-    return ops.take(table, index, axis=1)

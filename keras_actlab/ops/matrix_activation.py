@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer, widened
+from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer, look_up, widened
 
 # From this number of thresholds on, looking an interval up is faster than comparing with each of them.
 MANY = 8
@@ -144,13 +144,12 @@ def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor
     # Clipped before the cast, since integers do not reach as far as floats, and after it, since NaN may become any.
     position = ops.round((constant - thresholds[0]) / spacing)
     nearest = ops.clip(ops.cast(ops.clip(position, 0, last), "int32"), 0, last)
-    above = constant > ops.take(thresholds, nearest)
+    above = constant > look_up(thresholds, nearest)
     channels = levels.shape[2]
-    entry = (nearest + ops.cast(above, "int32")) * channels + along_axis(
-        ops.arange(channels, dtype="int32"), axis, rank
-    )
+    column = along_axis(np.arange(channels, dtype="int32"), axis, rank)
+    entry = (nearest + ops.cast(above, "int32")) * channels + column
     rows = [ops.reshape(levels[row], (-1,)) for row in range(levels.shape[0])]
-    terms = [ops.take(row, entry) * x for row in rows]
+    terms = [look_up(row, entry) * x for row in rows]
     return ops.cast(_sum_of_diagonals(terms, axis), dtype)
 
 

@@ -94,7 +94,7 @@ def _on_jax(function: Function) -> Function:
             of_x, of_parameters = gradients(*block)
             return jax.tree.map(jax.numpy.add, sums, of_parameters), of_x
 
-        blocks = [tensor[:whole].reshape(-1, rows, *x.shape[1:]) for tensor in (x, gradient)]
+        blocks = [tensor[:whole].reshape(-1, rows, *tensor.shape[1:]) for tensor in (x, gradient)]
         sums, of_blocks = jax.lax.scan(step, sums, tuple(blocks))
         return jax.numpy.concatenate([of_blocks.reshape(whole, *x.shape[1:]), of_rest]), *sums
 
@@ -114,7 +114,7 @@ def _on_tensorflow(function: Function) -> Function:
             return list(tape.gradient(y, sources, gradient, unconnected_gradients="zero"))
 
         def backward(gradient: Tensor) -> tuple[Tensor, ...]:
-            if None in x.shape[1:] or tf.config.list_physical_devices("GPU"):
+            if None in (*x.shape[1:], *gradient.shape[1:]) or tf.config.list_physical_devices("GPU"):
                 return tuple(gradients((x, *parameters), x, gradient))
             # XLA fuses what makes the gradient of x, and would reduce it to every parameter's in a pass of its own.
             length = tf.shape(x)[0]  # not from x.shape, as `fit` traces batches of unknown length
@@ -124,8 +124,8 @@ def _on_tensorflow(function: Function) -> Function:
 
             def step(i: Tensor, sums: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
                 # Not tensor[i * rows : (i + 1) * rows], whose length XLA would not know.
-                start, size = [i * rows] + [0] * (len(x.shape) - 1), (rows, *x.shape[1:])
-                block = (tf.slice(tensor, start, size) for tensor in (x, gradient))
+                start = [i * rows] + [0] * (len(x.shape) - 1)
+                block = (tf.slice(tensor, start, (rows, *tensor.shape[1:])) for tensor in (x, gradient))
                 return i + 1, [a + b for a, b in zip(sums, gradients(parameters, *block), strict=True)]
 
             _, sums = tf.while_loop(lambda i, _: i < blocks, step, (0, sums), maximum_iterations=blocks)

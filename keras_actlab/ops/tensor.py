@@ -48,3 +48,10 @@ def along_axis(vector: Tensor, axis: int, rank: int) -> Tensor:
     shape = [1] * rank
     shape[axis] = -1
     return ops.reshape(vector, shape)
+
+
+def look_up(table: Tensor, index: Tensor) -> Tensor:
+    """Returns `table[..., index]`."""
+    if backend.backend() == "torch" and not backend.is_keras_tensor(index):
+        return table[..., index.long()]  # of what `ops.take` does there, ONNX refuses a squeeze
+    return ops.take(table, index, axis=len(table.shape) - 1)

@@ -51,6 +51,7 @@ MODELS = {
     "CRReLU": lambda: keras_actlab.swap_activations(network(), "crrelu"),
     "EntropyActivation": with_a_spline,
     "TMAF": lambda: keras_actlab.swap_activations(network(), "tmaf"),
+    "TMAF with many intervals": lambda: keras_actlab.swap_activations(network(), layers.TMAF(1, range(-5, 6))),
     "GmP": lambda: keras_actlab.to_gmp(network()),
     "GmP folded": lambda: keras_actlab.fold(with_negative_scales(keras_actlab.to_gmp(network()))),
     "WeightNormalization": lambda: to_weight_normalization(network()),
