@@ -81,7 +81,7 @@ def compiled(function: Callable, mode: str) -> Callable:
 
     # All layers pass through the same lines of Keras; past the default of 8 of them, PyTorch would stop compiling.
     torch._dynamo.config.recompile_limit = 1000
-    return torch.compile(function)
+    return torch.compile(function, dynamic=False)  # as the other backends do: a program for each shape
 
 
 def gradient(function: Function, mode: str) -> Callable[[Tensor, list[Tensor], Tensor], tuple[Tensor, Any]]:
@@ -652,20 +652,24 @@ Section = StrEnum("Section", {name: name for name in SECTIONS})
 DEFAULT = [section for section in Section if section not in ("models", "scaling")]
 
 
-def append(rows: list[Row], mode: str, path: Path) -> pd.DataFrame:
-    """Appends the rows of a run to the file, and returns all that it holds then."""
+def describe(mode: str, path: Path) -> Row:
+    """Returns what all rows of a run have in common; its number follows the last one in the file."""
     versions = {"keras": keras.__version__, BACKEND: importlib.import_module(BACKEND).__version__}
     versions["python"] = platform.python_version()
-    before = pd.read_csv(path).to_dict("records") if path.exists() else []
-    run = {
-        "run": 1 + max((row["run"] for row in before), default=0),
+    return {
+        "run": 1 + (pd.read_csv(path)["run"].max() if path.exists() else 0),
         "backend": BACKEND,
         "mode": mode,
         "device": device(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "threads": threads(),
     }
-    return tracking.write(pd.DataFrame([*before, *(run | row for row in rows)], columns=COLUMNS), path)
+
+
+def append(rows: list[Row], path: Path) -> pd.DataFrame:
+    """Appends rows to the file, and returns all that it holds then."""
+    before = pd.read_csv(path).to_dict("records") if path.exists() else []
+    return tracking.write(pd.DataFrame([*before, *rows], columns=COLUMNS), path)
 
 
 def show(name: str, rows: list[Row]) -> None:
@@ -695,12 +699,12 @@ def main(
     """Measures time and memory beside a baseline; prints tables, appends rows to a file, draws how time grows."""
     mode = "jit" if BACKEND != "torch" else "compiled" if compiled else "eager"
     bench = Bench(mode, 2 if smoke else repetitions, smoke)
-    rows = []
+    path = out / "benchmark.csv"
+    run = describe(mode, path)
     for name in section:
         found = [{"section": str(name)} | row for row in SECTIONS[name](bench)]
         show(name, found)
-        rows += found
-    everything = append(rows, mode, out / "benchmark.csv")
+        everything = append([run | row for row in found], path)  # at once: what is measured is kept
     if "scaling" in section:
         tracking.write_figure(plot_scaling(everything[everything["section"] == "scaling"]), out / "benchmark.png")
 
