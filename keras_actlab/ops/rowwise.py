@@ -61,9 +61,10 @@ def rowwise(function: Function) -> Function:
 
 
 def _is_small(x: Tensor) -> bool:
+    # TensorFlow traces batches of unknown length, which are taken for 64 here.
+    lengths = [64 if length is None else length for length in x.shape]
     # Lengths that are symbols of `jax.export` have no order; with those, nobody asks for gradients.
-    lengths = [length for length in x.shape if length is not None]
-    return not lengths or not all(isinstance(length, int) for length in lengths) or math.prod(lengths) < SMALL
+    return not all(isinstance(length, int) for length in lengths) or math.prod(lengths) < SMALL
 
 
 def _on_jax(function: Function) -> Function:

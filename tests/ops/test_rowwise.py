@@ -103,6 +103,14 @@ def test_is_the_plain_path(name, rows):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=3e-6 * max(1, np.abs(other).max()))
 
 
+@pytest.mark.parametrize(
+    ("shape", "small"),
+    [((), True), ((1000, 1000), True), ((2000, 1000), False), ((None, 64), True), ((None, 32, 32, 64), False)],
+)
+def test_which_inputs_are_small(shape, small):
+    assert rowwise._is_small(keras.KerasTensor(shape)) == small
+
+
 @pytest.mark.usefixtures("_fast")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["CRReLU by channel", "TMAF", "TMAF, many intervals"])
