@@ -17,5 +17,10 @@ def _same_start():
     keras.config.set_image_data_format(data_format)
 
 
+def pytest_collection_modifyitems(items):
+    # The longest tests first, so that no process of several is left alone with them at the end.
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 def pytest_report_header():
     return f"keras {keras.__version__}, backend {keras.backend.backend()}"
