@@ -194,19 +194,31 @@ def _compiled(function: Function) -> Function:
     """Returns `function` compiled by PyTorch; as it is, from the first call on that fails."""
     import torch
 
-    fast = [torch.compile(function, dynamic=True, fullgraph=True)]
+    fast = torch.compile(function, dynamic=True, fullgraph=True)
+
+    def compiled(*arguments: Tensor) -> Tensor:
+        # Each rank and dtype is compiled anew, of which PyTorch allows 8 by default.
+        with torch._dynamo.config.patch(recompile_limit=100):
+            return fast(*arguments)
+
+    compiles = True
 
     def on_torch(*arguments: Tensor) -> Tensor:
-        if fast:
+        nonlocal compiles
+        if not compiles:
+            return function(*arguments)
+        try:
+            return compiled(*arguments)
+        except Exception:  # what a machine without a compiler raises depends on what it lacks
             try:
-                # Each rank and dtype is compiled anew, of which PyTorch allows 8 by default.
-                with torch._dynamo.config.patch(recompile_limit=100):
-                    return fast[0](*arguments)
-            except Exception as error:  # what a machine without a compiler raises depends on what it lacks
-                fast.clear()
-                reason = str(error).partition("\n")[0]
+                with warnings.catch_warnings():  # unless it was one of PyTorch's own warnings, which are errors to some
+                    warnings.simplefilter("ignore")
+                    return compiled(*arguments)
+            except Exception as error:
+                compiles = False
+                reason = " ".join(str(error).splitlines()[:2])
                 warnings.warn(f"torch.compile failed, so that an activation runs slowly: {reason}", stacklevel=2)
-        return function(*arguments)
+                return function(*arguments)
 
     return on_torch
 
