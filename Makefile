@@ -1,5 +1,5 @@
 # On JAX the tests mostly compile, each of many small programs once. JAX_DISABLE_MOST_OPTIMIZATIONS leaves out the passes
-# of the machine code generator that make a program fast, which halves that; the passes over its operations stay.
+# of the machine code generator that make a program fast, which takes a third off; the passes over its operations stay.
 #
 # Both targets do all set-up in a virtual environment of their own, .venv unless VENV says otherwise.
 VENV ?= .venv

@@ -38,7 +38,7 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
     """
     x = floating(x)
-    epsilon = ops.convert_to_tensor(epsilon)
+    epsilon = ops.cast(epsilon, widened(x).dtype)  # so that its gradient adds up in float32
     same_for_all_rows = len(epsilon.shape) < len(x.shape) or epsilon.shape[:1] == (1,)
     return (_crrelu_of_rows if same_for_all_rows else _crrelu)(x, epsilon)
 
@@ -50,7 +50,7 @@ def _crrelu(x: Tensor, epsilon: Tensor) -> Tensor:
     # above 1 overflows in the exponential's gradient and meets that 0 as inf * 0 = NaN.
     bounded = ops.clip(x, -40.0, 40.0)
     # epsilon stands on the right: an array of JAX refuses a KerasTensor on its own right.
-    y = ops.relu(x) + bounded * ops.exp(-0.5 * bounded * bounded) * ops.cast(epsilon, x.dtype)
+    y = ops.relu(x) + bounded * ops.exp(-0.5 * bounded * bounded) * epsilon
     return ops.cast(y, dtype)
 
 

@@ -68,7 +68,7 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
         knots = check_knots(knots)
     x = floating(x)
     knots = ops.stop_gradient(floating(knots, at_least="float32"))
-    values = floating(values, at_least="float32")
+    values = ops.cast(values, widened(x).dtype)
     if len(knots.shape) != 1 or tuple(values.shape) != tuple(knots.shape) or knots.shape[0] < 2:
         raise ValueError(
             "`knots` and `values` must have the same shape (n,), n >= 2. "

@@ -54,7 +54,7 @@ def matrix_activation(
     the full matrix. That an off-diagonal entry depends on the channel of its column is our reading of the paper.
 
     The work grows with the number of diagonals. It grows with the number of intervals, too, unless the thresholds are a
-    list, tuple or array of 8 or more, evenly spaced: then an entry is looked up, in the same time for any number.
+    list, tuple or array of 8 or more, evenly spaced: then an entry is looked up.
 
     How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.rowwise`.
 
@@ -97,7 +97,7 @@ def matrix_activation(
         raise ValueError(f"`surrogate_width` must be positive or None. Received: surrogate_width={surrogate_width}")
     even = isinstance(thresholds, tuple) and surrogate_width is None and _evenly_spaced(thresholds)
     x = floating(x)
-    levels = floating(levels, at_least="float32")  # so that their gradients add up in float32
+    levels = ops.cast(levels, widened(x).dtype)  # so that their gradients add up in float32
     thresholds = ops.convert_to_tensor(thresholds)
     rank = len(x.shape)
     axis = integer("axis", axis)
@@ -115,7 +115,7 @@ def _compare(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int, surrogate
     """The sum over the diagonals, whose entries are found by comparing `x` with every threshold."""
     dtype = x.dtype
     x = widened(x)
-    levels, thresholds = ops.cast(levels, x.dtype), ops.cast(thresholds, x.dtype)
+    thresholds = ops.cast(thresholds, x.dtype)
     rank, intervals = len(x.shape), levels.shape[1]
     above = [x > thresholds[k] for k in range(intervals - 1)]
     terms = []
@@ -131,13 +131,13 @@ def _compare(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int, surrogate
 
 
 def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor:
-    """The sum over the diagonals, whose entries are looked up, in a time that does not depend on their number.
+    """The sum over the diagonals, whose entries are looked up, which takes as many steps for any number of them.
 
     The thresholds are evenly spaced. The interval of `x` ends or starts at the threshold that is nearest to it.
     """
     dtype = x.dtype
     x = widened(x)
-    levels, thresholds = ops.cast(levels, x.dtype), ops.cast(thresholds, x.dtype)
+    thresholds = ops.cast(thresholds, x.dtype)
     rank, last = len(x.shape), thresholds.shape[0] - 1
     constant = ops.stop_gradient(x)
     spacing = (thresholds[last] - thresholds[0]) / last

@@ -36,8 +36,8 @@ def rowwise(function: Function) -> Function:
     Returns:
         A function of the same values. Where `x` is large,
 
-        - on JAX and TensorFlow, on a CPU, its gradients are computed a block of rows at a time, in one pass over `x`
-          and the upstream gradient for all parameters together;
+        - on JAX and TensorFlow, on a CPU, the gradients of all parameters are computed together, a block of rows at a
+          time (and on JAX that of `x` with them);
         - on PyTorch, unless it is being traced, it is compiled by `torch.compile` at the first call, forward and
           backward, or runs as it is if PyTorch finds no compiler. `torch.compiler.set_stance("force_eager")` and the
           environment variable `TORCH_COMPILE_DISABLE=1` keep it from compiling.

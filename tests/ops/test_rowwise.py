@@ -255,6 +255,22 @@ def test_only_the_arguments_are_kept(name):
 
 
 @pytest.mark.usefixtures("_fast")
+@pytest.mark.parametrize(("epsilon", "dtype"), [(2, "int32"), (2.0, "bfloat16")])
+def test_epsilon_of_any_dtype(epsilon, dtype):
+    x = random(1000, 6)
+    epsilon = keras.ops.full((6,), epsilon, dtype=dtype)
+    np.testing.assert_allclose(
+        gradients(lambda x: ops.crrelu(x, epsilon), x)[0],
+        gradients(plain(ops.crrelu), x, np.float32(2))[0],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    if dtype == "bfloat16":  # 60 blocks' sums, added up in float32 and rounded once
+        _, found = gradients(ops.crrelu, np.ones_like(x), epsilon)
+        np.testing.assert_allclose(found, 1000 * np.exp(-0.5), rtol=2**-8)
+
+
+@pytest.mark.usefixtures("_fast")
 @pytest.mark.skipif(BACKEND != "jax", reason="Forward mode is JAX's.")
 def test_forward_mode_over_a_gradient():
     import jax
