@@ -39,7 +39,7 @@ class TMAF(keras.layers.Layer):
     only one. For `w -> 0` this is the derivative of the expected output. After each step the thresholds are sorted.
 
     Work, and the time to compile, grow with the number of diagonals, 2 * bandwidth + 1: the full matrix is for tens of
-    channels, not for hundreds. From 8 on, evenly spaced thresholds that are not trained are looked up, not compared with.
+    channels, not for hundreds. Eight or more evenly spaced thresholds that are not trained are looked up, not compared.
 
     Args:
         bandwidth: Number of off-diagonals on either side: 0 for the diagonal, 1 for the tri-diagonal activation, at
