@@ -15,7 +15,7 @@ from typing import Any
 
 import keras
 
-from keras_actlab.ops.tensor import Tensor
+from keras_actlab.ops.tensor import Tensor, widened
 
 Function = Callable[..., Tensor]
 
@@ -87,6 +87,9 @@ def _on_jax(function: Function) -> Function:
         # Not on accelerators, which like few large steps, nor with rows that lie on several devices.
         in_blocks = jax.default_backend() == "cpu" and jax.device_count() == 1
         rows = _rows(x) if in_blocks else max(1, x.shape[0])
+        dtype = x.dtype
+        if in_blocks:  # as XLA's loops convert half precision number by number
+            x, gradient = widened(x), widened(gradient)
         whole = x.shape[0] - x.shape[0] % rows
         # The rows that make up no block come first, as their gradients are what the sums start from.
         of_rest, sums = gradients(x[whole:], gradient[whole:])
@@ -97,7 +100,7 @@ def _on_jax(function: Function) -> Function:
 
         blocks = [tensor[:whole].reshape(-1, rows, *tensor.shape[1:]) for tensor in (x, gradient)]
         sums, of_blocks = jax.lax.scan(step, sums, tuple(blocks))
-        return jax.numpy.concatenate([of_blocks.reshape(whole, *x.shape[1:]), of_rest]), *sums
+        return jax.numpy.concatenate([of_blocks.reshape(whole, *x.shape[1:]), of_rest]).astype(dtype), *sums
 
     recomputing.defvjp(forward, backward)
     return jax.jit(recomputing)

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_actlab.ops.compiled import compiled
+from keras_actlab.ops.sines import sines_and_cosines
 from keras_actlab.ops.tensor import Tensor, concrete, floating
 
 
@@ -18,8 +19,9 @@ def angles_to_direction(angles: Tensor) -> Tensor:
     u[n - 1] = sin(angles[0]) * ... * sin(angles[n - 2])
     ```
 
-    Any real angles are allowed; `keras_actlab.constraints.CanonicalAngles` names their principal values. The gradient
-    is exact everywhere, also where a sine is 0.
+    Angles need not be principal values, which `keras_actlab.constraints.CanonicalAngles` names; but on JAX and
+    TensorFlow, float32 ones beyond +-2**16, where neighbours are 1/128 apart, count as +-2**16. The gradient is exact
+    everywhere, also where a sine is 0.
 
     Args:
         angles: Tensor, (n - 1, units), radians, n >= 2. Half-precision angles are widened to float32, because a product
@@ -91,8 +93,9 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
 
 @compiled
 def _to_direction(angles: Tensor) -> Tensor:
-    cosines = ops.concatenate([ops.cos(angles), ops.ones_like(angles[:1, :])], axis=0)
-    return _products_before(ops.sin(angles), angles.shape[0] + 1) * cosines
+    sines, cosines = sines_and_cosines(angles)
+    cosines = ops.concatenate([cosines, ops.ones_like(angles[:1, :])], axis=0)
+    return _products_before(sines, angles.shape[0] + 1) * cosines
 
 
 @compiled
@@ -121,10 +124,10 @@ def _products_before(x: Tensor, rows: int) -> Tensor:
     missing = 3 * blocks - x.shape[0]
     if missing > 0:
         x = ops.concatenate([x, ops.ones((missing, x.shape[1]), x.dtype)], axis=0)
-    x = ops.reshape(x[: 3 * blocks, :], (blocks, 3, -1))
-    first = _products_before(x[:, 0] * x[:, 1] * x[:, 2], blocks)
-    second = first * x[:, 0]
-    third = second * x[:, 1]
+    x, y, z = ops.unstack(ops.reshape(x[: 3 * blocks, :], (blocks, 3, -1)), 3, axis=1)
+    first = _products_before(x * y * z, blocks)
+    second = first * x
+    third = second * y
     return ops.reshape(ops.stack([first, second, third], axis=1), (3 * blocks, -1))[:rows, :]
 
 
