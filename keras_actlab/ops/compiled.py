@@ -14,15 +14,21 @@ def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     on another shape, takes seconds; all of them together take a fraction. Where `function` is traced as a part of
     something larger, that is compiled already. The other backends run operations one by one without compiling them.
 
+    On JAX, the backward pass computes what it needs of the forward pass anew, since on a CPU, new memory for what is kept
+    takes longer than the arithmetic.
+
     This is why JAX is imported here: Keras has no name for it.
     """
     if keras.backend.backend() != "jax":
         return function
     import jax
 
-    jitted = jax.jit(function)
+    recomputed = jax.checkpoint(function)
+    jitted = jax.jit(recomputed)
 
     def on_jax(x: Tensor) -> Tensor:
-        return jitted(x) if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) else function(x)
+        if not isinstance(x, jax.Array):  # but a KerasTensor
+            return function(x)
+        return recomputed(x) if isinstance(x, jax.core.Tracer) else jitted(x)
 
     return on_jax

@@ -146,7 +146,8 @@ def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor
     nearest = ops.clip(ops.cast(ops.clip(position, 0, last), "int32"), 0, last)
     above = constant > look_up(thresholds, nearest)
     channels = levels.shape[2]
-    column = along_axis(np.arange(channels, dtype="int32"), axis, rank)
+    # Counted: PyTorch compiles no array of NumPy's, and jax2onnx no `ops.arange`.
+    column = along_axis(ops.cumsum(ops.ones((channels,), "int32")) - 1, axis, rank)
     entry = (nearest + ops.cast(above, "int32")) * channels + column
     rows = [ops.reshape(levels[row], (-1,)) for row in range(levels.shape[0])]
     terms = [look_up(row, entry) * x for row in rows]

@@ -287,9 +287,10 @@ def test_forward_mode_over_a_gradient():
 @pytest.mark.skipif(BACKEND != "torch", reason="Only PyTorch runs operations one by one.")
 class TestTorch:
     @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="Needs a C++ compiler.")
-    def test_large_inputs_are_compiled(self, monkeypatch):
+    @pytest.mark.parametrize("name", FUNCTIONS)
+    def test_large_inputs_are_compiled(self, name, monkeypatch):
         monkeypatch.setattr(rowwise, "SMALL", 1)
-        function, *parameters = FUNCTIONS["CRReLU by channel"]
+        function, *parameters = FUNCTIONS[name]
         for rows in (7, 9):
             x, cotangent = random(rows, 5, 6), random(rows, 5, 6, seed=1)
             # Here warnings are errors, those that PyTorch has while it compiles too.
