@@ -14,8 +14,8 @@ def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
     on another shape, takes seconds; all of them together take a fraction. Where `function` is traced as a part of
     something larger, that is compiled already. The other backends run operations one by one without compiling them.
 
-    On JAX, the backward pass computes what it needs of the forward pass anew, since on a CPU, new memory for what is kept
-    takes longer than the arithmetic.
+    On JAX, the backward pass computes what it needs of the forward pass anew, since on a CPU, new memory for what is
+    kept takes longer than the arithmetic.
 
     This is why JAX is imported here: Keras has no name for it.
     """

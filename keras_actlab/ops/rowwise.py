@@ -180,7 +180,7 @@ def _on_torch(function: Function) -> Function:
             return tuple(next(found) if need else None for need in needed)
 
     def recomputing(*arguments: Tensor) -> Tensor:
-        # A program that is compiled anyway recomputes, too: what PyTorch would keep are booleans, with which it is slow.
+        # A program that is compiled anyway recomputes, too: PyTorch would keep booleans, with which it is slow.
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
             return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
         # Traced, exported, or within torch.func: whoever does that wants to see the operations.
