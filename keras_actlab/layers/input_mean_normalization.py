@@ -3,9 +3,10 @@
 from typing import Any
 
 import keras
-from keras import backend, ops
+from keras import ops
 
 from keras_actlab.layers.arguments import Shape, boolean, channel_spec, channels_along
+from keras_actlab.ops.replicas import mean_over_replicas
 from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer
 
 
@@ -24,9 +25,10 @@ class InputMeanNormalization(keras.layers.Layer):
     Args:
         axis: The channel axis.
         momentum: Momentum of the moving average, in [0, 1].
-        synchronized: Whether replicas share one mean, each weighted with its number of samples: on TensorFlow under
-            `tf.distribute`. On JAX, under `keras.distribution`, the mean always is the global batch's. PyTorch has
-            no such training; a synchronized layer only predicts there.
+        synchronized: Whether the replicas of data-parallel training share one mean, each weighted with its number of
+            samples, or each takes that of its own part of the batch; then the moving average is the first replica's.
+            On JAX, where a program computes with the global batch, the mean always is shared. See
+            `keras_actlab.distribution`.
         **kwargs: Base layer arguments, such as `name` and `dtype`. A layer that is not `trainable` runs in inference
             mode, as Keras' `BatchNormalization` does.
 
@@ -46,7 +48,6 @@ class InputMeanNormalization(keras.layers.Layer):
         ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], or the mask does not have
             the shape of the leading axes of the input.
         TypeError: If an argument has the wrong type.
-        NotImplementedError: If a synchronized layer is trained on PyTorch.
 
     Example:
 
@@ -107,9 +108,9 @@ class InputMeanNormalization(keras.layers.Layer):
         # Divided before they are summed, so that large values do not overflow.
         mean = ops.sum(x / ops.maximum(count, 1.0), axis=axes)
         count = ops.reshape(count, (-1,))
-        if self.synchronized and backend.backend() != "jax":
-            mean_count = _mean_over_replicas(count)
-            mean = _mean_over_replicas(mean * count / ops.maximum(mean_count, 1e-9))
+        if self.synchronized:
+            mean_count = mean_over_replicas(count)
+            mean = mean_over_replicas(mean * (count / ops.maximum(mean_count, 1e-9)))
             count = mean_count
         moving_mean = ops.cast(self.moving_mean, mean.dtype)
         updated = self.momentum * moving_mean + (1.0 - self.momentum) * ops.stop_gradient(mean)
@@ -125,8 +126,3 @@ class InputMeanNormalization(keras.layers.Layer):
             "momentum": self.momentum,
             "synchronized": self.synchronized,
         }
-
-
-def _mean_over_replicas(x: Tensor) -> Tensor:
-    mean, _ = ops.moments(x[None], axes=[0], synchronized=True)
-    return mean

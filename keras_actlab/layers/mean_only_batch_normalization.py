@@ -29,7 +29,8 @@ class MeanOnlyBatchNormalization(InputMeanNormalization):
         axis: The channel axis.
         momentum: Momentum of the moving average, in [0, 1].
         center: Whether there is a `beta`.
-        synchronized: Whether replicas share one mean, see `keras_actlab.layers.InputMeanNormalization`.
+        synchronized: Whether the replicas of data-parallel training share one mean, see
+            `keras_actlab.layers.InputMeanNormalization`.
         beta_initializer: Initializer of `beta`.
         beta_regularizer: Regularizer of `beta`.
         beta_constraint: Constraint of `beta`.
@@ -52,7 +53,6 @@ class MeanOnlyBatchNormalization(InputMeanNormalization):
         ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], or the mask does not have
             the shape of the leading axes of the input.
         TypeError: If an argument has the wrong type.
-        NotImplementedError: If a synchronized layer is trained on PyTorch.
 
     Example:
 

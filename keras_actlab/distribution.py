@@ -1,0 +1,201 @@
+"""Training on several devices, each with a part of every batch: data parallelism by the backends' own engines.
+
+This is why backends are imported here: Keras distributes by itself on JAX alone. On TensorFlow that is done by
+`tf.distribute`, and on PyTorch by processes, of which Keras' trainer knows nothing.
+"""
+
+import contextlib
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import keras
+
+from keras_actlab.ops.replicas import mean_over_replicas
+from keras_actlab.ops.tensor import Tensor, integer
+
+__all__ = ["data_parallel", "data_shard", "local_batch_size"]
+
+
+@contextlib.contextmanager
+def data_parallel() -> Iterator[None]:
+    """Trains models that are built, compiled and fitted inside on all devices, each with its part of every batch.
+
+    Weights, gradients, loss and metrics are global: each step is that of one device with the whole batch, up to
+    rounding. What layers compute from their batch is a matter of the layer, see the argument `synchronized` of
+    `keras_actlab.layers.InputMeanNormalization`. On one device it changes nothing.
+
+    - JAX: `keras.distribution.DataParallel` over all devices, those of other hosts too after
+      `keras.distribution.initialize()`.
+    - TensorFlow: the `tf.distribute` strategy in whose scope it is entered, otherwise a `MirroredStrategy` over all
+      GPUs of the machine (or its CPU devices).
+    - PyTorch: one process for each device, started by `torchrun`, and the group that its environment variables
+      describe (NCCL for GPUs, gloo for CPUs) unless there is a group already. Without these variables there is one
+      process and nothing to do. Inside, `fit` and `train_on_batch` start from the weights of process 0, average the
+      gradients before the optimizer sees them, and report metrics of all processes. All processes must read equally
+      many batches.
+
+    Each process reads only its part of the data, see `data_shard` and `local_batch_size`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: If the environment names a group of PyTorch's processes, but not all that is needed to join it.
+
+    Example:
+
+    >>> with keras_actlab.distribution.data_parallel():
+    ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    ...     model.compile("sgd", "mse")
+    ...     index, count = keras_actlab.distribution.data_shard()
+    ...     batch_size = keras_actlab.distribution.local_batch_size(8)
+    ...     x, y = np.zeros((16, 4)), np.zeros((16, 1))
+    ...     model.fit(x[index::count], y[index::count], batch_size=batch_size, verbose=0).history["loss"]
+    [0.0]
+
+    Reference:
+
+    - [Goyal et al., 2017](https://arxiv.org/abs/1706.02677), "Accurate, Large Minibatch SGD", on what changes with the
+      size of the batch.
+    """
+    if keras.backend.backend() == "jax":
+        # Every process reads its own part, whatever the data are; Keras could only divide a tf.data.Dataset.
+        scope = keras.distribution.DataParallel(auto_shard_dataset=False).scope()
+    elif keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if tf.distribute.has_strategy():
+            scope = tf.distribute.get_strategy().scope()
+        else:
+            scope = tf.distribute.MirroredStrategy().scope()
+    else:
+        scope = _group_of_processes()
+    with scope:
+        yield
+
+
+def data_shard() -> tuple[int, int]:
+    """Returns which part of the data this process has to read, as an index and the number of parts.
+
+    There are as many parts as processes: hosts on JAX, devices on PyTorch. On TensorFlow it is (0, 1), since
+    `tf.distribute` divides every batch itself. Entries `index::count` of the data, in batches of `local_batch_size`,
+    are this process' parts of the batches that one device would read. Call it inside `data_parallel`.
+
+    Returns:
+        `(index, count)`, with 0 <= index < count.
+
+    Example:
+
+    >>> keras_actlab.distribution.data_shard()
+    (0, 1)
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.process_index(), jax.process_count()
+    if keras.backend.backend() == "torch":
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def local_batch_size(batch_size: int) -> int:
+    """Returns how many samples of each global batch this process has to read. Call it inside `data_parallel`.
+
+    Args:
+        batch_size: Number of samples in a global batch.
+
+    Returns:
+        `batch_size` divided by the number of parts of the data.
+
+    Raises:
+        ValueError: If `batch_size` does not give every replica equally many samples, at least one.
+        TypeError: If `batch_size` is not an integer.
+
+    Example:
+
+    >>> keras_actlab.distribution.local_batch_size(64)
+    64
+    """
+    batch_size, replicas = integer("batch_size", batch_size), _replicas()
+    if batch_size < 1 or batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be a positive multiple of the number of replicas, which is {replicas}. "
+            f"Received: batch_size={batch_size}"
+        )
+    return batch_size // data_shard()[1]
+
+
+def _replicas() -> int:
+    if keras.backend.backend() == "jax":
+        distribution = keras.distribution.distribution()
+        return 1 if distribution is None else distribution.device_mesh.devices.size
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    return data_shard()[1]
+
+
+_groups = itertools.count()  # of PyTorch's processes that this one has joined
+
+
+@contextlib.contextmanager
+def _group_of_processes() -> Iterator[None]:
+    import torch
+
+    if not torch.distributed.is_available() or not (torch.distributed.is_initialized() or "WORLD_SIZE" in os.environ):
+        yield
+        return
+    joins = not torch.distributed.is_initialized()
+    if joins:
+        if torch.cuda.is_available():  # Keras puts everything on the current one
+            torch.cuda.set_device(torch.distributed.get_node_local_rank())
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        store, rank, count = next(torch.distributed.rendezvous("env://"))
+        # Under a name of its own, as a second group must not find the addresses of the first.
+        store = torch.distributed.PrefixStore(f"data_parallel_{next(_groups)}", store)
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
+    make_train_function, get_metrics_result = keras.Model.make_train_function, keras.Model.get_metrics_result
+
+    def from_the_same_start(model: keras.Model, force: bool = False) -> None:
+        if model.train_function is None or force:
+            for variable in model.weights + model.optimizer.variables:
+                value = variable.value.detach().contiguous()
+                torch.distributed.broadcast(value, src=0)
+                variable.assign(value)
+            model.optimizer.apply = _with_mean_gradients(model.optimizer.apply)
+        make_train_function(model, force)
+
+    def of_all_processes(model: keras.Model) -> dict[str, Any]:
+        # Metrics add up in their variables, as on TensorFlow, where they are declared as sums over replicas.
+        _, count = data_shard()
+        sums = [(variable, count * mean_over_replicas(variable.value)) for variable in model.metrics_variables]
+        with keras.StatelessScope(sums):
+            return get_metrics_result(model)
+
+    with (
+        mock.patch.object(keras.Model, "make_train_function", from_the_same_start),
+        mock.patch.object(keras.Model, "get_metrics_result", of_all_processes),
+    ):
+        yield
+    if joins:  # not after an error, when the others may be waiting for this process
+        torch.distributed.destroy_process_group()
+
+
+def _with_mean_gradients(apply: Callable[..., None]) -> Callable[..., None]:
+    import torch
+
+    def apply_mean(gradients: Sequence[Tensor | None], trainable_variables: Sequence[Any] | None = None) -> None:
+        present = [gradient for gradient in gradients if gradient is not None]
+        # All at once, as each exchange between processes takes its time however small it is.
+        means = mean_over_replicas(torch.cat([gradient.flatten() for gradient in present]))
+        parts = iter(means.split([gradient.numel() for gradient in present]))
+        apply([g if g is None else next(parts).view_as(g).to(g.dtype) for g in gradients], trainable_variables)
+
+    return apply_mean
