@@ -17,10 +17,12 @@ PUBLIC = {
         keras_actlab.initializers,
         keras_actlab.constraints,
         keras_actlab.conversion,
+        keras_actlab.distribution,
         keras_actlab.cab,
         keras_actlab.cab.plots,
         keras_actlab.eafo,
         keras_actlab.experiments,
+        keras_actlab.models,
     )
     for name, value in vars(module).items()
     if callable(value) and not name.startswith("_") and getattr(value, "__module__", "").startswith(module.__name__)

@@ -1,0 +1,46 @@
+import keras
+import keras_hub
+import numpy as np
+import pytest
+
+from keras_actlab.models import resnet
+from tests.backends import numpy
+
+pytestmark = pytest.mark.usefixtures("even_starts")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_it_computes_what_keras_hub_does(training):
+    model = resnet.network((17, 24, 3), 5, "relu", "standard", "batch", filters=(64, 8), blocks=2)
+    backbone = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 8],
+        stackwise_num_blocks=[2, 2],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+        image_shape=(17, 24, 3),
+    )
+    rng = np.random.default_rng(1)
+    for weight in backbone.weights:
+        value = rng.normal(size=weight.shape)
+        weight.assign(abs(value) if "variance" in weight.path else value)
+    model.set_weights(backbone.get_weights() + model.get_weights()[-2:])
+    x = rng.normal(size=(3, 17, 24, 3)).astype("float32")
+    features = keras.Model(model.input, model.get_layer("pool").input)(x, training=training)
+    expected = numpy(backbone(x, training=training))
+    assert expected.shape == (3, 3, 3, 8)
+    np.testing.assert_allclose(numpy(features), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    logits = expected.mean(axis=(1, 2)) @ numpy(model.get_layer("logits").kernel)
+    if not training:
+        np.testing.assert_allclose(numpy(model(x)), logits, rtol=1e-4, atol=1e-5 * np.abs(logits).max())
+
+
+def test_geometric_blocks_have_no_activation_in_front_of_the_sum():
+    model = resnet.network((16, 16, 3), 5, "relu", "gmp", "input_mean", filters=(3, 4), blocks=1)
+    linear = [
+        layer.name
+        for layer in model.layers
+        if layer.name.endswith("_conv") and layer.activation is keras.activations.linear
+    ]
+    assert linear == ["stage1_block1_2_conv", "stage2_block1_shortcut_conv", "stage2_block1_2_conv"]
