@@ -2,6 +2,7 @@
 
 A `Comparison` names the methods, the data and what is tuned. `run` trains what is missing and keeps every row in a
 file. `Results` makes tables and figures of it.
+`long_run` is for a single training of hours or days, which continues after a crash.
 """
 
 try:
@@ -20,7 +21,8 @@ except ImportError as error:
 from keras_actlab.experiments.comparison import Comparison, Split, holdout
 from keras_actlab.experiments.ensemble import Ensemble
 from keras_actlab.experiments.figures import curves, dots
+from keras_actlab.experiments.long_run import long_run
 from keras_actlab.experiments.results import Results, load
 from keras_actlab.experiments.running import run
 
-__all__ = ["Comparison", "Ensemble", "Results", "Split", "curves", "dots", "holdout", "load", "run"]
+__all__ = ["Comparison", "Ensemble", "Results", "Split", "curves", "dots", "holdout", "load", "long_run", "run"]
