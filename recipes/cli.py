@@ -1,5 +1,6 @@
 """What the recipes' command lines share."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -24,3 +25,10 @@ def finish(results: Results, out: Path, name: str, figure: Figure | None = None)
         print(f"\n{len(results.failures)} fits failed; the same command tries them again:")
         print(results.failures[["task", "method", "stage", "split", "seed", "failure"]].to_string(index=False))
         raise typer.Exit(1)
+
+
+def check_choices(option: str, values: Iterable[str], allowed: Iterable[str]) -> None:
+    """Raises unless every value is allowed."""
+    unknown = sorted(set(values) - set(allowed))
+    if unknown:
+        raise typer.BadParameter(f"{option} must be among {', '.join(allowed)}. Received: {', '.join(unknown)}")

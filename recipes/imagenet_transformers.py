@@ -1,0 +1,31 @@
+"""ImageNet with vision transformers: which activation?
+
+Sun et al. (2024) report, in % after 100 epochs, one run each:
+
+| | GELU | ELU | PReLU | CELU | SiLU | Mish | CRReLU |
+|---|---|---|---|---|---|---|---|
+| ViT-Tiny | 54.2 | 38.4 | 57.2 | 38.4 | 46.9 | 47.9 | 57.9 |
+| DeiT-Tiny | 61.9 | 49.7 | 61.2 | 49.7 | 58.4 | 59.2 | 61.5 |
+
+The settings are those of `recipes.cifar_transformers`, with patches of 16 x 16 out of 224 x 224 pixels; so are the
+differences. Here, a square is cut out at random after the shorter side is resized to a random length from 224 to 320
+pixels; the paper does not say how it cuts.
+
+Data: `--data-dir` names a folder that holds `train` and `val`, in each of them a folder of pictures for every class.
+"""
+
+from recipes.image_classification import command
+from recipes.transformers import methods
+
+app = command(
+    "imagenet_transformers",
+    {name: methods(name) for name in ("ViT-Tiny", "DeiT-Tiny")},
+    ["folders"],
+    [256],
+    epochs=100,
+    resize=(224, 320),
+    rand_augment=True,
+)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,266 @@
+"""Pictures with labels: from CIFAR's and ImageNet32's batch files, or from folders of classes; and batches of them."""
+
+import contextlib
+import pickle
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grain
+import keras
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from keras_actlab import distribution
+
+Batch = tuple[np.ndarray, np.ndarray]
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Pictures in memory: pixels, (n, height, width, 3), bytes, and labels, (n,), from 0."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Pictures in files. Up to `most_corrupt` of them that cannot be read are replaced by the next in the list."""
+
+    paths: list[Path]
+    labels: np.ndarray
+    classes: int
+    most_corrupt: int = 10
+    corrupt: set[Path] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, row: int) -> tuple[Image.Image, int]:
+        """Returns a picture and its label.
+
+        Raises:
+            ValueError: If more files than are allowed cannot be read.
+        """
+        path = self.paths[row]
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGB"), int(self.labels[row])
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            with self.lock:
+                if path not in self.corrupt:
+                    self.corrupt.add(path)
+                    print(f"Cannot be read, {len(self.corrupt)} of at most {self.most_corrupt}: {path} ({error})")
+                if len(self.corrupt) > self.most_corrupt:
+                    raise ValueError(
+                        f"`data_dir` must not hold more than {self.most_corrupt} pictures that cannot be read. "
+                        f"Received: {', '.join(map(str, sorted(self.corrupt)))}"
+                    ) from error
+        return self.read((row + 1) % len(self))
+
+
+Images = Arrays | Files
+
+
+def cifar(classes: int, folder: Path | None) -> tuple[Arrays, Arrays]:
+    """Returns the training and the test part of CIFAR-10 or CIFAR-100.
+
+    Args:
+        classes: 10 or 100.
+        folder: Holds the files of the set as they are published for Python (`data_batch_1` to `data_batch_5` and
+            `test_batch`, or `train` and `test`); if None, Keras downloads them.
+    """
+    if folder is None:
+        module = keras.datasets.cifar10 if classes == 10 else keras.datasets.cifar100
+        return tuple(Arrays(x, y[:, 0].astype("int32"), classes) for x, y in module.load_data())
+    train = [f"data_batch_{number}" for number in range(1, 6)] if classes == 10 else ["train"]
+    test = ["test_batch"] if classes == 10 else ["test"]
+    key = "labels" if classes == 10 else "fine_labels"
+    return tuple(_batch_files([folder / name for name in names], key, 0, classes) for names in (train, test))
+
+
+def imagenet32(folder: Path | None) -> tuple[Arrays, Arrays]:
+    """Returns the training and the validation part of ImageNet32, from its ten batch files and one."""
+    folder = _needed(folder)
+    train = [folder / f"train_data_batch_{number}" for number in range(1, 11)]
+    return tuple(_batch_files(paths, "labels", 1, 1000) for paths in (train, [folder / "val_data"]))
+
+
+def class_folders(folder: Path | None) -> tuple[Files, Files]:
+    """Returns the pictures below `folder/train` and `folder/val`, a folder for each class in both.
+
+    Raises:
+        ValueError: If a part is missing, its classes are not the same, or a class has no pictures.
+    """
+    folder = _needed(folder)
+    parts, names = [], {}
+    for part in ("train", "val"):
+        if not (folder / part).is_dir():
+            raise ValueError(f"`data_dir` must hold the folder {part}. Received: data_dir={str(folder)!r}")
+        names[part] = sorted(path.name for path in (folder / part).iterdir() if path.is_dir())
+        if not names[part] or names[part] != names["train"]:
+            other = sorted(set(names[part]) ^ set(names["train"]))[:5]
+            raise ValueError(
+                f"{part} in `data_dir` must hold a folder for each class, the same ones as train. "
+                f"Received: data_dir={str(folder)!r}, {len(names[part])} classes, in one of the two only: {other}"
+            )
+        paths, labels = [], []
+        for label, name in enumerate(names[part]):
+            found = sorted(path for path in (folder / part / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            if not found:
+                raise ValueError(f"Each class must have pictures. Received: none in {folder / part / name}")
+            paths += found
+            labels += [label] * len(found)
+        parts.append(Files(paths, np.array(labels, "int32"), len(names[part])))
+    return tuple(parts)
+
+
+# By name. Each gives the training and the test part, from a folder if there is one.
+SETS: dict[str, Callable[[Path | None], tuple[Images, Images]]] = {
+    "cifar10": lambda folder: cifar(10, folder),
+    "cifar100": lambda folder: cifar(100, folder),
+    "imagenet32": imagenet32,
+    "folders": class_folders,
+}
+
+
+def first(images: Images, count: int | None) -> Images:
+    """Returns a part of the pictures, chosen at random, always the same; all if `count` is None."""
+    if count is None or count >= len(images):
+        return images
+    rows = np.random.default_rng(0).permutation(len(images))[:count]
+    if isinstance(images, Arrays):
+        return Arrays(images.pixels[rows], images.labels[rows], images.classes)
+    return Files([images.paths[row] for row in rows], images.labels[rows], images.classes, images.most_corrupt)
+
+
+def training_batches(
+    images: Images, batch_size: int, seed: int, side: int, resize: tuple[int, int]
+) -> grain.MapDataset:
+    """Returns batches without end, in an order that is new in each pass; the last part of a batch is left out.
+
+    Args:
+        images: Pictures. Those in memory are given as they are.
+        batch_size: Of all processes together, each of which gets its share.
+        seed: Of the order, and of where a picture is cut out.
+        side: Pixels, of the square that is cut out of a file's picture at random.
+        resize: The length of a picture's shorter side before that, drawn from this range of pixels.
+    """
+    if not 1 <= batch_size <= len(images):
+        raise ValueError(
+            f"`batch_size` must be from 1 to the number of pictures, {len(images)}. Received: batch_size={batch_size}"
+        )
+    share = distribution.local_batch_size(batch_size)
+    process, processes = distribution.data_shard()
+    rows = grain.MapDataset.range(len(images)).seed(seed).shuffle()
+    if isinstance(images, Arrays):
+        batches = rows.batch(batch_size, drop_remainder=True)
+        return batches.map(lambda rows: _take(images, rows[process::processes])).repeat()
+
+    def cut(row: int, rng: np.random.Generator) -> Batch:
+        image, label = images.read(row)
+        image = _resized(image, int(rng.integers(resize[0], resize[1] + 1)))
+        left, top = (int(rng.integers(0, length - side + 1)) for length in image.size)
+        return np.asarray(image.crop((left, top, left + side, top + side))), np.int32(label)
+
+    # Cut first: where depends on the seed and on the place in the order, not on the number of processes.
+    cuts = rows.random_map(cut)
+    cuts = cuts[: len(images) // batch_size * batch_size]
+    return cuts[process::processes].batch(share, drop_remainder=True).repeat()
+
+
+def evaluation_batches(images: Images, batch_size: int, side: int, resize: int) -> grain.MapDataset:
+    """Returns all pictures in order, once; of a file, the square in the middle, after its shorter side is resized."""
+    process, processes = distribution.data_shard()
+    rows = grain.MapDataset.range(len(images))[process::processes]
+    share = distribution.local_batch_size(batch_size)
+    if isinstance(images, Arrays):
+        return rows.batch(share).map(lambda rows: _take(images, rows))
+
+    def cut(row: int) -> Batch:
+        image, label = images.read(row)
+        image = _resized(image, resize)
+        left, top = ((length - side) // 2 for length in image.size)
+        return np.asarray(image.crop((left, top, left + side, top + side))), np.int32(label)
+
+    return rows.map(cut).batch(share)
+
+
+def _needed(folder: Path | None) -> Path:
+    if folder is None:
+        raise ValueError("`data_dir` must name a folder, since these pictures cannot be downloaded. Received: None")
+    return folder
+
+
+def even_batch_size(pictures: int, most: int) -> int:
+    """Returns the largest size of batches, up to `most`, that divides pictures and devices evenly.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for size in range(min(pictures, most), 0, -1):
+        if pictures % size == 0:
+            with contextlib.suppress(ValueError):  # of an uneven share of a device
+                distribution.local_batch_size(size)
+                return size
+    raise ValueError(
+        "The number of pictures in the test part must be a multiple of the number of devices, as no batch may be "
+        f"incomplete there; see `--limit`. Received: {pictures} pictures"
+    )
+
+
+def _take(images: Arrays, rows: np.ndarray) -> Batch:
+    return images.pixels[rows], images.labels[rows]
+
+
+def _resized(image: Image.Image, shorter: int) -> Image.Image:
+    scale = shorter / min(image.size)
+    return image.resize([max(shorter, round(scale * length)) for length in image.size], Image.Resampling.BILINEAR)
+
+
+def _batch_files(paths: list[Path], key: str, first_label: int, classes: int) -> Arrays:
+    """Reads pickled dictionaries of pixels, (n, 3072), channel by channel, and a list of labels."""
+    pixels, labels = [], []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                content = _Unpickler(file, encoding="latin1").load()
+            part = np.asarray(content["data"]).reshape(-1, 3, 32, 32)
+            labels.append(np.asarray(content[key]) - first_label)
+        except FileNotFoundError:
+            raise ValueError(f"`data_dir` must hold {path.name}. Received: data_dir={str(path.parent)!r}") from None
+        except (EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{path.name} in `data_dir` must be a pickled dictionary of data and {key}. "
+                f"Received: {path}: {type(error).__name__}: {error}"
+            ) from error
+        if part.dtype != np.uint8 or len(part) != len(labels[-1]) or not len(part):
+            raise ValueError(
+                f"{path.name} must hold as many labels as pictures of 3 x 32 x 32 bytes. "
+                f"Received: {len(labels[-1])} labels, data of shape {part.shape}, {part.dtype}"
+            )
+        lowest, highest = labels[-1].min(), labels[-1].max()
+        if lowest < 0 or highest >= classes:
+            raise ValueError(
+                f"Labels in {path.name} must be from {first_label} to {classes - 1 + first_label}. "
+                f"Received: labels from {lowest + first_label} to {highest + first_label}"
+            )
+        pixels.append(part.transpose(0, 2, 3, 1))
+    return Arrays(np.ascontiguousarray(np.concatenate(pixels)), np.concatenate(labels).astype("int32"), classes)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads arrays and nothing else, since a pickle could run any code."""
+
+    def find_class(self, module: str, name: str) -> Callable:
+        if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")

@@ -1,0 +1,78 @@
+"""Does the input pipeline keep up with the training step? Pictures a second of both, on this machine.
+
+The pipeline is that of the recipes on images: it reads, decodes, cuts out and puts together batches, in 1, 2 and 4
+threads, with and without RandAugment. The steps are those of ViT-Tiny with ReLU.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import grain
+import keras
+import numpy as np
+import pandas as pd
+import typer
+
+from keras_actlab import models
+from recipes import cli, images, tracking
+from recipes.augmentation import RandAugment
+
+
+def pictures_a_second(function: Callable[[], object], pictures: int, rounds: int) -> float:
+    """Returns how many pictures are dealt with in a second: the median of some rounds, after one that is not timed."""
+    function()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return pictures / float(np.median(seconds))
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    data: Annotated[str, typer.Option(help=f"{', '.join(images.SETS)}.")] = "cifar10",
+    data_dir: cli.DataDir = None,
+    side: Annotated[int, typer.Option(min=8, help="Pixels of what is cut out of pictures in files.")] = 224,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Batches that are timed.")] = 10,
+    out: cli.Out = Path("recipes/results"),
+    smoke: cli.Smoke = False,
+) -> None:
+    """Measures the pipeline and a training step; prints a table and appends its rows to a file."""
+    cli.check_choices("--data", [data], images.SETS)
+    if smoke:
+        batch_size, rounds = 4, 2
+    train, _ = images.SETS[data](data_dir)
+    side = side if isinstance(train, images.Files) else train.pixels.shape[1]
+    resize = (round(side * 256 / 224), round(side * 480 / 224))
+    batches = images.training_batches(train, batch_size, 0, side, resize)
+    common = {"backend": keras.backend.backend(), "data": data, "side": side, "batch size": batch_size}
+    rows = []
+    for name, pipeline in {"pipeline": batches, "with RandAugment": batches.map_with_index(RandAugment(0))}.items():
+        for workers in (1, 2, 4):
+            options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
+            iterator = iter(pipeline.to_iter_dataset(options))
+            speed = pictures_a_second(lambda iterator=iterator: next(iterator), batch_size, rounds)
+            rows.append(common | {"what": name, "threads": workers, "pictures a second": speed})
+            iterator.close()
+    patch_size = max(4, side // 14)
+    model = models.vit_tiny((side, side, 3), train.classes, patch_size, activation="relu")
+    model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = batches[0]
+    x = x.astype("float32") / 255
+    speed = pictures_a_second(lambda: model.train_on_batch(x, y), batch_size, 1 if smoke else 3)
+    rows.append(common | {"what": "step of ViT-Tiny", "pictures a second": speed})
+    path = out / "input_speed.csv"
+    before = pd.read_csv(path).to_dict("records") if path.exists() else []
+    tracking.write(pd.DataFrame([*before, *rows]), path)
+    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".0f"))
+
+
+if __name__ == "__main__":
+    app()

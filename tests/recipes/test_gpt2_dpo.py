@@ -1,0 +1,149 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from recipes import gpt2_dpo
+from recipes.gpt2_dpo import Study, replicate
+from tests.backends import numpy
+from tests.recipes.dialogues import rows, save, save_vocabulary
+from tests.recipes.test_dpo import bigram, made_up, random_table
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    train, test = save(tmp_path / "train.jsonl.gz", rows(9)), save(tmp_path / "test.jsonl", rows(8))
+    options = ["--train", str(train), "--test", str(test), "--out", str(tmp_path / "out")]
+    return ["--smoke", *options, *save_vocabulary(tmp_path)]
+
+
+def invoke(arguments, **options):
+    return CliRunner().invoke(gpt2_dpo.app, arguments, catch_exceptions=False, **options)
+
+
+def test_smoke(arguments, tmp_path, monkeypatch):
+    finished = invoke([*arguments, "--beta", "2", "--beta", "5"])
+    assert finished.exit_code == 0
+    assert "train: 8 pairs, 8 of them truncated" in finished.output
+    assert "test: 8 pairs" in finished.output
+
+    path = tmp_path / "out" / "gpt2_dpo.csv"
+    found = pd.read_csv(path)
+    assert found["method"].tolist() == ["ReLU", "CRReLU"]
+    assert (found["beta"] == 2).all()
+    assert found["accuracy"].between(0, 1).all()
+    assert np.isfinite(found[gpt2_dpo.FIGURES]).all(axis=None)
+    # Hardly trained: still the policy of the start, and the reference.
+    np.testing.assert_allclose(found["loss"], np.log(2), atol=0.01)
+    np.testing.assert_allclose(found["fine-tuned nats per token"], np.log(269), atol=0.1)
+    assert found["parameters"].diff().iloc[1] == 1  # an epsilon for its one block
+    table = gpt2_dpo.summarize(found)
+    for (_, method), row in table.iterrows():
+        assert row["loss"] == found.loc[found["method"] == method, "loss"].item()
+    text = table.reset_index().to_markdown(index=False, floatfmt=".4g")
+    assert text in finished.output
+    (run,) = (tmp_path / "out" / "gpt2_dpo").iterdir()
+    assert sorted(str(path.relative_to(run)) for path in run.glob("*/*.npz")) == [
+        f"{method}-0/reference-{part}.npz" for method in ("CRReLU", "ReLU") for part in ("test", "train")
+    ]
+    assert not list(run.glob("*/beta-*/*.h5"))
+    assert [path.parent.name for path in run.glob("*/*/*.h5")] == ["fine-tuning"] * 2
+
+    monkeypatch.setattr(gpt2_dpo, "replicate", None)  # which would raise
+    again = invoke([*arguments, "--beta", "2"])
+    assert again.output.endswith(f"\n{text}\n")
+    pd.testing.assert_frame_equal(pd.read_csv(path), found)
+
+
+def test_what_is_missing_is_trained(arguments, tmp_path, monkeypatch):
+    asked = []
+    figures = {"accuracy": 1, "loss": 2}
+
+    def replicate(study, method, seed, betas):
+        asked.append((method, seed, betas))
+        for beta in betas[:1]:  # and then it is killed
+            yield {"run": study.name, "method": method, "beta": beta, "seed": seed, "margin": seed} | figures
+
+    monkeypatch.setattr(gpt2_dpo, "replicate", replicate)
+    options = ["--seeds", "2", "--methods", "GELU", "--beta", "0.1", "--beta", "1", "--steps-sft", "3"]
+    first = invoke([*arguments[1:], *options])
+    assert asked == [("GELU", 0, [0.1, 1]), ("GELU", 1, [0.1, 1])]
+    invoke([*arguments[1:], *options])
+    assert asked[2:] == [("GELU", 0, [1]), ("GELU", 1, [1])]
+    last = invoke([*arguments[1:], *options])
+    assert len(asked) == 4
+    assert len(last.output.splitlines()) == 1 + len(first.output.splitlines())
+    found = gpt2_dpo.summarize(pd.read_csv(tmp_path / "out" / "gpt2_dpo.csv"))
+    np.testing.assert_allclose(found["margin"], 0.5)
+    np.testing.assert_allclose(found["margin ±"], 0.5)
+
+    options[-1] = "4"  # another run, of which nothing is there
+    assert len(invoke([*arguments[1:], *options]).output.splitlines()) == len(first.output.splitlines())
+    assert asked[4:] == [("GELU", 0, [0.1, 1]), ("GELU", 1, [0.1, 1])]
+
+
+def test_each_beta_starts_from_the_fine_tuned_network(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpt2_dpo, "RATE", 0.01)
+    monkeypatch.setattr(gpt2_dpo, "WARM_UP", 1)
+
+    def train(folder, betas):
+        settings = {"name": "run", "length": 10, "batch_size": 2, "steps_sft": 3, "steps_dpo": 5}
+        build = lambda activation: bigram(random_table())  # noqa: E731
+        study = Study(train=made_up(4), test=made_up(2), build=build, folder=tmp_path / folder, **settings)
+        rows = list(replicate(study, "ReLU", 0, betas))
+        return pd.DataFrame(rows).set_index("beta")[[*gpt2_dpo.FIGURES, "fine-tuned nats per token"]]
+
+    whole = train("whole", [2.0, 1.0])
+    assert (whole["margin"] > 0.1).all()
+    train("killed", [2.0])
+    monkeypatch.setattr(gpt2_dpo.dpo, "compile_fine_tuning", lambda network, optimizer: network.compile(optimizer))
+    np.testing.assert_allclose(train("killed", [1.0]), whole.loc[[1.0]], rtol=1e-5)
+
+
+def test_the_optimizer_is_that_of_the_paper():
+    optimizer = gpt2_dpo.optimizer()
+    rates = []
+    for step in (0, 75, 150, 10_000):
+        optimizer.iterations.assign(step)
+        rates.append(float(numpy(optimizer.learning_rate)))
+    np.testing.assert_allclose(rates, [5e-7 / 151, 5e-7 * 76 / 151, 5e-7, 5e-7], rtol=1e-4)
+
+
+def test_steps_of_the_optimizer_are_those_of_pytorch():
+    optimizer = gpt2_dpo.optimizer()
+    variable = keras.Variable(np.zeros(2, "float32"))
+    optimizer.build([variable])
+    weights, square = np.zeros(2), np.zeros(2)
+    for step, gradient in enumerate([(3e-7, 4.0), (1e-7, 40.0)]):
+        gradient = np.array(gradient)
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [variable])
+        gradient *= min(1, 10 / np.linalg.norm(gradient))
+        square = 0.99 * square + 0.01 * gradient**2
+        weights -= 5e-7 * (step + 1) / 151 * gradient / (np.sqrt(square) + 1e-8)
+    # 1e-8 is added in another place: it is a third of this root at most.
+    np.testing.assert_allclose(numpy(variable), weights, rtol=0.3)
+    np.testing.assert_allclose(numpy(variable)[1], weights[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"--beta": "0"}, "`beta` must be positive"),
+        ({"--train": "nowhere.jsonl"}, "nowhere.jsonl must be a whole file"),
+        ({"--merges": None}, "Give either `preset`, or both"),
+        ({"--preset": "gpt2_base_en"}, "Give either `preset`, or both"),
+        ({"--vocabulary": "nowhere.json"}, "`vocabulary` must be a JSON file.*No such file"),
+    ],
+)
+def test_bad_options_are_refused_at_the_start(arguments, changes, words):
+    options = dict(zip(arguments[1::2], arguments[2::2], strict=True)) | changes
+    arguments = [word for option, value in options.items() if value for word in (option, value)]
+    with pytest.raises(ValueError, match=words):
+        invoke(arguments)
+
+
+def test_help_explains_every_option():
+    text = invoke(["--help"], env={"COLUMNS": "200"}).output
+    for words in ("--train", "--vocabulary", "--preset", "--beta", "departure from", "--steps-sft", "--smoke"):
+        assert words in text

@@ -1,0 +1,123 @@
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import keras_actlab
+from keras_actlab import models
+from recipes import (
+    cifar_tmaf,
+    cifar_transformers,
+    image_classification,
+    imagenet32_vgg,
+    imagenet_resnet,
+    imagenet_transformers,
+    transformers,
+)
+from recipes.image_classification import Method, Setting, compare, cosine_schedule, step_schedule
+from recipes.images import Arrays
+from tests.backends import numpy
+from tests.recipes.test_images import CIFAR10, save_batches, save_folders
+
+RECIPES = {
+    "imagenet32_vgg": (imagenet32_vgg, "GmP+IMN", "VGG-6"),
+    "imagenet_resnet": (imagenet_resnet, "BN", "ResNet-18"),
+    "cifar_transformers": (cifar_transformers, "CRReLU", "TNT-Small"),
+    "imagenet_transformers": (imagenet_transformers, "ReLU", "ViT-Tiny"),
+    "cifar_tmaf": (cifar_tmaf, "TMAF diagonal", "ResNet-18"),
+}
+
+
+def tiny(shape, classes, activation="relu", **options):
+    """A network that trains in no time, in place of the papers', which have tests of their own."""
+    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input(shape), *layers, keras.layers.Dense(classes)])
+    return keras_actlab.swap_activations(model, activation)
+
+
+@pytest.fixture
+def _tiny(monkeypatch):
+    for name in ("vgg6", "resnet18"):
+        monkeypatch.setattr(models, name, tiny)
+    for name in transformers.NETWORKS:
+        monkeypatch.setitem(transformers.NETWORKS, name, tiny)
+
+
+def invoke(app, *arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("_tiny")
+@pytest.mark.parametrize("name", RECIPES)
+def test_smoke(name, tmp_path):
+    recipe, method, network = RECIPES[name]
+    arguments = ["--smoke", "--data-dir", tmp_path, "--out", tmp_path / "out", "--method", method, "--network", network]
+    if name.startswith("imagenet_"):
+        save_folders(tmp_path, sizes=((9, 8),) * 4)
+        arguments += ["--side", 8]
+    else:
+        save_batches(tmp_path, CIFAR10)
+        arguments += ["--data", "cifar10"]
+    finished = invoke(recipe.app, *arguments)
+    assert finished.exit_code == 0, finished.output
+    rows = pd.read_csv(tmp_path / "out" / f"{name}.csv")
+    assert rows["method"].tolist() == [method]
+    assert rows["test accuracy, %"].between(0, 100).all()
+    assert rows["test top-5, %"].ge(rows["test accuracy, %"]).all()
+    assert (tmp_path / "out" / f"{name}.md").read_text() in finished.output
+    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_unknown_methods_are_refused(name):
+    app = RECIPES[name][0].app
+    text = invoke(app, "--help").output
+    assert "--data-parallel" in text
+    refused = invoke(app, "--method", "sigmoid")
+    assert refused.exit_code == 2
+    assert "--method must be among" in refused.output.replace("\n", " ").replace("│ ", "")
+
+
+def test_rows_of_finished_runs_are_kept(tmp_path):
+    arrays = Arrays(np.zeros((8, 4, 4, 3), "uint8"), np.arange(8, dtype="int32") % 6, 6)
+    setting = Setting(batch_size=4, epochs=1, side=4, resize=(4, 4))
+    calls = []
+
+    def network(shape, classes):
+        calls.append(shape)
+        return tiny(shape, classes)
+
+    methods = {name: Method(network, step_schedule(0.1)) for name in ("a", "b")}
+    one = compare("test", methods, setting, arrays, arrays, 1, tmp_path, "task")
+    assert len(calls) == 2
+    two = compare("test", methods, setting, arrays, arrays, 2, tmp_path, "task")
+    assert len(calls) == 4
+    assert two["seed"].tolist() == [0, 0, 1, 1]
+    pd.testing.assert_frame_equal(one, two[:2])
+    table = image_classification.table(two)
+    mean, error = two.groupby("method")["training loss"].agg(["mean", "sem"]).loc["a"]
+    assert table.loc[("task", "a"), "training loss"] == f"{mean:.2f} ± {error:.2f}"
+
+
+def rate(optimizer, step):
+    optimizer.iterations.assign(step)
+    return float(numpy(optimizer.learning_rate))
+
+
+def test_the_rate_falls_by_ten_at_30_60_and_80_of_90_epochs():
+    optimizer = step_schedule(0.1)(256, 5, 90)
+    steps = {0: 0.1, 30 * 5: 0.1, 30 * 5 + 1: 0.01, 60 * 5 + 1: 1e-3, 80 * 5 + 1: 1e-4}
+    for step, expected in steps.items():
+        assert rate(optimizer, step) == pytest.approx(expected)
+    assert optimizer.momentum == 0.9
+
+
+def test_the_rate_warms_up_for_20_of_100_epochs_and_falls_on_a_cosine():
+    optimizer = cosine_schedule(256, 10, 100)
+    assert rate(optimizer, 0) == pytest.approx(1e-6)
+    assert rate(optimizer, 200) == pytest.approx(2.5e-4)
+    assert rate(optimizer, 600) == pytest.approx((2.5e-4 + 1e-5) / 2, rel=1e-3)
+    assert rate(optimizer, 1000) == pytest.approx(1e-5)
+    assert (optimizer.weight_decay, optimizer.global_clipnorm) == (0.05, 1.0)
+    assert rate(cosine_schedule(512, 10, 100), 200) == pytest.approx(5e-4)

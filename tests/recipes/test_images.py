@@ -1,0 +1,188 @@
+import pickle
+
+import grain
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from recipes import images
+from recipes.augmentation import GROUP, RandAugment
+
+
+def save_batches(folder, names, count=6, key="labels", first=0, classes=10):
+    rng = np.random.default_rng(0)
+    content = []
+    for name in names:
+        batch = {
+            "data": rng.integers(0, 256, (count, 3072), "uint8"),
+            key: (np.arange(count) % classes + first).tolist(),
+        }
+        (folder / name).write_bytes(pickle.dumps(batch))
+        content.append(batch)
+    return content
+
+
+def save_folders(folder, sizes=((9, 7), (8, 12)), classes=("ant", "bee"), parts=("train", "val")):
+    rng = np.random.default_rng(0)
+    for part in parts:
+        for name in classes:
+            (folder / part / name).mkdir(parents=True)
+            for number, size in enumerate(sizes):
+                pixels = rng.integers(0, 256, (size[1], size[0], 3), "uint8")
+                Image.fromarray(pixels).save(folder / part / name / f"{number}.png")
+    return folder
+
+
+CIFAR10 = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+
+
+def test_batch_files_hold_one_channel_after_another(tmp_path):
+    content = save_batches(tmp_path, CIFAR10)
+    train, test = images.cifar(10, tmp_path)
+    assert len(train) == 30
+    assert len(test) == 6
+    np.testing.assert_array_equal(train.pixels[7, 2, 3], content[1]["data"][1].reshape(3, 32, 32)[:, 2, 3])
+    assert train.labels[:7].tolist() == [0, 1, 2, 3, 4, 5, 0]
+
+
+def test_labels_of_imagenet32_start_at_1(tmp_path):
+    names = [*(f"train_data_batch_{number}" for number in range(1, 11)), "val_data"]
+    save_batches(tmp_path, names, count=2, first=1, classes=1000)
+    train, _ = images.imagenet32(tmp_path)
+    assert train.labels.tolist() == [0, 1] * 10
+    assert train.classes == 1000
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.unlink(), "`data_dir` must hold data_batch_2"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "data_batch_2 in `data_dir` must be a pickled"),
+        (lambda path: path.write_bytes(pickle.dumps({"data": 3})), "data_batch_2 in `data_dir` must be a pickled"),
+        (lambda path: path.write_bytes(pickle.dumps(print)), "asks for builtins.print"),
+        (lambda path: save_batches(path.parent, [path.name], first=5), "must be from 0 to 9. Received: labels from 5"),
+    ],
+    ids=["missing", "truncated", "no pictures", "code", "labels"],
+)
+def test_bad_batch_files_are_refused(tmp_path, damage, words):
+    save_batches(tmp_path, CIFAR10)
+    damage(tmp_path / "data_batch_2")
+    with pytest.raises(ValueError, match=words):
+        images.cifar(10, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["imagenet32", "folders"])
+def test_what_cannot_be_downloaded_needs_a_folder(name):
+    with pytest.raises(ValueError, match="`data_dir` must name a folder"):
+        images.SETS[name](None)
+
+
+def test_an_empty_class_and_other_classes_are_refused(tmp_path):
+    save_folders(tmp_path)
+    (tmp_path / "val" / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"3 classes, in one of the two only: \['cat'\]"):
+        images.class_folders(tmp_path)
+    (tmp_path / "train" / "cat").mkdir()
+    with pytest.raises(ValueError, match=r"Received: none in .*cat"):
+        images.class_folders(tmp_path)
+    with pytest.raises(ValueError, match="`data_dir` must hold the folder train"):
+        images.class_folders(tmp_path / "train")
+
+
+def collect(dataset, count=None):
+    return [dataset[index] for index in range(len(dataset) if count is None else count)]
+
+
+def test_every_picture_once_in_each_pass_in_another_order():
+    pixels = np.arange(10, dtype="uint8")[:, None, None, None] * np.ones((1, 2, 2, 3), "uint8")
+    arrays = images.Arrays(pixels, np.arange(10, dtype="int32"), 10)
+    batches = collect(images.training_batches(arrays, 5, seed=0, side=2, resize=(2, 2)), 4)
+    first, second = (np.concatenate([labels for _, labels in batches[part : part + 2]]) for part in (0, 2))
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first.tolist() != second.tolist()
+    assert all((x[:, 0, 0, 0] == labels).all() for x, labels in batches)
+    again = images.training_batches(arrays, 5, seed=0, side=2, resize=(2, 2))[3]
+    np.testing.assert_array_equal(again[1], batches[3][1])
+    with pytest.raises(ValueError, match="batch_size=11"):
+        images.training_batches(arrays, 11, seed=0, side=2, resize=(2, 2))
+
+
+def test_pictures_of_files_are_cut_at_random_for_training_and_in_the_middle_for_the_test(tmp_path):
+    train, test = images.class_folders(save_folders(tmp_path, sizes=((8, 8), (8, 8))))
+    everything = np.asarray(Image.open(test.paths[2]))
+    (x, labels), *_ = collect(images.evaluation_batches(test, 4, side=6, resize=8))
+    assert labels.tolist() == [0, 0, 1, 1]
+    np.testing.assert_array_equal(x[2], everything[1:7, 1:7])
+
+    dataset = images.training_batches(train, 2, seed=0, side=6, resize=(8, 8))
+    first, later = dataset[0], collect(dataset, 12)
+    assert first[0].shape == (2, 6, 6, 3)
+    assert len({x[0].tobytes() for x, _ in later}) > 5
+    np.testing.assert_array_equal(dataset[7][0], later[7][0])
+    shorter = images.training_batches(train, 2, seed=0, side=6, resize=(16, 20))[0][0]
+    assert shorter.shape == (2, 6, 6, 3)
+
+
+def test_a_few_corrupt_pictures_are_counted_and_replaced(tmp_path, capsys):
+    train, _ = images.class_folders(save_folders(tmp_path, sizes=((8, 8),) * 3))
+    train.paths[1].write_bytes(train.paths[1].read_bytes()[:60])
+    train.paths[2].write_bytes(b"")
+    x, labels = images.evaluation_batches(train, 6, side=8, resize=8)[0]
+    np.testing.assert_array_equal(x[1], x[3])
+    assert labels.tolist() == [0, 1, 1, 1, 1, 1]
+    assert train.corrupt == set(train.paths[1:3])
+    assert "Cannot be read, 2 of at most 10" in capsys.readouterr().out
+    strict = images.Files(train.paths, train.labels, 2, most_corrupt=1)
+    with pytest.raises(ValueError, match="must not hold more than 1 pictures that cannot be read"):
+        images.evaluation_batches(strict, 6, side=8, resize=8)[0]
+
+
+def test_a_part_of_the_pictures_is_always_the_same():
+    arrays = images.Arrays(np.zeros((50, 1, 1, 3), "uint8"), np.arange(50), 50)
+    one, other = (images.first(arrays, 7).labels.tolist() for _ in range(2))
+    assert one == other
+    assert len(set(one)) == 7
+    assert images.first(arrays, None) is arrays
+
+
+class TestRandAugment:
+    def batch(self):
+        return np.random.default_rng(0).integers(0, 256, (2 * GROUP, 8, 8, 3), "uint8"), np.arange(2 * GROUP)
+
+    def test_depends_on_seed_and_step_only(self):
+        x, y = self.batch()
+        augment, other = RandAugment(1), RandAugment(1)
+        other(7, (x, y))
+        one, two = augment(3, (x, y)), other(3, (x, y))
+        np.testing.assert_array_equal(one[0], two[0])
+        assert one[0].dtype == "uint8"
+        assert one[1] is y
+        assert (augment(4, (x, y))[0] != one[0]).any()
+
+    @pytest.mark.filterwarnings("ignore:Tensor.T is deprecated")  # of Keras' equalization on PyTorch
+    def test_each_change_changes_some_picture_and_keeps_its_size(self, monkeypatch):
+        x, y = self.batch()
+        augment = RandAugment(0)
+        for change in augment.changes:
+            monkeypatch.setattr(augment, "changes", [change])
+            changed = augment(0, (x // 2 + 40, y))[0]  # so that there is contrast to gain
+            assert changed.shape == x.shape
+            assert (changed != x // 2 + 40).any(), change.name
+
+    def test_fits_into_a_pipeline_of_several_threads(self):
+        x, y = self.batch()
+        dataset = grain.MapDataset.source([(x, y)]).repeat(4).map_with_index(RandAugment(1))
+        read = list(dataset.to_iter_dataset(grain.ReadOptions(num_threads=3, prefetch_buffer_size=4)))
+        for step, (changed, _) in enumerate(read):
+            np.testing.assert_array_equal(changed, RandAugment(1)(step, (x, y))[0])
+
+
+def test_keras_layers_read_the_batches():
+    arrays = images.Arrays(np.zeros((6, 4, 4, 3), "uint8"), np.arange(6, dtype="int32") % 2, 2)
+    model = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    found = model.evaluate(
+        images.evaluation_batches(arrays, 4, 4, 4).to_iter_dataset(), steps=2, verbose=0, return_dict=True
+    )
+    assert found["accuracy"] == 0.5

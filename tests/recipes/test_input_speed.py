@@ -1,0 +1,21 @@
+import keras
+import pandas as pd
+
+from keras_actlab import models
+from recipes import input_speed
+from tests.recipes.test_image_classification import invoke
+from tests.recipes.test_images import save_folders
+
+
+def test_smoke(tmp_path, monkeypatch):
+    def tiny(shape, classes, patch_size, activation):
+        return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(classes)])
+
+    monkeypatch.setattr(models, "vit_tiny", tiny)
+    save_folders(tmp_path, sizes=((9, 8),) * 3)
+    arguments = ["--data", "folders", "--data-dir", tmp_path, "--side", 8, "--out", tmp_path, "--smoke"]
+    for _ in range(2):
+        assert invoke(input_speed.app, *arguments).exit_code == 0
+    rows = pd.read_csv(tmp_path / "input_speed.csv")
+    assert rows["what"].tolist() == 2 * [*["pipeline"] * 3, *["with RandAugment"] * 3, "step of ViT-Tiny"]
+    assert (rows["pictures a second"] > 0).all()
