@@ -161,6 +161,7 @@ def _group_of_processes() -> Iterator[None]:
         # Under a name of its own, as a second group must not find the addresses of the first.
         store = torch.distributed.PrefixStore(f"data_parallel_{next(_groups)}", store)
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
+    # Keras' trainer has no hook for what follows; its own methods are put back at the end.
     make_train_function, get_metrics_result = keras.Model.make_train_function, keras.Model.get_metrics_result
 
     def from_the_same_start(model: keras.Model, force: bool = False) -> None:
