@@ -54,18 +54,18 @@ def test_loss_and_metrics():
     weights = np.random.default_rng(2).uniform(size=len(x))
     half = (cross_entropy(y, class_logits) + cross_entropy(taught, distillation_logits)) / 2
     mean_logits = (class_logits + distillation_logits) / 2
-    accuracy = (mean_logits.argmax(axis=1) == y).mean()
     plain = cross_entropy(y, mean_logits)
     penalty = regularizer(model)
+    nats = keras.metrics.SparseCategoricalCrossentropy(name="nats", from_logits=True)
 
     distillation = HardDistillation(model, guide)
-    distillation.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY, metrics=["accuracy"])
+    distillation.compile(keras.optimizers.SGD(0.1), CROSS_ENTROPY, metrics=[nats])
     np.testing.assert_allclose(distillation.predict(x, verbose=0), mean_logits, rtol=1e-4, atol=1e-5)
     found = distillation.test_on_batch(x, y, sample_weight=weights, return_dict=True)
     np.testing.assert_allclose(found["loss"], (weights * plain).mean() + penalty, rtol=1e-4)
     found = distillation.train_on_batch(x, y, sample_weight=weights, return_dict=True)
     np.testing.assert_allclose(found["loss"], (weights * half).mean() + penalty, rtol=1e-4)
-    np.testing.assert_allclose(found["accuracy"], accuracy, rtol=1e-5)
+    np.testing.assert_allclose(found["nats"], plain.mean(), rtol=1e-4)
 
 
 def test_fit_trains_both_heads_and_leaves_the_teacher_alone():

@@ -100,3 +100,9 @@ def test_a_loaded_layer_of_positions_has_its_token(tmp_path):
     expected = np.concatenate([np.repeat(numpy(layer.token), 2, axis=0), x], axis=1) + numpy(layer.positions)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     assert model.output_shape == (None, 4, 2)
+
+
+def test_dense_layers_start_as_the_authors_do():
+    layer = tnt.dense(keras.Input((50,)), 40, "dense")._keras_history.operation
+    assert 0.015 < numpy(layer.kernel).std() < 0.02
+    np.testing.assert_array_equal(numpy(layer.bias), 0.0)
