@@ -88,7 +88,7 @@ class Study:
         steps_sft: Number of batches of fine-tuning.
         steps_dpo: Number of batches of DPO.
         build: Returns GPT-2 with an `activation`.
-        folder: Where the weights after fine-tuning go, and their log-probabilities.
+        folder: Where checkpoints go, and log-probabilities under the reference.
     """
 
     name: str

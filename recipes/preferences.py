@@ -157,7 +157,7 @@ def tokenize(pairs: Sequence[Pair], tokenizer: tokenizers.Tokenizer, length: int
     found = []
     for start in range(0, len(pairs), 1000):  # what the library returns takes far more memory than the tokens
         columns = zip(*pairs[start : start + 1000], strict=True)
-        encodings = [tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in columns]
+        encodings = [tokenizer.encode_batch(list(texts)) for texts in columns]
         for prompt, *responses in zip(*encodings, strict=True):
             whole = [prompt.ids, *([*response.ids, end] for response in responses)]
             kept = [whole[0][-(length // 2) :]]

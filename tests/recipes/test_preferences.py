@@ -90,6 +90,11 @@ def test_a_line_that_is_no_json_is_named(tmp_path):
         ("pairs.jsonl", b"\xff\xfe", "must be a whole file of lines of JSON.*codec"),
         ("pairs.jsonl.gz", b"{}", "must be a whole file of lines of JSON.*gzip"),
         ("pairs.jsonl.gz", gzip.compress(json.dumps(HH).encode() * 9)[:-12], "must be a whole file of lines of JSON"),
+        (
+            "pairs.jsonl.gz",
+            gzip.compress(b"{}")[:10] + b"\xff" * 9,
+            "must be a whole file of lines of JSON.*decompressing",
+        ),
         ("elsewhere/pairs.jsonl", None, "must be a whole file of lines of JSON.*No such file"),
     ],
 )
