@@ -1,5 +1,6 @@
 import keras
 import pandas as pd
+import pytest
 
 from keras_actlab import models
 from recipes import input_speed
@@ -7,6 +8,7 @@ from tests.recipes.test_image_classification import invoke
 from tests.recipes.test_images import save_folders
 
 
+@pytest.mark.filterwarnings("ignore:Tensor.T is deprecated")  # of Keras' equalization on PyTorch
 def test_smoke(tmp_path, monkeypatch):
     def tiny(shape, classes, patch_size, activation):
         return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(classes)])
