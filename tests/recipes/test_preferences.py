@@ -83,6 +83,7 @@ def test_a_line_that_is_no_json_is_named(tmp_path):
         read(str(path), "train")
 
 
+# A compressed file holds the time at which it was made, so that names of these tests must not be made of it.
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -97,6 +98,7 @@ def test_a_line_that_is_no_json_is_named(tmp_path):
         ),
         ("elsewhere/pairs.jsonl", None, "must be a whole file of lines of JSON.*No such file"),
     ],
+    ids=["empty", "no text", "not compressed", "cut off", "no stream", "missing"],
 )
 def test_a_damaged_file_says_what_is_wrong(tmp_path, name, content, words):
     if content is not None:
