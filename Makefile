@@ -9,7 +9,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt
 PYTEST_ON = JAX_DISABLE_MOST_OPTIMIZATIONS=1 OMP_NUM_THREADS=1 KERAS_BACKEND
 PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2
 
-.PHONY: quickstart test
+.PHONY: docs quickstart test
 
 quickstart: $(VENV)/bin/python
 	$(PIP) --editable ".[jax,recipes]"
@@ -22,6 +22,10 @@ test: $(VENV)/bin/python
 	$(PYTEST_ON)=jax $(PYTEST)
 	$(PYTEST_ON)=tensorflow $(PYTEST)
 	$(PYTEST_ON)=torch $(PYTEST) --cov=keras_actlab --cov-fail-under=95
+
+docs: $(VENV)/bin/python
+	$(PIP) --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
