@@ -12,15 +12,15 @@ from keras_actlab.cab.affine import AffineUnits, Read, Units, current
 
 @dataclass(frozen=True)
 class Boundaries:
-    r"""Characteristic activation boundaries: hyperplanes $\{x : u \cdot x + \lambda = 0\}$.
+    """Characteristic activation boundaries: hyperplanes `{x : u . x + lambda = 0}`.
 
     A unit has one for each value at which its activation bends; they stand next to each other, units in their order.
     A unit whose weights are all 0, or not finite, has no boundary: its normal, offset and location are NaN.
 
     Attributes:
-        normals: Unit vectors $u$, shape `(boundaries, n)`.
-        offsets: The $\lambda$, shape `(boundaries,)`: minus the signed distance from the origin.
-        locations: The points $\phi = -\lambda u$ nearest to the origin, shape `(boundaries, n)`.
+        normals: The unit vectors u, shape `(boundaries, n)`.
+        offsets: The lambda, shape `(boundaries,)`: minus the signed distance from the origin.
+        locations: The points `phi = -lambda u` nearest to the origin, shape `(boundaries, n)`.
         units: Index of each boundary's unit, shape `(boundaries,)`.
 
     Example: ReLU6 bends twice.
@@ -40,13 +40,13 @@ class Boundaries:
 
 
 def boundaries(units: Units) -> Boundaries:
-    r"""Returns the characteristic activation boundaries of a layer.
+    """Returns the characteristic activation boundaries of a layer.
 
-    The unit `activation(w . x + b)` switches on the hyperplane $\{x : w \cdot x + b = 0\}$ (definition 2.1 of the
-    paper), with the normal $u = w / \lVert w \rVert$, the offset $\lambda = b / \lVert w \rVert$ and the location
-    $\phi = -\lambda u$. Where an activation bends at other values $s$ than 0, there is one hyperplane
-    $\{x : w \cdot x + b = s\}$ for each: the thresholds of a `TMAF`, say, or 0 and 6 for ReLU6. Smooth activations are
-    taken to bend at 0, around which those that resemble ReLU turn.
+    The unit `activation(w . x + b)` switches on the hyperplane `{x : w . x + b = 0}` (definition 2.1 of the paper),
+    with the normal `u = w / norm(w)`, the offset `lambda = b / norm(w)` and the location `phi = -lambda u`. Where an
+    activation bends at other values s than 0, there is one hyperplane `{x : w . x + b = s}` for each: the thresholds of
+    a `TMAF`, say, or 0 and 6 for ReLU6. Smooth activations are taken to bend at 0, around which those that resemble
+    ReLU turn.
 
     Args:
         units: A built layer, or a tuple of layers that follow one another. One of them is affine: `Dense`, `Conv1D`,
@@ -95,11 +95,10 @@ def of_values(units: AffineUnits, read: Read) -> Boundaries:
 
 
 def angular_change(before: Any, after: Any) -> np.ndarray:
-    r"""Returns the angles between two sets of vectors, in radians.
+    """Returns the angles between two sets of vectors, in radians.
 
-    The angle between $a$ and $b$ is computed, for unit vectors, as
-    $2 \operatorname{atan2}(\lVert a - b \rVert, \lVert a + b \rVert)$ (Kahan), which is accurate for tiny angles and up
-    to $\pi$, where an arc cosine loses half of the digits.
+    The angle between unit vectors a and b is computed as `2 * arctan2(norm(a - b), norm(a + b))` (Kahan), which is
+    accurate for tiny angles and up to pi, where an arc cosine loses half of the digits.
 
     Args:
         before: Vectors on the last axis, shape `(..., n)`, of any length, such as `Boundaries.normals`.
@@ -140,12 +139,12 @@ def _normalized(vectors: np.ndarray) -> np.ndarray:
 
 
 def metric_tensor(angles: Any) -> np.ndarray:
-    r"""Returns the metric tensor of the sphere in spherical angles.
+    """Returns the metric tensor of the sphere in spherical angles.
 
-    $$M = \operatorname{diag}(1, \sin^2\theta_1, \sin^2\theta_1 \sin^2\theta_2, \dots)$$
+    `M = diag(1, sin(theta[0])**2, sin(theta[0])**2 * sin(theta[1])**2, ...)`
 
-    A small step $\varepsilon$ of the angles turns the direction by $\sqrt{\varepsilon^\top M \varepsilon}$ (theorem 3.7
-    of the paper), which is never more than $\lVert\varepsilon\rVert$.
+    A small step e of the angles turns the direction by `sqrt(e . M e)` (theorem 3.7 of the paper), which is never more
+    than `norm(e)`.
 
     Args:
         angles: Radians, shape `(n - 1,)`, or `(n - 1, units)` as in the `angles` of a geometric layer.
@@ -178,12 +177,12 @@ def metric_tensor(angles: Any) -> np.ndarray:
 
 
 def perturb(units: Units, steps: Mapping[str, Any]) -> Boundaries:
-    r"""Returns the boundaries that a layer would have after a step of its parameters. The layer stays as it is.
+    """Returns the boundaries that a layer would have after a step of its parameters. The layer stays as it is.
 
-    What propositions 2.3 to 2.5 and theorem 3.7 of the paper compare: a step $\varepsilon$ of the weights $w$ of a
-    plain, weight-normalized or batch-normalized layer turns its boundary by the angle between $w$ and
-    $w + \varepsilon$, which for $\lVert\varepsilon\rVert > \lVert w \rVert$ may be any up to $\pi$; a step of a
-    geometric layer's angles turns it by no more than the length of the step.
+    What propositions 2.3 to 2.5 and theorem 3.7 of the paper compare: a step e of the weights w of a plain,
+    weight-normalized or batch-normalized layer turns its boundary by the angle between `w` and `w + e`, which for
+    `norm(e) > norm(w)` may be any up to pi; a step of a geometric layer's angles turns it by no more than the length of
+    the step.
 
     Args:
         units: As in `boundaries`.

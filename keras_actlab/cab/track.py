@@ -12,15 +12,15 @@ from keras_actlab.cab.geometry import Boundaries
 
 @dataclass(frozen=True)
 class Track:
-    r"""The boundaries of one layer over the steps of a training.
+    """The boundaries of one layer over the steps of a training.
 
     Attributes:
         steps: Number of training steps before each record, shape `(records,)`.
         normals: Shape `(records, boundaries, n)`; see `Boundaries`.
         locations: Shape `(records, boundaries, n)`.
-        moves: How far each location moved from one look to the next, $\lVert\phi_t - \phi_{t-1}\rVert$: the largest of
-            the looks since the previous record, shape `(records, boundaries)`. 0 in the first record, after steps that
-            were not watched, and where a boundary is missing.
+        moves: How far each location moved from one look to the next: the largest of the looks since the previous
+            record, shape `(records, boundaries)`. 0 in the first record, after steps that were not watched, and where a
+            boundary is missing.
         turns: The angles between normals, in radians, likewise.
         units: Index of each boundary's unit, shape `(boundaries,)`.
 

@@ -19,10 +19,10 @@ OVERHEAD = 2000  # bytes
 
 
 class BoundaryTracker(Watcher):
-    r"""Follows the characteristic activation boundaries of layers while a model trains.
+    """Follows the characteristic activation boundaries of layers while a model trains.
 
     Looks before the first training step, then after every `every` steps, and at the end: where each boundary is
-    ($\phi = -\lambda u$), which way it faces ($u$), how far it has moved and turned since the last look. Variables are
+    (`phi = -lambda u`), which way it faces (u), how far it has moved and turned since the last look. Variables are
     copied at a look; geometry is done in float64, for many looks at once.
 
     Memory is bounded: when `megabytes` are full, every second record is dropped, and from then on half as many are

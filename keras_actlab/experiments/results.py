@@ -111,16 +111,16 @@ class Results:
         return self.frame[self.frame["failure"].notna()]
 
     def table(self, metric: str | None = None) -> pd.DataFrame:
-        r"""Compares every method with the first one, on the test part.
+        """Compares every method with the first one, on the test part.
 
-        A replicate is a split (the mean over its seeds) or, with one split only, a seed. Over $n$ replicates, the
-        differences $d_i$ of a method to the baseline have the mean $\bar d$ and the deviation $s_d$. Random splits
-        overlap, so their differences are not independent; the variance of the mean is taken as
+        A replicate is a split (the mean over its seeds) or, with one split only, a seed. Over n replicates, the
+        differences of a method to the baseline have a mean and a standard deviation s. Random splits overlap, so their
+        differences are not independent; the variance of the mean is taken as
 
-        $$s_d^2 \left(\frac1n + \frac{n_\mathrm{test}}{n_\mathrm{train}}\right)$$
+        `s**2 * (1 / n + test examples / examples that the final fit learns from)`
 
         (Nadeau and Bengio), without the second term for seeds and for splits that are drawn independently. The
-        interval and the p-value are those of Student's t with $n - 1$ degrees of freedom. "p, corrected" allows for
+        interval and the p-value are those of Student's t with n - 1 degrees of freedom. "p, corrected" allows for
         the number of comparisons in the table: it controls the rate of false discoveries (Benjamini and Hochberg).
 
         Args:

@@ -33,7 +33,7 @@ class EntropyActivation(keras.layers.Layer):
     latest first. Each training call, also of a layer that is not trainable, replaces a sixteenth of them by entries at
     scattered positions of the input, which take in all channels; masks are ignored. `sampled` tells how many values
     there have been, so that only the first `sampled` entries of `sample` are values of the input, and the others are
-    zeros. At 2**30 it falls back to 2**29. Nothing is drawn from a random generator.
+    zeros. At `2**30` it falls back to `2**29`. Nothing is drawn from a random generator.
 
     Args:
         activation: The elementwise activation to start as: a name, a function, or None for the identity.

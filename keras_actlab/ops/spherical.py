@@ -20,8 +20,8 @@ def angles_to_direction(angles: Tensor) -> Tensor:
     ```
 
     Angles need not be principal values, which `keras_actlab.constraints.CanonicalAngles` names; but on JAX and
-    TensorFlow, float32 ones beyond +-2**16, where neighbours are 1/128 apart, count as +-2**16. The gradient is exact
-    everywhere, also where a sine is 0.
+    TensorFlow, float32 ones below `-2**16` or above `2**16`, where neighbours are 1/128 apart, count as these. The
+    gradient is exact everywhere else, also where a sine is 0.
 
     Args:
         angles: Tensor, (n - 1, units), radians, n >= 2. Half-precision angles are widened to float32, because a product
