@@ -11,6 +11,7 @@ import keras
 import matplotlib.pyplot as plt
 import pandas as pd
 import typer
+from cycler import cycler
 from matplotlib.figure import Figure
 
 from keras_actlab import distribution, experiments
@@ -201,34 +202,40 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"parameters": groups["parameters"].first(), "seeds": count, **text}, index=mean.index)
 
 
-def curves(name: str, rows: pd.DataFrame, out: Path) -> Figure:
+def logs(name: str, rows: pd.DataFrame, out: Path) -> pd.DataFrame:
+    """Returns what was measured after each epoch of each run."""
+    columns = ["task", "method", "seed"]
+    runs = rows[columns].drop_duplicates().to_dict("records")
+    return pd.concat([pd.read_csv(_folder(out / name, *run.values()) / "log.csv").assign(**run) for run in runs])
+
+
+def curves(logs: pd.DataFrame) -> Figure:
     """Draws test accuracies over epochs: means over seeds, and the range of the seeds."""
-    tasks = list(rows["task"].unique())
+    tasks = list(logs["task"].unique())
     figure, axes = plt.subplots(1, len(tasks), figsize=(6 * len(tasks), 4.5), squeeze=False, layout="constrained")
     plt.close(figure)  # it belongs to the caller alone
     for ax, task in zip(axes[0], tasks, strict=True):
-        of_task = rows[rows["task"] == task]
-        for method, colour in zip(of_task["method"].unique(), COLOURS, strict=False):
-            seeds = of_task.loc[of_task["method"] == method, "seed"]
-            folders = [_folder(out / name, task, method, seed) for seed in seeds]
-            logs = pd.concat([pd.read_csv(folder / "log.csv") for folder in folders])
-            accuracy = 100 * logs.groupby("epoch")["val_accuracy"].agg(["mean", "min", "max"])
-            ax.plot(accuracy.index + 1, accuracy["mean"], color=colour, label=method)
-            ax.fill_between(accuracy.index + 1, accuracy["min"], accuracy["max"], color=colour, alpha=0.2, linewidth=0)
+        ax.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=COLOURS))
+        for method, of_method in logs[logs["task"] == task].groupby("method", sort=False):
+            accuracy = 100 * of_method.groupby("epoch")["val_accuracy"].agg(["mean", "min", "max"])
+            (line,) = ax.plot(accuracy.index + 1, accuracy["mean"], label=method)
+            band = accuracy["min"], accuracy["max"]
+            ax.fill_between(accuracy.index + 1, *band, color=line.get_color(), alpha=0.2, linewidth=0)
         ax.set(title=task, xlabel="epoch", ylabel="test accuracy, %")
         ax.legend(fontsize="small")
     return figure
 
 
 def finish(name: str, rows: pd.DataFrame, out: Path) -> None:
-    """Prints the table, and writes it and the figure."""
+    """Prints the table, and writes it, the curves and their figure."""
     text = table(rows).reset_index().to_markdown(index=False)
     print(f"\n{text}")
     if distribution.data_shard()[0] == 0:
         unfinished = out / f"{name}.md.part"
         unfinished.write_text(f"{text}\n")
         unfinished.replace(out / f"{name}.md")
-        tracking.write_figure(curves(name, rows, out), out / f"{name}.png")
+        points = tracking.write(logs(name, rows, out), out / f"{name}-curves.csv")
+        tracking.write_figure(curves(points), out / f"{name}.png")
 
 
 def step_schedule(rate: float, momentum: float = 0.9) -> Optimizer:

@@ -66,6 +66,7 @@ def test_smoke(name, tmp_path):
     assert rows["test accuracy, %"].between(0, 100).all()
     assert rows["test top-5, %"].ge(rows["test accuracy, %"]).all()
     assert (tmp_path / "out" / f"{name}.md").read_text() in finished.output
+    assert pd.read_csv(tmp_path / "out" / f"{name}-curves.csv")["epoch"].tolist() == [0, 1]
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
 
 
@@ -98,6 +99,23 @@ def test_rows_of_finished_runs_are_kept(tmp_path):
     table = image_classification.table(two)
     mean, error = two.groupby("method")["training loss"].agg(["mean", "sem"]).loc["a"]
     assert table.loc[("task", "a"), "training loss"] == f"{mean:.2f} ± {error:.2f}"
+
+
+def test_each_of_many_methods_has_a_line_of_its_own():
+    methods = [f"method {number}" for number in range(9)]
+    logs = pd.DataFrame(
+        [
+            {"task": "task", "method": method, "seed": seed, "epoch": epoch, "val_accuracy": (seed + epoch) / 10}
+            for method in methods
+            for seed in range(3)
+            for epoch in range(2)
+        ]
+    )
+    (ax,) = image_classification.curves(logs).axes
+    assert [line.get_label() for line in ax.lines] == methods
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 9
+    for line in ax.lines:
+        np.testing.assert_allclose(line.get_ydata(), [10, 20])  # means over seeds, in %
 
 
 def rate(optimizer, step):
