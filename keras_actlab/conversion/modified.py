@@ -6,7 +6,7 @@ their constructor, which know nothing of the change. `amend` makes such an objec
 subclass of its own class, whose config holds, beside the original one, the layers that took others' places.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,6 +20,9 @@ from keras_actlab.graph import children
 # The way from a layer to one within: on each level the class of the next one, as the constructor made it, and its
 # number among those of that class. Names will not do, for Keras numbers layers without a name anew in each process.
 Steps: TypeAlias = tuple[tuple[str, int], ...]
+
+# What a config shows of classes, by their names and those of the objects.
+Entries: TypeAlias = dict[tuple[str | None, str | None], list[dict[str, Any]]]
 
 # Ends of the keys, in configs, of what decides how a layer starts or trains, but not what it computes.
 NOT_COMPUTED_WITH = ("_initializer", "_regularizer", "_constraint", "compile_config", "shared_object_id")
@@ -173,21 +176,29 @@ def _essence(config: Any) -> Any:
     return config
 
 
-def _entries(layer: keras.layers.Layer) -> list[dict[str, Any]]:
-    """All dictionaries, at any depth, in the config of `layer` without the changes that it remembers."""
+def _entries(layer: keras.layers.Layer) -> Entries:
+    """The dictionaries of classes, at any depth, in the config of `layer` without the changes that it remembers."""
+    entries: Entries = defaultdict(list)
 
-    def dictionaries(config: Any) -> Iterator[dict[str, Any]]:
+    def collect(config: Any) -> None:
         if isinstance(config, dict):
-            yield config
+            if isinstance(config.get("config"), dict):
+                entries[config.get("class_name"), config["config"].get("name")].append(config)
             config = list(config.values())
         if isinstance(config, list | tuple):
             for value in config:
-                yield from dictionaries(value)
+                collect(value)
 
-    return list(dictionaries(_own_class(layer).get_config(layer)))
+    collect(_own_class(layer).get_config(layer))
+    return entries
 
 
-def _is_among(layer: keras.layers.Layer, entries: list[dict[str, Any]]) -> bool:
+def _is_among(layer: keras.layers.Layer, entries: Entries) -> bool:
     """Whether one of the configs in `entries` is that of `layer`."""
+    # Only those of its name are compared, as serializing each of many layers takes seconds; some configs have no name.
+    class_name = type(layer).__name__
+    candidates = entries.get((class_name, layer.name), []) + entries.get((class_name, None), [])
+    if not candidates:
+        return False
     own = record(layer)
-    return len(own) > 1 and any(all(entry.get(key) == value for key, value in own.items()) for entry in entries)
+    return len(own) > 1 and any(all(entry.get(key) == value for key, value in own.items()) for entry in candidates)
