@@ -1,9 +1,25 @@
+import doctest
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import keras
+import numpy as np
+import pytest
+
+from keras_actlab import layers, ops
+from tests import test_contract as contract
+from tests.backends import numpy
 from tests.test_docstrings import PUBLIC
 
 DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+def blocks(page):
+    """The Python code of a page, save the row of a table within a list."""
+    found = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return [code for code in found if "TPUClusterResolver" not in code]  # which asks for a TPU
 
 
 def test_the_reference_lists_the_public_names():
@@ -12,3 +28,68 @@ def test_the_reference_lists_the_public_names():
     daily = {"swap_activations", "to_gmp", "fold"}  # stand at the top of the package, too
     expected = [name.replace("conversion.", "") if name.split(".")[-1] in daily else name for name in PUBLIC]
     assert sorted(listed) == sorted(expected)
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    for page in PAGES:
+        assert f"- {page.relative_to(DOCS).as_posix()}\n" in navigation
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_the_code_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for code in blocks(page):
+        exec(code, names)
+
+
+def test_infinite_inputs():
+    x = np.array([-np.inf, -3e38, 3e38], "float32")
+    np.testing.assert_array_equal(numpy(ops.crrelu(x, epsilon=0.5)), np.float32([0, 0, 3e38]))
+    np.testing.assert_array_equal(numpy(layers.TMAF(bandwidth=0)(x[:, None]))[:, 0], np.float32([np.nan, 0, 3e38]))
+    np.testing.assert_array_equal(numpy(keras.ops.gelu(x, approximate=False)), np.float32([np.nan, 0, 3e38]))
+
+
+@pytest.fixture
+def snake(monkeypatch):
+    """The layer of the page on extending, under contract by its row there."""
+    page = DOCS / "extending.md"
+    names = {}
+    exec(blocks(page)[0], names)
+    (row,) = re.findall(r"^ +```python\n(.*?)^ +```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    names_of_the_test = vars(contract) | {"layers": SimpleNamespace(Snake=names["Snake"])}
+    for name, case in eval("{" + row + "}", names_of_the_test).items():
+        monkeypatch.setitem(contract.CASES, name, case)
+    yield names["Snake"]
+    keras.saving.get_custom_objects().pop("keras_actlab>Snake")
+
+
+def test_the_new_layer_keeps_the_contract(snake):
+    contract.test_config_round_trip("Snake")
+    contract.test_shapes("Snake")
+    for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
+        contract.test_dtypes("Snake", policy)
+    contract.test_channels_first("Snake")
+    contract.test_masks_pass_through("Snake")
+    contract.test_training_lowers_the_loss("Snake", jit_compile=keras.backend.backend() != "torch")
+    contract.test_models_that_are_built_by_fit("Snake", "subclassed")
+    contract.test_integer_input_gives_the_compute_dtype("Snake")
+    contract.test_another_number_of_channels("Snake")
+    contract.test_unknown_arguments("Snake")
+    contract.test_unknown_dtype("Snake")
+
+
+def test_the_new_layer_is_the_formula(snake):
+    x = np.linspace(-5, 5, 101, dtype="float32")[:, None]
+    expected = x + np.sin(3 * x) ** 2 / 3
+    np.testing.assert_allclose(numpy(snake(frequency=3.0)(x)), expected, atol=1e-6)
+    names = {"np": np, "keras": keras, "Snake": snake}
+    (test,) = doctest.DocTestFinder(recurse=False).find(snake, "Snake", module=False, globs=names)
+    assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test).failed == 0
