@@ -51,10 +51,10 @@ def test_the_code_runs(page, tmp_path, monkeypatch):
 
 
 def test_infinite_inputs():
-    x = np.array([-np.inf, -3e38, 3e38], "float32")
-    np.testing.assert_array_equal(numpy(ops.crrelu(x, epsilon=0.5)), np.float32([0, 0, 3e38]))
-    np.testing.assert_array_equal(numpy(layers.TMAF(bandwidth=0)(x[:, None]))[:, 0], np.float32([np.nan, 0, 3e38]))
-    np.testing.assert_array_equal(numpy(keras.ops.gelu(x, approximate=False)), np.float32([np.nan, 0, 3e38]))
+    x = np.array([-np.inf, -1e30, 1e30], "float32")
+    np.testing.assert_array_equal(numpy(ops.crrelu(x, epsilon=0.5)), np.float32([0, 0, 1e30]))
+    np.testing.assert_array_equal(numpy(layers.TMAF(bandwidth=0)(x[:, None]))[:, 0], np.float32([np.nan, 0, 1e30]))
+    np.testing.assert_array_equal(numpy(keras.ops.gelu(x, approximate=False)), np.float32([np.nan, 0, 1e30]))
 
 
 @pytest.fixture
