@@ -7,7 +7,6 @@ from keras_actlab.ops.rowwise import rowwise
 from keras_actlab.ops.tensor import Tensor, floating, widened
 
 
-@keras.saving.register_keras_serializable(package="keras_actlab")
 def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     """Applies the Correction Regularized Rectified Linear Unit, elementwise.
 
@@ -55,3 +54,6 @@ def _crrelu(x: Tensor, epsilon: Tensor) -> Tensor:
 
 
 _crrelu_of_rows = rowwise(_crrelu)
+
+# Not as a decorator, of which mypy does not know what it returns.
+keras.saving.register_keras_serializable(package="keras_actlab")(crrelu)

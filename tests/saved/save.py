@@ -164,7 +164,7 @@ def move(model: keras.Model) -> None:
 
 
 def behaviour(model: keras.Model, x: np.ndarray) -> dict[str, np.ndarray]:
-    """What `model` computes: output and penalty at inference, and the output after a call in training mode and `move`."""
+    """Output and penalty of `model`, and its output after a call in training mode and `move`."""
     results = {"output": numpy(model(x)), "penalty": sum(map(numpy, model.losses), np.zeros(()))}
     model(x, training=True)
     move(model)
