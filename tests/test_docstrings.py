@@ -28,9 +28,13 @@ PUBLIC = {
     if callable(value) and not name.startswith("_") and getattr(value, "__module__", "").startswith(module.__name__)
 }
 
+OF_KERAS_HUB = ("HardDistillation", "deit_tiny", "gpt2", "vit_tiny")
+
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_the_example_runs(name):
+    if name.rpartition(".")[2] in OF_KERAS_HUB:
+        pytest.importorskip("keras_hub")
     names = {"np": np, "keras": keras, "keras_actlab": keras_actlab}
     (test,) = doctest.DocTestFinder(recurse=False).find(PUBLIC[name], name, globs=names)
     assert test.examples, f"{name} has no example"

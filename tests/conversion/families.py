@@ -5,9 +5,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 from keras import applications
-from keras_cv.models import ResNetV2Backbone
-from keras_hub import models
+
+models = pytest.importorskip("keras_hub").models
+ResNetV2Backbone = pytest.importorskip("keras_cv").models.ResNetV2Backbone
 
 IMAGE = (16, 16, 3)
 

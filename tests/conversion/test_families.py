@@ -3,13 +3,14 @@
 import json
 
 import keras
-import keras_hub
 import numpy as np
 import pytest
 
 import keras_actlab
 from keras_actlab.conversion import report, to_weight_normalization
 from tests.conversion.families import FAMILIES, randomized
+
+keras_hub = pytest.importorskip("keras_hub")
 
 # Keras and keras-hub on what they do themselves.
 pytestmark = [

@@ -1,12 +1,13 @@
 import json
 
-import keras_hub
 import numpy as np
 import pytest
 
 from keras_actlab import conversion, models
 from tests.backends import numpy
 from tests.conversion.families import WORDS
+
+keras_hub = pytest.importorskip("keras_hub")
 
 MERGES = ["a b", "Ġ a", "Ġ b", "Ġ c", "Ġa b"]
 SIZE = {"num_layers": 2, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16, "max_sequence_length": 12}
