@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_actlab import experiments
+from keras_actlab import distribution, experiments
 from tests.backends import numpy
 from tests.experiments.interrupted import EPOCHS, STEPS, run
 
@@ -65,6 +65,13 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert int(again.optimizer.iterations) == 4
     np.testing.assert_array_equal(numpy(model.weights[0]), numpy(again.weights[0]))
     assert not list((tmp_path / "run").glob("*part*"))
+
+
+def test_another_process_than_the_first_writes_nothing_and_waits_for_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(distribution, "data_shard", lambda: (1, 2))
+    _, log = small(tmp_path)
+    assert log["step"].tolist() == [2, 4]
+    assert not list(tmp_path.rglob("*.*"))
 
 
 @pytest.mark.parametrize(
