@@ -1,5 +1,6 @@
 """What every exported class promises, whatever it does."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -160,6 +161,9 @@ def test_config_round_trip(name):
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
     restored = keras.saving.deserialize_keras_object(config)
     assert type(restored) is type(layer)
+    # An argument that is missing in the config is missing in that of the restored layer, too.
+    arguments = set(inspect.signature(type(layer)).parameters) - {"kwargs", "activity_regularizer"}
+    assert arguments <= set(config["config"])
     assert json.loads(json.dumps(keras.saving.serialize_keras_object(restored))) == config
     assert restored.dtype_policy.name == "mixed_bfloat16"
 
