@@ -29,7 +29,8 @@ lowest:
 	$(MAKE) test VENV=.venv-lowest KERAS=keras==$(shell sed --quiet 's/.*"keras>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
 clean-install:
-	.ci/clean_install $(BACKEND)
+	.ci/clean_install $(BACKEND) $(addprefix tests/,conversion layers models ops) \
+		$(addprefix tests/test_,contract.py docstrings.py saved_files.py)
 
 # What is released is what its tag names.
 dist: $(VENV)/bin/python
