@@ -23,7 +23,7 @@ def test_every_cell_runs(path):
     if keras.backend.backend() != "jax" and path.stem not in EVERYWHERE:
         pytest.skip("runs on JAX only")
     notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
 
 
 @each_notebook
