@@ -222,6 +222,7 @@ def curves(logs: pd.DataFrame) -> Figure:
             band = accuracy["min"], accuracy["max"]
             ax.fill_between(accuracy.index + 1, *band, color=line.get_color(), alpha=0.2, linewidth=0)
         ax.set(title=task, xlabel="epoch", ylabel="test accuracy, %")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(fontsize="small")
     return figure
 
