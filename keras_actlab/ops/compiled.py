@@ -1,4 +1,7 @@
-"""Compiling a chain of operations as one, outside of a compiled training step."""
+"""Compiling a chain of operations as one, outside of a compiled training step.
+
+JAX is imported here because Keras has no name for compiling a function alone.
+"""
 
 from collections.abc import Callable
 
