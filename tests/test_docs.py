@@ -1,5 +1,6 @@
 import doctest
 import re
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,7 +34,7 @@ def _no_new_classes():
 
 
 def test_the_reference_lists_the_public_names():
-    pages = [page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md")]
+    pages = [page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md") if page.stem != "types"]
     listed = re.findall(r"^::: (\S+)$", "\n".join(pages), re.MULTILINE)
     daily = {"swap_activations", "to_gmp", "fold"}  # stand at the top of the package, too
     public = {name.replace("conversion.", "") if name.split(".")[-1] in daily else name for name in PUBLIC}
@@ -44,8 +45,12 @@ def test_the_reference_lists_the_public_names():
 
 def test_every_page_is_in_the_navigation():
     navigation = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
-    for page in PAGES:
-        assert f"- {page.relative_to(DOCS).as_posix()}\n" in navigation
+    notebooks = [
+        path.with_suffix(".md").relative_to(DOCS.parent) for path in (DOCS.parent / "notebooks").glob("*.ipynb")
+    ]
+    assert notebooks
+    for page in [*(page.relative_to(DOCS) for page in PAGES), *notebooks]:
+        assert f" {page.as_posix()}\n" in navigation
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -60,6 +65,26 @@ def test_the_code_runs(page, tmp_path, monkeypatch):
     names = {}
     for code in blocks(page):
         exec(code, names)
+
+
+def test_the_install_page_states_the_lowest_versions_and_all_extras():
+    page = (DOCS / "install.md").read_text(encoding="utf-8")
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [f"python{project['requires-python']}", *project["dependencies"], *extras["lab"]]
+    lowest = dict(requirement.split(">=") for requirement in needed if ">=" in requirement)
+    stated = re.findall(r"^\| ([\w-]+)(?: \(`lab`\))? \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert {name.lower(): version for name, version in stated} == lowest
+    for extra in extras:
+        assert re.search(rf"^\|[^|]*`{extra}`", page, re.MULTILINE), extra
+
+
+def test_the_check_of_the_installation(capsys):
+    (code,) = re.findall(r'^python -c "(.*)"$', (DOCS / "install.md").read_text(encoding="utf-8"), re.MULTILINE)
+    exec(code, {})
+    assert [float(number) for number in re.findall(r"-?\d\.\d+", capsys.readouterr().out)] == pytest.approx(
+        [-0.0061, 2.0027], abs=1e-4
+    )
 
 
 def test_infinite_inputs():
