@@ -13,8 +13,12 @@ WORKFLOWS = ROOT / ".github" / "workflows"
 
 def test_one_version_everywhere():
     citation = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
-    changelog = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert citation[1] == changelog[1] == __version__
+    (newest, state), (older, _), *_ = re.findall(
+        r"^## (\S+)(.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    # The section of the next version is there before the version itself.
+    assert citation[1] == __version__
+    assert __version__ in ((newest, older) if "unreleased" in state else (newest,))
 
 
 def test_the_citation_names_the_authors_and_the_licence_of_the_package():
