@@ -1,29 +1,24 @@
-# On JAX the tests mostly compile, each of many small programs once. JAX_DISABLE_MOST_OPTIMIZATIONS leaves out the passes
-# of the machine code generator that make a program fast, which takes a third off; the passes over its operations stay. Lines are
-# counted on one backend only, as that takes time, too.
-#
 # All targets do all set-up in a virtual environment of their own, .venv unless VENV says otherwise.
 VENV ?= .venv
 PYTHON ?= python3
 KERAS ?= keras
+JOBS ?= 2
 PIP = $(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt
-PYTEST_ON = JAX_DISABLE_MOST_OPTIMIZATIONS=1 OMP_NUM_THREADS=1 KERAS_BACKEND
-PYTEST = $(VENV)/bin/python -m pytest --numprocesses 2
+TEST = $(VENV)/bin/python .ci/test.py $(addprefix --backend=,$(BACKEND)) --keras="$(KERAS)" --jobs=$(JOBS)
 
-.PHONY: clean-install dist docs lowest quickstart test
+.PHONY: clean-install dist docs lowest quickstart test test-all
+.DELETE_ON_ERROR:
 
 quickstart: $(VENV)/bin/python
 	$(PIP) --editable ".[jax,recipes]"
 	KERAS_BACKEND=jax $(VENV)/bin/python -m recipes.quickstart
 
+# Lint, types, and the tests on JAX, TensorFlow and PyTorch; with BACKEND=jax, say, on one that alone is installed.
 test: $(VENV)/bin/python
-	$(PIP) --editable ".[test]" "$(KERAS)"
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
-	$(PYTEST_ON)=jax $(PYTEST)
-	$(PYTEST_ON)=tensorflow $(PYTEST)
-	$(PYTEST_ON)=torch $(PYTEST) --cov=keras_actlab --cov-fail-under=95
+	@$(TEST)
+
+test-all: $(VENV)/bin/python
+	@$(TEST) --slow
 
 lowest:
 	$(MAKE) test VENV=.venv-lowest KERAS=keras==$(shell sed --quiet 's/.*"keras>=\([0-9.]*\)".*/\1/p' pyproject.toml)
@@ -45,4 +40,6 @@ docs: $(VENV)/bin/python
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 $(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, but \
+	$(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

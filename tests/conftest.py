@@ -1,13 +1,22 @@
+import gc
 import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up log
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Parallel test processes, the processes that tests start, and later runs share the programs that JAX compiled, because
+# compiling takes half of the JAX tests' time.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import keras
 import pytest
+
+gc.disable()  # until the tests are collected: their imports make millions of objects, all of which stay
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +27,17 @@ def _same_start():
     yield
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(data_format)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    """Frees what a test file's models and compiled programs hold: several gigabytes over the whole suite."""
+    yield
+    keras.utils.clear_session()
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
 
 
 @contextmanager
@@ -46,6 +66,11 @@ def pytest_runtest_call():
 def pytest_collection_modifyitems(items):
     # The longest tests first, so that no process of several is left alone with them at the end.
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
+def pytest_collection_finish():
+    gc.freeze()  # so that no collection looks at the imported modules again
+    gc.enable()
 
 
 def pytest_report_header():
