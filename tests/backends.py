@@ -7,6 +7,9 @@ import keras
 import numpy as np
 
 INSTALLED = [name for name in ("jax", "tensorflow", "torch") if importlib.util.find_spec(name)]
+# The backend on which files of this one are loaded. Over the runs on all backends, each saves for one and loads of one,
+# and all results are compared: as much as with every pair, for a third of the time.
+NEXT = INSTALLED[(INSTALLED.index(keras.backend.backend()) + 1) % len(INSTALLED)]
 
 
 def numpy(x) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Loads every model of a directory in this process and writes what it computes: `python -m tests.replay DIRECTORY`.
 
-The contract test runs it in new processes, one for each backend, and compares the results with its own.
+The contract test runs it in a new process on another backend and compares the results with its own.
 """
 
 import sys

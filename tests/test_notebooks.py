@@ -1,14 +1,14 @@
 import re
 from pathlib import Path
 
-import keras
 import nbclient
 import nbformat
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-EVERYWHERE = ("01_first_model", "02_matrix_activations")  # the others take longer, so that they run on JAX only
+# What notebooks call is tested on every backend; here it is that their cells fit together.
+pytestmark = pytest.mark.one_backend
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -20,8 +20,6 @@ def _cells(path, kind):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's process management, not of the notebooks
 @each_notebook
 def test_every_cell_runs(path):
-    if keras.backend.backend() != "jax" and path.stem not in EVERYWHERE:
-        pytest.skip("runs on JAX only")
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
 

@@ -13,6 +13,8 @@ from keras_actlab import cab, layers
 from keras_actlab.cab import plots
 from keras_actlab.colours import COLOURS
 
+pytestmark = pytest.mark.one_backend
+
 FAR = 1e6
 
 

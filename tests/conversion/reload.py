@@ -1,6 +1,6 @@
 """Loads each model of a directory and writes what it computes: `python -m tests.conversion.reload DIRECTORY`.
 
-`test_saving.py` runs it in new processes, one for each backend, and compares the results with its own.
+`test_saving.py` runs it in a new process on another backend and compares the results with its own.
 """
 
 import sys

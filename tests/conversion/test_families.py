@@ -17,7 +17,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`shuffle=True` was passed"),
     pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match"),
 ]
+# JAX compiles each operation for each new shape, a minute for each of these.
+LARGE = ["MobileNetV2", "EfficientNetB0", "VGG16"] if keras.backend.backend() == "jax" else []
 ALL_RELU = ["ResNet50", "VGG16", "ResNetBackbone", "VGGBackbone", "ResNetV2Backbone"]
+
+
+def families(names):
+    """Parameters for these families, of which some are left to the slow tests."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
 
 
 def outputs(model, x):
@@ -29,7 +36,7 @@ def difference(found, expected):
     return max(np.abs(one - other).max() / np.abs(other).max() for one, other in zip(found, expected, strict=True))
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=families(FAMILIES))
 def family(request):
     keras.utils.set_random_seed(0)
     model, x = FAMILIES[request.param]()
@@ -61,7 +68,7 @@ def test_to_gmp_and_back(family):
     assert not report(folded).skipped
 
 
-@pytest.mark.parametrize("family", ["MobileNetV2", "GPT2Backbone", "ViTImageClassifier"], indirect=True)
+@pytest.mark.parametrize("family", families(["MobileNetV2", "GPT2Backbone", "ViTImageClassifier"]), indirect=True)
 def test_to_weight_normalization_and_back(family):
     _, model, x, expected = family
     converted = to_weight_normalization(model)
@@ -72,7 +79,7 @@ def test_to_weight_normalization_and_back(family):
     assert "keras_actlab" not in json.dumps(keras.saving.serialize_keras_object(folded))
 
 
-@pytest.mark.parametrize("family", ALL_RELU, indirect=True)
+@pytest.mark.parametrize("family", families(ALL_RELU), indirect=True)
 def test_relu_for_relu_changes_nothing(family):
     _, model, x, expected = family
     swapped = keras_actlab.swap_activations(model, "relu")

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from keras_actlab import layers
 from tests.backends import numpy
 
 # JAX compiles each operation for each new shape, a second for every model.
-EXAMPLES = 50 if keras.backend.backend() == "jax" else 200
+EXAMPLES, MANY_EXAMPLES = (15, 50) if keras.backend.backend() == "jax" else (50, 200)
 
 activations = st.sampled_from(["linear", "relu", "leaky_relu", "gelu", "tanh", "PReLU", "CRReLU", "TMAF"])
 
@@ -70,15 +71,16 @@ def build(convolutions, dense, shifts, weight_normalization):
     return keras.Model(inputs, x)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
-@given(
-    convolutions=st.lists(convolutions(), max_size=2),
-    dense=st.lists(dense, min_size=1, max_size=2),
-    shifts=st.lists(st.booleans(), min_size=4, max_size=4),
-    weight_normalization=st.booleans(),
-    seed=st.integers(0, 2**16),
-)
-def test_the_outputs_stay(tmp_path_factory, convolutions, dense, shifts, weight_normalization, seed):
+ARGUMENTS = {
+    "convolutions": st.lists(convolutions(), max_size=2),
+    "dense": st.lists(dense, min_size=1, max_size=2),
+    "shifts": st.lists(st.booleans(), min_size=4, max_size=4),
+    "weight_normalization": st.booleans(),
+    "seed": st.integers(0, 2**16),
+}
+
+
+def check(tmp_path_factory, convolutions, dense, shifts, weight_normalization, seed):
     model = build(convolutions, dense, shifts, weight_normalization)
     rng = np.random.default_rng(seed)
     for weight in model.weights:
@@ -97,3 +99,16 @@ def test_the_outputs_stay(tmp_path_factory, convolutions, dense, shifts, weight_
         type(layer).__name__ for layer in folded._flatten_layers() if type(layer).__module__.startswith("keras_actlab")
     }
     assert left <= {"CRReLU", "TMAF"}
+
+
+@settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
+@given(**ARGUMENTS)
+def test_the_outputs_stay(tmp_path_factory, **arguments):
+    check(tmp_path_factory, **arguments)
+
+
+@pytest.mark.slow
+@settings(max_examples=MANY_EXAMPLES, deadline=None, derandomize=True, database=None)
+@given(**ARGUMENTS)
+def test_the_outputs_of_many_models_stay(tmp_path_factory, **arguments):
+    check(tmp_path_factory, **arguments)

@@ -1,4 +1,4 @@
-"""Converted models, saved and loaded in new processes, on each installed backend."""
+"""Converted models, saved and loaded in a new process on the next backend."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 import keras_actlab
 from keras_actlab.conversion import to_weight_normalization
-from tests.backends import INSTALLED, numpy
+from tests.backends import NEXT, numpy
 from tests.conversion.families import FAMILIES, gpt2_causal_lm, images, randomized, tokens, vit_backbone
 
 pytestmark = pytest.mark.filterwarnings("ignore:`compile\\(\\)` was not called as part of model loading")
@@ -55,7 +55,7 @@ def saved(tmp_path_factory):
     return directory, here
 
 
-@pytest.fixture(scope="session", params=INSTALLED)
+@pytest.fixture(scope="session", params=[NEXT])
 def reloaded(saved, request):
     directory, here = saved
     finished = subprocess.run(

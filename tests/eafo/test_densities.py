@@ -5,6 +5,8 @@ from scipy import special
 
 from keras_actlab import eafo
 
+pytestmark = pytest.mark.one_backend
+
 SAMPLES = np.random.default_rng(0).normal(1.0, 2.0, 1000)
 DENSITIES = {
     "Gaussian": eafo.Gaussian(1.0, 0.5),

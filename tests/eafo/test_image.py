@@ -6,6 +6,8 @@ from scipy import special
 from keras_actlab import eafo
 from keras_actlab.eafo.functions import crrelu
 
+pytestmark = pytest.mark.one_backend
+
 NORMAL = np.log(2 * np.pi * np.e) / 2
 HALF_NORMAL = float(scipy.stats.halfnorm.entropy())
 Z = eafo.Gaussian()

@@ -6,6 +6,8 @@ import scipy.stats
 
 from keras_actlab import eafo
 
+pytestmark = pytest.mark.one_backend
+
 COLUMNS = ["activation", "entropy", "standardized entropy", "point masses"]
 
 

@@ -8,6 +8,8 @@ from scipy import special
 
 from keras_actlab import eafo
 
+pytestmark = pytest.mark.one_backend
+
 Z = eafo.Gaussian()
 CLUSTERS = eafo.Empirical([*np.linspace(-201, -199, 50), *np.linspace(199, 201, 50)], bandwidth=1.0)
 GAP = scipy.stats.rv_histogram((np.array([1, 0, 3]), np.array([0.0, 1.0, 2.0, 3.0])), density=False)()

@@ -6,6 +6,8 @@ import pytest
 from keras_actlab import experiments
 from tests.experiments.examples import comparison, data, linear
 
+pytestmark = pytest.mark.one_backend
+
 
 def table(count=50):
     rng = np.random.default_rng(0)

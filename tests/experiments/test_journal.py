@@ -2,6 +2,8 @@ import pytest
 
 from keras_actlab.experiments.journal import Journal
 
+pytestmark = pytest.mark.one_backend
+
 RECORDS = [{"task": "plane", "configuration": {"epochs": 3}}, {"rows": [{"RMSE": 0.5, "failure": None}]}, {"rows": []}]
 
 

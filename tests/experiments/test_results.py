@@ -7,6 +7,8 @@ from scipy import stats
 from keras_actlab import experiments
 from tests.experiments.examples import results
 
+pytestmark = pytest.mark.one_backend
+
 ERRORS = {"ReLU": [1.0, 1.2, 0.9, 1.4, 1.1], "CRReLU": [0.9, 1.0, 0.95, 1.1, 1.0], "TMAF": [1.3, 1.2, 1.1, 1.6, 1.4]}
 
 

@@ -9,6 +9,8 @@ from recipes import banana_classification as recipe
 from recipes import tracking
 from tests.recipes.choices import assert_test_labels_decide_nothing
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):

@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from recipes import boundary_gallery as recipe
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):

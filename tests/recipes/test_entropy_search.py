@@ -14,6 +14,8 @@ from recipes import tracking
 from tests.recipes.choices import assert_test_labels_decide_nothing
 from tests.recipes.made_up import save
 
+pytestmark = pytest.mark.one_backend
+
 TASKS = ("digits, dense", "MNIST, dense")
 
 

@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 from keras_actlab import experiments
 from recipes import function_approximation as recipe
 
+pytestmark = pytest.mark.one_backend
+
 
 def test_targets():
     x = np.linspace(-1, 1, 41)

@@ -9,6 +9,8 @@ from PIL import Image
 from recipes import images
 from recipes.augmentation import GROUP, RandAugment
 
+pytestmark = pytest.mark.one_backend
+
 
 def save_batches(folder, names, count=6, key="labels", first=0, classes=10):
     rng = np.random.default_rng(0)

@@ -7,6 +7,8 @@ from recipes import input_speed
 from tests.recipes.test_image_classification import invoke
 from tests.recipes.test_images import save_folders
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.mark.filterwarnings("ignore:Tensor.T is deprecated")  # of Keras' equalization on PyTorch
 def test_smoke(tmp_path, monkeypatch):

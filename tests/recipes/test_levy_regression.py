@@ -11,6 +11,8 @@ from recipes import tracking
 from recipes.parameterizations import HIDDEN
 from tests.recipes.choices import assert_test_labels_decide_nothing
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -4,6 +4,8 @@ import pytest
 from recipes import mnist
 from tests.recipes.made_up import save
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture
 def folder(tmp_path):

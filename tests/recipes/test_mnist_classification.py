@@ -9,6 +9,8 @@ from recipes import mnist_classification
 from tests.recipes.choices import assert_test_labels_decide_nothing
 from tests.recipes.made_up import save
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture
 def folder(tmp_path):

@@ -9,6 +9,8 @@ import pytest
 from recipes.preferences import Pair, Tokens, batches, gpt2_tokenizer, pad, read, tokenize
 from tests.recipes.dialogues import MERGES, dialogue, save, vocabulary
 
+pytestmark = pytest.mark.one_backend
+
 HH = {"chosen": dialogue("Hi", "Yes."), "rejected": dialogue("Hi", "No.")}
 SHP = {"history": "Why?", "human_ref_A": "So.", "human_ref_B": "No.", "labels": 1}
 PROMPT = "\n\nHuman: Hi\n\nAssistant:"

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from recipes import uci_regression
 from tests.recipes.choices import assert_test_labels_decide_nothing
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture
 def folder(tmp_path):
