@@ -1,7 +1,22 @@
 """Trainable activations and geometric weights for Keras 3, on TensorFlow, JAX and PyTorch."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from keras_actlab import cab, constraints, conversion, distribution, initializers, layers, models, ops
 from keras_actlab.conversion import fold, swap_activations, to_gmp
+
+if TYPE_CHECKING:
+    from keras_actlab import eafo as eafo
+    from keras_actlab import experiments as experiments
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Imports what needs the extra `[lab]` on its first use, so that importing the package stays fast."""
+        if name in ("eafo", "experiments"):
+            return importlib.import_module(f"keras_actlab.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __version__ = "0.1.0"
 
@@ -19,3 +34,7 @@ __all__ = [
     "swap_activations",
     "to_gmp",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "eafo", "experiments"])

@@ -693,10 +693,13 @@ def main(
         bool, typer.Option("--compiled/--eager", help="Whether PyTorch compiles; the other backends always do.")
     ] = False,
     repetitions: Annotated[int, typer.Option(min=1, help="Rounds in which everything runs once.")] = 5,
-    out: Annotated[Path, typer.Option(help="Folder for the rows and the figure.")] = Path("recipes/results"),
+    out: Annotated[Path, typer.Option(help="Folder for the rows and the figure.")] = Path("results"),
     smoke: cli.Smoke = False,
 ) -> None:
-    """Measures time and memory beside a baseline; prints tables, appends rows to a file, draws how time grows."""
+    """Measures time and memory of the layers beside a baseline, which is in none of the papers.
+
+    Prints tables, appends rows to a file, draws how time grows.
+    """
     mode = "jit" if BACKEND != "torch" else "compiled" if compiled else "eager"
     bench = Bench(mode, 2 if smoke else repetitions, smoke)
     path = out / "benchmark.csv"

@@ -140,7 +140,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(out: cli.Out = Path("results")) -> None:
-    """Draws the boundaries of geometric units for several angles and radii; writes a table and a figure."""
+    """Repeats figures 5 and 6 of Chen and Ge (2024): boundaries of geometric units for several angles and radii.
+
+    Writes a table and a figure.
+    """
     table = tracking.write(gallery(), out / "boundary_gallery.csv")
     tracking.write_figure(figure(table), out / "boundary_gallery.png")
     print(f"Written: {out / 'boundary_gallery.csv'}, {out / 'boundary_gallery.png'}")

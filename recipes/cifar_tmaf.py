@@ -37,7 +37,15 @@ METHODS = {
     "TMAF diagonal": method(TMAF(bandwidth=0)),
     "TMAF tri-diagonal": method(TMAF(bandwidth=1)),
 }
-app = command("cifar_tmaf", {"ResNet-18": METHODS}, ["cifar10"], [128], epochs=30, resize=(256, 256))
+app = command(
+    "cifar_tmaf",
+    "Repeats the CIFAR-10 experiment of Liu et al. (2024), with ResNet-18 and settings of our own.",
+    {"ResNet-18": METHODS},
+    ["cifar10"],
+    [128],
+    epochs=30,
+    resize=(256, 256),
+)
 
 if __name__ == "__main__":
     app()

@@ -30,6 +30,7 @@ from recipes.transformers import NETWORKS, methods
 
 app = command(
     "cifar_transformers",
+    "Repeats the experiments of Sun et al. (2024) on CIFAR: activations of vision transformers.",
     {name: methods(name) for name in NETWORKS},
     ["cifar10", "cifar100"],
     [256],

@@ -325,7 +325,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     data_dir: cli.DataDir = None, out: cli.Out = Path("results"), jobs: cli.Jobs = 1, smoke: cli.Smoke = False
 ) -> None:
-    """Compares activations by entropy and accuracy on digits and MNIST; prints and writes tables, draws a figure."""
+    """Tests the entropy search of Sun et al. (2024) on data of our own choice, digits and MNIST.
+
+    Compares activations by entropy and accuracy; prints and writes tables, draws a figure.
+    """
     folder = out / "entropy_search-fits"
     results = experiments.run(comparisons(folder, data_dir, smoke), out / "entropy_search.jsonl", jobs)
     done = results.final[results.final["failure"].isna()]

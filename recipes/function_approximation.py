@@ -218,7 +218,10 @@ def main(
     jobs: cli.Jobs = 1,
     smoke: cli.Smoke = False,
 ) -> None:
-    """Compares eight activations on functions of growing frequency; prints tables, writes rows, tables and figures."""
+    """Repeats the approximation of functions of Liu et al. (2024), with networks and functions of our own.
+
+    Compares eight activations; prints tables, writes rows, tables and figures.
+    """
     unknown = set(targets or ()) - set(TARGETS)
     if unknown:
         raise typer.BadParameter(f"must be any of {', '.join(TARGETS)}. Received: {', '.join(sorted(unknown))}")

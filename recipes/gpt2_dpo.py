@@ -58,8 +58,10 @@ def load_tokenizer(vocabulary: Path | None, merges: Path | None, preset: str | N
         return preferences.gpt2_tokenizer(named.vocabulary, named.merges)
     try:
         tokens, rules = json.loads(vocabulary.read_text("utf-8")), merges.read_text("utf-8").split("\n")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"`vocabulary` must be a JSON file and `merges` a text file. {received}: {error}") from error
+    if not isinstance(tokens, dict) or not all(type(number) is int for number in tokens.values()):
+        raise ValueError(f"`vocabulary` must hold the number of each token. {received}")
     return preferences.gpt2_tokenizer(tokens, rules)
 
 
@@ -182,7 +184,10 @@ def main(
     out: cli.Out = Path("results"),
     smoke: cli.Smoke = False,
 ) -> None:
-    """Compares GPT-2 with three activations, fine-tuned on human preferences; prints a table and writes rows."""
+    """Repeats the fine-tuning and DPO of GPT-2 of Sun et al. (2024), with three activations.
+
+    Prints a table and writes rows.
+    """
     betas = [dpo.DPOLoss(value).beta for value in dict.fromkeys(beta)]
     if smoke:
         layers, heads, width, length, batch_size, steps_sft, steps_dpo, seeds = 1, 2, 8, 32, 4, 2, 2, 1

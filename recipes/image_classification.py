@@ -263,6 +263,7 @@ def cosine_schedule(batch_size: int, steps: int, epochs: int) -> keras.Optimizer
 
 def command(
     name: str,
+    experiment: str,
     networks: dict[str, dict[str, Method]],
     data: list[str],
     batch_sizes: list[int],
@@ -274,6 +275,7 @@ def command(
 
     Args:
         name: Of the recipe; its files are named so.
+        experiment: What `--help` says of it first: the experiment, and the paper that has it.
         networks: Methods by network.
         data: Sets of pictures, of `images.SETS`, that are taken if nothing else is asked for.
         batch_sizes: Those that are taken if nothing else is asked for.
@@ -285,7 +287,10 @@ def command(
     names = list(networks)
     every = list(dict.fromkeys(method for methods in networks.values() for method in methods))
 
-    @app.command()
+    @app.command(
+        help=f"{experiment}\n\nTrains and tests every method; prints a table, writes rows, a table and curves. "
+        "A run that was killed goes on from there."
+    )
     def main(
         data: Annotated[list[str], typer.Option(help=f"{', '.join(images.SETS)}; may be given several times.")] = data,
         data_dir: cli.DataDir = None,
@@ -306,7 +311,6 @@ def command(
         out: cli.Out = Path("results"),
         smoke: cli.Smoke = False,
     ) -> None:
-        """Trains and tests every method; prints a table, writes rows, a table and curves. Killed, it goes on."""
         cli.check_choices("--data", data, images.SETS)
         cli.check_choices("--network", network, networks)
         cli.check_choices("--method", method, every)

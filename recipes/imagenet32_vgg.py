@@ -45,7 +45,15 @@ METHODS = {
     "GmP": method("gmp", "none", 0.1),
     "GmP+IMN": method("gmp", "input_mean", 0.1),
 }
-app = command("imagenet32_vgg", {"VGG-6": METHODS}, ["imagenet32"], [256, 512, 1024], epochs=90, resize=(256, 480))
+app = command(
+    "imagenet32_vgg",
+    "Repeats table 2 and figure 4 of Chen and Ge (2024): parameterizations of VGG-6 on ImageNet32.",
+    {"VGG-6": METHODS},
+    ["imagenet32"],
+    [256, 512, 1024],
+    epochs=90,
+    resize=(256, 480),
+)
 
 if __name__ == "__main__":
     app()

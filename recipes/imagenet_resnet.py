@@ -39,7 +39,15 @@ METHODS = {
     "BN": method("standard", "batch"),
     "GmP+IMN": method("gmp", "input_mean"),
 }
-app = command("imagenet_resnet", {"ResNet-18": METHODS}, ["folders"], [256], epochs=90, resize=(256, 480))
+app = command(
+    "imagenet_resnet",
+    "Repeats table 3 of Chen and Ge (2024): parameterizations of ResNet-18 on ImageNet.",
+    {"ResNet-18": METHODS},
+    ["folders"],
+    [256],
+    epochs=90,
+    resize=(256, 480),
+)
 
 if __name__ == "__main__":
     app()

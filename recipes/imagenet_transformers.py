@@ -19,6 +19,7 @@ from recipes.transformers import methods
 
 app = command(
     "imagenet_transformers",
+    "Repeats the experiments of Sun et al. (2024) on ImageNet: activations of vision transformers.",
     {name: methods(name) for name in ("ViT-Tiny", "DeiT-Tiny")},
     ["folders"],
     [256],

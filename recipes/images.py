@@ -1,4 +1,7 @@
-"""Pictures with labels: from CIFAR's and ImageNet32's batch files, or from folders of classes; and batches of them."""
+"""Pictures with labels: from CIFAR's and ImageNet32's batch files, or from folders of classes; and batches of them.
+
+Files are not trusted: batch files are pickles, of which nothing is run, and pictures are read in four formats only.
+"""
 
 import contextlib
 import pickle
@@ -6,16 +9,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grain
 import keras
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from keras_actlab import distribution
 
 Batch = tuple[np.ndarray, np.ndarray]
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # whatever a file is called: others run programs, PostScript for one
+MOST_PIXELS, MOST_ELONGATED = 2**26, 64  # longer sides than this times the shorter one would not fit when resized
 
 
 @dataclass(frozen=True)
@@ -48,23 +54,43 @@ class Files:
         """Returns a picture and its label.
 
         Raises:
-            ValueError: If more files than are allowed cannot be read.
+            ValueError: If no file can be read, or more than are allowed cannot.
         """
-        path = self.paths[row]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), int(self.labels[row])
-        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            with self.lock:
-                if path not in self.corrupt:
-                    self.corrupt.add(path)
-                    print(f"Cannot be read, {len(self.corrupt)} of at most {self.most_corrupt}: {path} ({error})")
-                if len(self.corrupt) > self.most_corrupt:
-                    raise ValueError(
-                        f"`data_dir` must not hold more than {self.most_corrupt} pictures that cannot be read. "
-                        f"Received: {', '.join(map(str, sorted(self.corrupt)))}"
-                    ) from error
-        return self.read((row + 1) % len(self))
+        for candidate in [*range(row, len(self)), *range(row)]:
+            try:
+                return _read_picture(self.paths[candidate]), int(self.labels[candidate])
+            except Exception as error:  # damaged files make Pillow raise errors of nearly any type
+                self._count(self.paths[candidate], error)
+        raise ValueError(
+            f"`data_dir` must hold pictures that can be read. Received: {', '.join(map(str, sorted(self.corrupt)))}"
+        )
+
+    def _count(self, path: Path, error: Exception) -> None:
+        with self.lock:
+            if path not in self.corrupt:
+                self.corrupt.add(path)
+                print(f"Cannot be read, {len(self.corrupt)} of at most {self.most_corrupt}: {path} ({error})")
+            if len(self.corrupt) > self.most_corrupt:
+                raise ValueError(
+                    f"`data_dir` must not hold more than {self.most_corrupt} pictures that cannot be read. "
+                    f"Received: {', '.join(map(str, sorted(self.corrupt)))}"
+                ) from error
+
+
+def _read_picture(path: Path) -> Image.Image:
+    """Returns a picture in RGB and the right way up, without its alpha channel."""
+    with Image.open(path, formats=FORMATS) as image:
+        if image.width * image.height > MOST_PIXELS or max(image.size) > MOST_ELONGATED * min(image.size):
+            raise ValueError(
+                f"a picture must have at most {MOST_PIXELS} pixels, and a side at most {MOST_ELONGATED} times the "
+                f"other. Received: {image.width} x {image.height} pixels"
+            )
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits a pixel, of which a conversion would cut the upper ones off
+            return Image.fromarray((np.asarray(image) >> 8).astype("uint8")).convert("RGB")
+        if image.mode == "P":
+            image = image.convert("RGBA")  # a palette may hold transparent colours, which RGB cannot take
+        return image.convert("RGB")
 
 
 Images = Arrays | Files
@@ -233,34 +259,74 @@ def _batch_files(paths: list[Path], key: str, first_label: int, classes: int) ->
         try:
             with path.open("rb") as file:
                 content = _Unpickler(file, encoding="latin1").load()
-            part = np.asarray(content["data"]).reshape(-1, 3, 32, 32)
-            labels.append(np.asarray(content[key]) - first_label)
+            part = content["data"].array.reshape(-1, 3, 32, 32)
+            numbers = content[key]
+            if isinstance(numbers, _Array):
+                numbers = numbers.array.tolist()
+            if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+                raise TypeError(f"{key} must be a list of integers")
         except FileNotFoundError:
             raise ValueError(f"`data_dir` must hold {path.name}. Received: data_dir={str(path.parent)!r}") from None
-        except (EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged or forged pickle makes the unpickler raise errors of any type
             raise ValueError(
                 f"{path.name} in `data_dir` must be a pickled dictionary of data and {key}. "
                 f"Received: {path}: {type(error).__name__}: {error}"
             ) from error
-        if part.dtype != np.uint8 or len(part) != len(labels[-1]) or not len(part):
+        if part.dtype != np.uint8 or len(part) != len(numbers) or not len(part):
             raise ValueError(
                 f"{path.name} must hold as many labels as pictures of 3 x 32 x 32 bytes. "
-                f"Received: {len(labels[-1])} labels, data of shape {part.shape}, {part.dtype}"
+                f"Received: {len(numbers)} labels, data of shape {part.shape}, {part.dtype}"
             )
-        lowest, highest = labels[-1].min(), labels[-1].max()
-        if lowest < 0 or highest >= classes:
+        lowest, highest = min(numbers), max(numbers)
+        if lowest < first_label or highest >= classes + first_label:
             raise ValueError(
                 f"Labels in {path.name} must be from {first_label} to {classes - 1 + first_label}. "
-                f"Received: labels from {lowest + first_label} to {highest + first_label}"
+                f"Received: labels from {lowest} to {highest}"
             )
         pixels.append(part.transpose(0, 2, 3, 1))
-    return Arrays(np.ascontiguousarray(np.concatenate(pixels)), np.concatenate(labels).astype("int32"), classes)
+        labels += numbers
+    return Arrays(np.ascontiguousarray(np.concatenate(pixels)), np.array(labels, "int32") - first_label, classes)
+
+
+NUMBERS = {"i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"}
+
+
+class _DType:
+    """Stands in for `numpy.dtype` in a pickle: a type of numbers."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        if code not in NUMBERS:
+            raise pickle.UnpicklingError(f"it holds an array of {code}")
+        self.name = code
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in ("<", ">"):
+            self.name = state[1] + self.name
+
+
+class _Array:
+    """Stands in for `numpy.ndarray` in a pickle, and for the function that makes one: an array of numbers."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array = np.empty(0)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, by_columns, content = state
+        content = content.encode("latin1") if isinstance(content, str) else content  # of Python 2
+        self.array = np.frombuffer(content, dtype.name).reshape(shape, order="F" if by_columns else "C")
+
+
+# Whatever else a pickle asks for, it does not get: it could run any code.
+STAND_INS = {
+    ("numpy", "dtype"): _DType,
+    ("numpy", "ndarray"): _Array,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads arrays and nothing else, since a pickle could run any code."""
-
-    def find_class(self, module: str, name: str) -> Callable:
-        if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
-            return super().find_class(module, name)
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in STAND_INS:
+            return STAND_INS[module, name]
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")

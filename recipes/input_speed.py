@@ -39,10 +39,13 @@ def main(
     side: Annotated[int, typer.Option(min=8, help="Pixels of what is cut out of pictures in files.")] = 224,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 64,
     rounds: Annotated[int, typer.Option(min=1, help="Batches that are timed.")] = 40,
-    out: cli.Out = Path("recipes/results"),
+    out: cli.Out = Path("results"),
     smoke: cli.Smoke = False,
 ) -> None:
-    """Measures the pipeline and a training step; prints a table and appends its rows to a file."""
+    """Measures the throughput of the input pipeline and of a training step, which is in none of the papers.
+
+    Prints a table and appends its rows to a file.
+    """
     cli.check_choices("--data", [data], images.SETS)
     if smoke:
         batch_size, rounds = 4, 2

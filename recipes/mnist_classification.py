@@ -137,7 +137,10 @@ def main(
     jobs: cli.Jobs = 1,
     smoke: cli.Smoke = False,
 ) -> None:
-    """Compares seven activations in two small networks on MNIST; prints tables, writes rows, tables and a figure."""
+    """Repeats the MNIST experiment of Liu et al. (2024), with two small networks of our own and seven activations.
+
+    Prints tables; writes rows, tables and a figure.
+    """
     described = comparisons(data_dir, examples, smoke)
     results = experiments.run(described, out / "mnist_classification.jsonl", jobs)
     save_cost(results, out)

@@ -160,7 +160,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(out: cli.Out = Path("results"), smoke: cli.Smoke = False) -> None:
-    """Perturbs one unit under four parameterizations; prints a table, writes tables and a figure."""
+    """Repeats figure 1 of Chen and Ge (2024): perturbs one unit under four parameterizations.
+
+    Prints a table; writes tables and a figure.
+    """
     seeds, units = (2, 20) if smoke else (10, 1000)
     found = pd.concat(
         changes(method, size, seed, units, deviation)

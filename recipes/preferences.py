@@ -8,6 +8,9 @@ Files are `.jsonl` or `.jsonl.gz`, with a pair on each line. Its keys tell the f
   one where `labels` is 1. They become dialogues like those of HH. All pairs are taken: take those whose scores differ
   by a factor of two from the file yourself, as its authors advise, if you want them only.
 
+Blank lines are skipped; so are pairs that nothing can be learned from, as a response is empty or both are the same, or
+a text is not valid Unicode. How many is printed.
+
 Instead of a file there can be the name of a data set, "Anthropic/hh-rlhf" or "stanfordnlp/SHP", which the library
 `datasets` reads.
 """
@@ -55,27 +58,42 @@ def read(source: str, split: str) -> list[Pair]:
         split: Which part of a data set that is given by its name.
 
     Returns:
-        The pairs, in their order.
+        The pairs that can be used, in their order.
 
     Raises:
-        ValueError: If a file is missing or damaged, or a row is not a pair of two different responses.
+        ValueError: If a file is missing or damaged, a row is not a pair of responses, or no pair can be used.
         ImportError: If a data set is named and the library `datasets` is missing.
     """
-    found = []
+    found, skipped = [], []
     rows = _rows_of_file(Path(source)) if source.endswith(FILES) else _rows_of_data_set(source, split)
     for number, row in enumerate(rows, 1):
+        if isinstance(row, str) and not row.strip():
+            continue
         try:
-            found.append(_pair(json.loads(row) if isinstance(row, str) else row))
-        except ValueError as error:
+            pair = _pair(json.loads(row) if isinstance(row, str) else row)
+        except (ValueError, RecursionError) as error:  # the latter of JSON that is nested too deeply
             raise ValueError(f"{source}, row {number}: {error}") from error
+        if _is_usable(pair):
+            found.append(pair)
+        else:
+            skipped.append(number)
+    if skipped:
+        print(
+            f"{source}: {len(skipped)} of {len(skipped) + len(found)} pairs are skipped, since a response is empty, "
+            f"both are the same, or a text is not valid Unicode: rows {', '.join(map(str, skipped[:10]))}"
+            + (", ..." if len(skipped) > 10 else "")
+        )
     if not found:
-        raise ValueError(f"{source} must hold pairs of responses. Received: no rows")
+        raise ValueError(
+            f"{source} must hold pairs of different responses. Received: {len(skipped) or 'no'} rows"
+            + (", none of which is one" if skipped else "")
+        )
     return found
 
 
 def _rows_of_file(path: Path) -> Iterator[str]:
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as file:
             yield from file
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be a whole file of lines of JSON: {error}") from error
@@ -112,11 +130,15 @@ def _pair(row: Any) -> Pair:
                 "a row must have texts chosen and rejected, or history, human_ref_A, human_ref_B and labels, 0 or 1. "
                 f"Received: {str(row)[:200]}"
             )
-    if not all(responses) or responses[0] == responses[1]:
-        raise ValueError(
-            f"responses must not be empty, and differ. Received: chosen={responses[0]!r}, rejected={responses[1]!r}"
-        )
     return Pair(prompt, *responses)
+
+
+def _is_usable(pair: Pair) -> bool:
+    try:
+        "".join(pair).encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can hold
+        return False
+    return bool(pair.chosen and pair.rejected) and pair.chosen != pair.rejected
 
 
 def gpt2_tokenizer(vocabulary: dict[str, int], merges: Iterable[str]) -> tokenizers.Tokenizer:

@@ -96,7 +96,10 @@ def main(
     jobs: cli.Jobs = 1,
     smoke: cli.Smoke = False,
 ) -> None:
-    """Compares activations and parameterizations on two small data sets; prints and writes rows, tables, a figure."""
+    """Compares what the three papers propose on two small data sets, an experiment of our own.
+
+    Prints and writes rows, tables and a figure.
+    """
     results = experiments.run(comparisons(2 if smoke else splits, smoke), out / "quickstart.jsonl", jobs)
     cli.finish(results, out, "quickstart")
 

@@ -324,6 +324,30 @@ def test_another_number_of_channels(name):
 
 
 @each_case
+def test_an_empty_batch(name):
+    case = CASES[name]
+    layer = case.make()
+    layer(data(case.shape))
+    empty = data(case.shape)[:0]
+    trains = "training" in inspect.signature(layer.call).parameters
+    for call in ({}, {"training": True}) if trains else ({},):
+        assert tuple(layer(empty, **call).shape) == tuple(layer.compute_output_shape(empty.shape))
+    for variable in layer.variables:
+        assert np.all(np.isfinite(numpy(variable))), variable.path
+
+
+@each_case
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float16"])
+def test_a_stateless_call_gives_the_compute_dtype(name, policy):
+    case = CASES[name]
+    layer = case.make(dtype=policy)
+    layer.build(case.shape)
+    state = [[variable.value for variable in of] for of in (layer.trainable_variables, layer.non_trainable_variables)]
+    outputs, _ = layer.stateless_call(*state, data(case.shape))
+    assert keras.backend.standardize_dtype(outputs.dtype) == layer.compute_dtype
+
+
+@each_case
 def test_unknown_arguments(name):
     with pytest.raises(ValueError, match="Unrecognized keyword arguments"):
         CASES[name].make(bandwith=3)
@@ -394,6 +418,40 @@ def test_import_is_light():
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert finished.stdout.strip() == "[]", finished.stdout + finished.stderr
+
+
+def test_what_needs_an_extra_is_imported_on_its_first_use():
+    code = """
+import sys, keras_actlab
+assert {"eafo", "experiments"} <= set(dir(keras_actlab)) and "plots" in dir(keras_actlab.cab)
+assert not {"keras_actlab.eafo", "keras_actlab.experiments", "keras_actlab.cab.plots"} & set(sys.modules)
+modules = keras_actlab.eafo, keras_actlab.experiments, keras_actlab.cab.plots
+assert [module.__name__.split(".", 1)[1] for module in modules] == ["eafo", "experiments", "cab.plots"]
+for module in (keras_actlab, keras_actlab.cab):
+    try:
+        module.plot
+    except AttributeError as error:
+        assert "has no attribute 'plot'" in str(error)
+"""
+    pytest.importorskip("matplotlib")
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("name", ["eafo", "experiments", "cab.plots"])
+def test_a_missing_extra_is_named(name):
+    code = f"""
+import sys
+sys.modules["pandas"] = sys.modules["matplotlib"] = None
+import keras_actlab
+try:
+    keras_actlab.{name}
+except ImportError as error:
+    print(error)
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"keras_actlab.{name} needs" in finished.stdout, finished.stderr
+    assert "pip install 'keras-actlab[lab]'" in finished.stdout
 
 
 def test_public_names():

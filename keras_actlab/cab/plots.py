@@ -208,10 +208,10 @@ def slice_2d(sliced: Slice, points: Any = None, labels: Any = None, ax: Axes | N
     ax = _axes(ax, (6, 4.5))
     ax.add_collection(PolyCollection(sliced.polygons, facecolors=COLOURS, alpha=0.1, linewidths=0))
     names = list(dict.fromkeys(sliced.layers))  # in the order of computation
-    for index, name in enumerate(names):
+    for index, name in enumerate(names, len(classes)):
         segments = sliced.segments[sliced.layers == name]
         ax.add_collection(LineCollection(segments, colors=_colour(index), linewidths=1, label=name))
-    for index, (name, places) in enumerate(classes.items(), len(names)):
+    for index, (name, places) in enumerate(classes.items()):  # in the colours that `boundaries_2d` gives them
         ax.scatter(places[:, 0], places[:, 1], s=12, color=_colour(index), label=name)
     ax.set(xlim=sliced.plane.limits[0], ylim=sliced.plane.limits[1], xlabel="a", ylabel="b")
     return _finished(ax)
@@ -427,7 +427,8 @@ def activation(
         x = np.linspace(low, high, GRID)
         curves = _curves(layer, x, values.shape[1:], axis)[:, chosen]
         ax = _axes(ax, (6.4, 4))
-        ax.plot(x, np.maximum(x, 0.0), color="black", linewidth=0.8, label="ReLU")
+        # Dashed and above the curves, so that one that is close to ReLU is seen through it.
+        ax.plot(x, np.maximum(x, 0.0), "--", color="black", linewidth=1, zorder=3, label="ReLU")
         if np.allclose(curves, curves[:, :1]):
             name = getattr(layer, "name", getattr(layer, "__name__", "activation"))
             ax.plot(x, curves[:, 0], color=_colour(0), label=name)

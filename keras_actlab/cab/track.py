@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -94,7 +93,7 @@ def load_tracks(path: str | Path) -> dict[str, Track]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else.
+        ValueError: If it holds something else, or arrays whose shapes do not agree.
 
     Example:
 
@@ -110,8 +109,26 @@ def load_tracks(path: str | Path) -> dict[str, Track]:
     try:
         with Path(path).open("rb") as file, np.load(file) as arrays:
             names = dict.fromkeys(key.rpartition("/")[0] for key in arrays)
-            return {name: Track(**{field: arrays[f"{name}/{field}"] for field in FIELDS}) for name in names}
+            tracks = {name: Track(**{field: arrays[f"{name}/{field}"] for field in FIELDS}) for name in names}
     except FileNotFoundError:
         raise
-    except (KeyError, TypeError, ValueError, EOFError, OSError, BadZipFile) as error:
+    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise errors of many types
         raise ValueError(f"`path` must be a file of tracks. Received: path={str(path)!r}") from error
+    for name, track in tracks.items():
+        _check_shapes(name, track, path)
+    return tracks
+
+
+def _check_shapes(name: str, track: Track, path: str | Path) -> None:
+    """Raises unless the arrays of a track hold numbers, and their shapes agree."""
+    records, boundaries = len(track.steps) if track.steps.ndim else 0, len(track.units) if track.units.ndim else 0
+    dimensions = track.normals.shape[-1:]
+    of_vectors, of_scalars = (records, boundaries, *dimensions), (records, boundaries)
+    shapes = dict(zip(FIELDS, [(records,), of_vectors, of_vectors, of_scalars, of_scalars, (boundaries,)], strict=True))
+    for field, shape in shapes.items():
+        array = getattr(track, field)
+        if array.shape != shape or array.dtype.kind not in "iuf":
+            raise ValueError(
+                f"`path` must be a file of tracks, whose {field} of {name!r} must be numbers of shape {shape}. "
+                f"Received: path={str(path)!r}, with {field} of shape {array.shape}, {array.dtype}"
+            )

@@ -11,7 +11,7 @@ from keras_actlab import constraints, ops
 from keras_actlab.layers.arguments import Activation, Regularizer, Shape, boolean
 from keras_actlab.ops.tensor import Tensor, concrete, integer
 
-# Of how many training calls the sample holds values.
+# Number of recent training calls that the sample represents.
 CALLS_IN_SAMPLE = 16
 
 
@@ -33,7 +33,8 @@ class EntropyActivation(keras.layers.Layer):
     latest first. Each training call, also of a layer that is not trainable, replaces a sixteenth of them by entries at
     scattered positions of the input, which take in all channels; masks are ignored. `sampled` tells how many values
     there have been, so that only the first `sampled` entries of `sample` are values of the input, and the others are
-    zeros. At `2**30` it falls back to `2**29`. Nothing is drawn from a random generator.
+    zeros. At `2**30` it falls back to `2**29`. Nothing is drawn from a random generator. An empty batch changes
+    nothing.
 
     Args:
         activation: The elementwise activation to start as: a name, a function, or None for the identity.
@@ -195,17 +196,28 @@ class EntropyActivation(keras.layers.Layer):
         return ops.linear_spline(inputs, self.knots, self.values)
 
     def _update_sample(self, inputs: Tensor) -> None:
+        if 0 in inputs.shape:
+            return
         entries = keras.ops.reshape(inputs, (-1,))
+        size = keras.ops.shape(entries)[0]
         count = max(1, self.sample_size // CALLS_IN_SAMPLE)
-        number = self.sampled + keras.ops.arange(count, dtype="int32")
-        # Scattered over the input by a factor near 2**16 / golden ratio. As it is a prime, which divides no number of
-        # channels, all channels have their turn, and all entries of a small input. No product exceeds an int32.
-        positions = number % 2**15 * 40507 % keras.ops.shape(entries)[0]
-        picked = keras.ops.cast(keras.ops.take(entries, positions), "float32")
-        self.sample.assign(keras.ops.concatenate([picked, self.sample[: self.sample_size - count]]))
-        sampled = self.sampled + count
-        # Falls back by a multiple of 2**15, so that the positions go on as they would.
-        self.sampled.assign(keras.ops.where(sampled < 2**30, sampled, sampled - 2**29))
+
+        def updated() -> tuple[Tensor, Tensor]:
+            number = self.sampled + keras.ops.arange(count, dtype="int32")
+            # Scattered over the input by a factor near 2**16 / golden ratio. As it is a prime, which divides no number
+            # of channels, all channels have their turn, and all entries of a small input. No product exceeds an int32.
+            picked = keras.ops.cast(keras.ops.take(entries, number % 2**15 * 40507 % size), "float32")
+            sampled = self.sampled + count
+            # Falls back by a multiple of 2**15, so that the positions go on as they would.
+            sampled = keras.ops.where(sampled < 2**30, sampled, sampled - 2**29)
+            return keras.ops.concatenate([picked, self.sample[: self.sample_size - count]]), sampled
+
+        if None in inputs.shape:  # a replica of TensorFlow's may get an empty part of a batch (tensorflow#41657)
+            sample, sampled = keras.ops.cond(size > 0, updated, lambda: (self.sample.value, self.sampled.value))
+        else:
+            sample, sampled = updated()
+        self.sample.assign(sample)
+        self.sampled.assign(sampled)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

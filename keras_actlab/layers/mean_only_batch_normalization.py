@@ -100,7 +100,9 @@ class MeanOnlyBatchNormalization(InputMeanNormalization):
         outputs = super().call(inputs, training=training, mask=mask)
         if self.beta is None:
             return outputs
-        return outputs + along_axis(self.beta, self.axis, len(outputs.shape))
+        # Cast here, as only `__call__` casts variables, which `stateless_call` goes without.
+        beta = keras.ops.cast(self.beta, outputs.dtype)
+        return outputs + along_axis(beta, self.axis, len(outputs.shape))
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {

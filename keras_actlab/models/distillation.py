@@ -23,12 +23,17 @@ class HardDistillation(keras.Model):
         model: What `keras_actlab.models.deit_tiny` returns, or another functional model with the layers "class_head"
             and "distillation_head", called once each, which give logits.
         teacher: A model from the same images to logits or probabilities of the same classes. It is frozen, with
-            `teacher.trainable = False`, and always runs in inference mode.
+            `teacher.trainable = False`, also after `trainable` of this model was changed, and always runs in inference
+            mode.
         **kwargs: Base model arguments, such as `name`.
 
     Call arguments:
         inputs: Images.
         training: Whether the logits of both heads are returned, in a list, or their mean.
+
+    Labels are integers, `(batch,)` or `(batch, 1)`, with a sparse loss; or distributions, `(batch,
+    classes)`, one-hot, smoothed or mixed, with a loss such as `CategoricalCrossentropy`. Then the teacher's labels are
+    one-hot. If the loss itself smooths labels, it smooths both.
 
     Input shape:
         That of `model`.
@@ -38,7 +43,8 @@ class HardDistillation(keras.Model):
 
     Raises:
         TypeError: If `model` or `teacher` is not a Keras model.
-        ValueError: If `model` lacks the two heads, or the teacher has another number of classes.
+        ValueError: If `model` lacks the two heads, there is a single class, the teacher has another number of classes,
+            or labels have another shape or integer labels are not of an integer dtype.
 
     Example:
 
@@ -67,10 +73,21 @@ class HardDistillation(keras.Model):
                 "`teacher` must have as many classes as `model`. "
                 f"Received: teacher with {taught} classes, model with {classes}"
             )
+        if classes == 1:
+            raise ValueError("`model` must give a logit for each of two classes or more. Received: model with 1 logit")
         super().__init__(**kwargs)
         self.model = model
         self.heads = keras.Model(model.input, [found[name].output for name in HEADS])
         self.teacher = teacher
+        self.teacher.trainable = False
+
+    @property
+    def trainable(self) -> bool:
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.Model.trainable.fset(self, value)  # of all layers, the teacher included
         self.teacher.trainable = False
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor | list[Tensor]:
@@ -87,9 +104,14 @@ class HardDistillation(keras.Model):
         training: bool = True,
     ) -> Tensor:
         if not training:
+            if y is not None:
+                _are_distributions(y, y_pred)
             return super().compute_loss(x, y, y_pred, sample_weight)
-        taught = ops.argmax(self.teacher(x, training=False), axis=-1)
         class_logits, distillation_logits = y_pred
+        one_hot = _are_distributions(y, class_logits)
+        taught = ops.argmax(self.teacher(x, training=False), axis=-1)
+        if one_hot:
+            taught = ops.one_hot(taught, class_logits.shape[-1], dtype=class_logits.dtype)
         loss = super().compute_loss(x, y, class_logits, sample_weight)
         return (loss + super().compute_loss(x, taught, distillation_logits, sample_weight)) / 2
 
@@ -114,3 +136,21 @@ class HardDistillation(keras.Model):
             for name in ("model", "teacher")
         }
         return cls(**config | models)
+
+
+def _are_distributions(labels: Tensor, logits: Tensor) -> bool:
+    """Returns whether labels have an entry for each class, and not one integer; raises if they are neither."""
+    shape, classes = getattr(labels, "shape", None), logits.shape[-1]
+    if shape is not None and tuple(shape[1:]) == (classes,):
+        return True
+    if shape is None or tuple(shape[1:]) not in ((), (1,)):
+        received = f"of type {type(labels).__name__}" if shape is None else f"of shape {tuple(shape)}"
+        raise ValueError(
+            f"Labels must have the shape (batch,) or (batch, {classes}), one for each class. Received: y {received}"
+        )
+    if "int" not in keras.backend.standardize_dtype(labels.dtype):
+        raise ValueError(
+            f"Labels of shape (batch,) must be integers, and others have the shape (batch, {classes}). "
+            f"Received: y of shape {tuple(shape)} and dtype {labels.dtype}"
+        )
+    return False

@@ -3,11 +3,11 @@
 import math
 
 import numpy as np
-from keras import ops
+from keras import backend, ops
 
 from keras_actlab.ops.compiled import compiled
 from keras_actlab.ops.sines import sines_and_cosines
-from keras_actlab.ops.tensor import Tensor, concrete, floating
+from keras_actlab.ops.tensor import Tensor, concrete, floating, largest_magnitude
 
 
 def angles_to_direction(angles: Tensor) -> Tensor:
@@ -66,7 +66,8 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
 
     Returns:
         A tensor, (n - 1, units), radians, float32 or wider: all but the last row in [0, pi], the last in [0, 2 pi). The
-        map has no derivative where all entries below the first non-zero one are 0.
+        map has no derivative where all entries below a non-zero one are 0. Such zeros have the gradient 0 here, and so
+        have entries that are so small beside the largest that their squares underflow.
 
     Raises:
         ValueError: If `kernel` is not a matrix with at least two rows, or has a column of zeros (or of numbers so small
@@ -100,15 +101,24 @@ def _to_direction(angles: Tensor) -> Tensor:
 
 @compiled
 def _to_angles(kernel: Tensor) -> Tensor:
-    # So that no square overflows, and none that matters underflows.
-    kernel = kernel / ops.max(ops.abs(kernel), axis=0, keepdims=True)
+    kernel = kernel / largest_magnitude(kernel, 0)  # no square overflows, and none that matters underflows
     # Summed from the last row up, so that a column's trailing zeros leave norms of exactly 0.
     squares = ops.flip(ops.square(kernel), axis=0)
-    norms = ops.sqrt(ops.flip(ops.cumsum(squares, axis=0), axis=0))  # norms[i] = norm(kernel[i:])
-    angles = ops.arctan2(ops.concatenate([norms[1:-1, :], kernel[-1:, :]], axis=0), kernel[:-1, :])
+    squares = ops.flip(ops.cumsum(squares, axis=0), axis=0)  # squares[i] = norm(kernel[i:])**2
+    # Where a square underflows, its quotients would be 0 / 0 in the gradient.
+    differentiable = squares > 4 * np.finfo(backend.standardize_dtype(kernel.dtype)).tiny
+    norms = ops.sqrt(_constant_unless(differentiable, squares))
+    rest = ops.concatenate([norms[1:-1, :], kernel[-1:, :]], axis=0)
+    differentiable = differentiable[:-1, :]
+    angles = ops.arctan2(_constant_unless(differentiable, rest), _constant_unless(differentiable, kernel[:-1, :]))
     # Only the last row can be negative. A tiny negative angle plus 2 pi rounds to 2 pi, whose principal value is 0.
     angles = ops.where(angles < 0, angles + 2 * math.pi, angles)
     return ops.where(angles >= 2 * math.pi, 0.0, angles)
+
+
+def _constant_unless(differentiable: Tensor, x: Tensor) -> Tensor:
+    """Returns `x`, with a gradient of 0 where it is not differentiable, whatever arrives there, NaN included."""
+    return ops.where(differentiable, x, ops.stop_gradient(x))
 
 
 def _products_before(x: Tensor, rows: int) -> Tensor:
@@ -136,7 +146,7 @@ def _check_no_zero_column(kernel: Tensor) -> None:
     values = concrete(kernel)
     if values is None:
         return
-    zero = np.flatnonzero(np.abs(values).max(axis=0) < np.finfo(values.dtype).tiny)
+    zero = np.flatnonzero(np.abs(values).max(axis=0, initial=0.0) < np.finfo(values.dtype).tiny)
     if zero.size:
         raise ValueError(
             "Every column of `kernel` must have a direction, that is, an entry that is neither zero nor subnormal. "

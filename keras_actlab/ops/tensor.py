@@ -1,5 +1,6 @@
 """What every operation here needs to know of its arguments."""
 
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -48,6 +49,17 @@ def along_axis(vector: Tensor, axis: int, rank: int) -> Tensor:
     shape = [1] * rank
     shape[axis] = -1
     return ops.reshape(vector, shape)
+
+
+def largest_magnitude(x: Tensor, axis: int | Sequence[int]) -> Tensor:
+    """Returns the largest magnitude along `axis`, which is kept, as a constant divisor for numbers of any size.
+
+    Of what does not depend on the divisor, nothing is lost by taking it for a constant in the gradient, where its
+    square could underflow. It is bounded by `1 / tiny`, as XLA multiplies by the reciprocal on CPUs, and takes one that
+    is subnormal for 0. The quotients are at most 4.
+    """
+    largest = ops.stop_gradient(ops.max(ops.abs(x), axis=axis, keepdims=True, initial=0.0))
+    return ops.minimum(largest, 1 / float(np.finfo(backend.standardize_dtype(x.dtype)).tiny))
 
 
 def look_up(table: Tensor, index: Tensor) -> Tensor:

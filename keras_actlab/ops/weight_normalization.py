@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from keras import backend, ops
 
-from keras_actlab.ops.tensor import Tensor, floating
+from keras_actlab.ops.tensor import Tensor, floating, largest_magnitude
 
 
 def unit_vectors(x: Tensor, axis: int | Sequence[int]) -> Tensor:
@@ -37,9 +37,7 @@ def unit_vectors(x: Tensor, axis: int | Sequence[int]) -> Tensor:
       to Accelerate Training of Deep Neural Networks".
     """
     x = floating(x, at_least="float32")
-    # The norm of x / largest neither overflows nor underflows. The result does not depend on this divisor, so that
-    # nothing is lost by taking it for a constant in the gradient.
-    largest = ops.stop_gradient(ops.max(ops.abs(x), axis=axis, keepdims=True))
+    largest = largest_magnitude(x, axis)  # the norm of x / largest neither overflows nor underflows
     present = largest >= np.finfo(backend.standardize_dtype(x.dtype)).tiny
     x = x / ops.where(present, largest, 1.0)
     squares = ops.where(present, ops.sum(ops.square(x), axis=axis, keepdims=True), 1.0)

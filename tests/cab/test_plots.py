@@ -351,6 +351,29 @@ def tmaf():
     return layer
 
 
+def test_classes_keep_their_colours_over_figures():
+    hidden = keras.layers.Dense(4, activation="relu", name="hidden")
+    model = keras.Sequential([keras.Input((2,)), hidden, keras.layers.Dense(1)])
+    points, labels = normal(20, 2), np.arange(20) % 3
+    figures = [
+        plots.boundaries_2d(cab.boundaries(hidden), points, labels),
+        plots.slice_2d(cab.slice_regions(model, cab.Plane.of_inputs()), points, labels),
+    ]
+    colours = []
+    for figure in figures:
+        legends = figure.axes[0].get_legend_handles_labels()
+        found = {
+            label: handle.get_facecolor()[0, :3].tolist()
+            for handle, label in zip(*legends, strict=True)
+            if "class" in label
+        }
+        assert list(found) == ["class 0", "class 1", "class 2"]
+        colours.append(found)
+    assert colours[0] == colours[1]
+    (line,) = (handle for handle, label in zip(*legends, strict=True) if label == "hidden")
+    assert line.get_color()[0, :3].tolist() not in found.values()
+
+
 def test_entries_of_a_matrix_activation(tmaf):
     ax = plots.activation(tmaf, normal(100, 4), channels=(0, 2)).axes[0]
     drawn = {(to_hex(each.get_edgecolor()), each.get_linestyle()): each.get_data() for each in ax.patches}
@@ -395,6 +418,7 @@ def test_a_curve_that_all_channels_share():
     np.testing.assert_allclose(y, np.maximum(x, 0) + 0.5 * x * np.exp(-(x**2) / 2), atol=1e-6)
     np.testing.assert_array_equal(relu.get_ydata(), np.maximum(x, 0))
     assert relu.get_linewidth() < curve.get_linewidth()
+    assert relu.get_zorder() > curve.get_zorder()  # or it would not be seen beside a curve that is close to it
 
 
 @pytest.mark.parametrize("axis", [-1, 1])

@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -212,6 +214,49 @@ def test_a_fixed_curve_is_still_sampled():
     model.train_on_batch(x, x[:, :1])
     np.testing.assert_array_equal(numpy(layer.values), before)
     assert int(numpy(layer.sampled)) == 2
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_an_empty_batch_leaves_the_sample_as_it_is(run_eagerly):
+    # A replica without samples runs the training step that is compiled for any size of batch (tensorflow#41657).
+    layer = EntropyActivation(sample_size=32)
+    layer(normal(5, 3), training=True)
+    before = numpy(layer.sample).copy()
+
+    def call(x):
+        return layer(x, training=True)
+
+    if keras.backend.backend() == "tensorflow" and not run_eagerly:
+        import tensorflow as tf
+
+        call = tf.function(call, input_signature=[tf.TensorSpec((None, 3))])
+    assert tuple(call(normal(0, 3)).shape) == (0, 3)
+    np.testing.assert_array_equal(numpy(layer.sample), before)
+    assert int(numpy(layer.sampled)) == 2
+    call(normal(5, 3) + 1)
+    assert int(numpy(layer.sampled)) == 4
+    np.testing.assert_array_equal(numpy(layer.sample)[2:4], before[:2])
+    assert np.isin(numpy(layer.sample)[:2], normal(5, 3) + 1).all()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="on the others no replica is without samples")
+def test_a_replica_without_samples():
+    code = """
+import keras, numpy as np, tensorflow as tf
+from keras_actlab import distribution, layers
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+with distribution.data_parallel():
+    layer = layers.EntropyActivation(sample_size=32)
+    model = keras.Sequential([keras.Input((4,)), layer, layers.InputMeanNormalization(synchronized=True), layers.TMAF(),
+                              layers.CRReLU(), layers.MeanOnlyBatchNormalization(), layers.GmPDense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.random.default_rng(0).normal(size=(33, 4)), np.ones(33), batch_size=32, verbose=0)
+    assert all(np.isfinite(weight).all() for weight in model.get_weights()), model.get_weights()
+    assert int(layer.sampled.numpy()) == 4
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.parametrize("sample_size", [1, 5, 16, 100, 1000])

@@ -89,6 +89,57 @@ def test_fit_trains_both_heads_and_leaves_the_teacher_alone():
     assert (distillation_logits.argmax(axis=1) == taught).mean() > (class_logits.argmax(axis=1) == taught).mean()
 
 
+def test_the_teacher_stays_frozen():
+    guide, (x, y) = teacher(), data()
+    distillation = HardDistillation(student(), guide)
+    outer = keras.Sequential([distillation])
+    for model in (distillation, outer):
+        model.trainable = False
+        assert not distillation.trainable_variables
+        model.trainable = True
+        assert len(distillation.trainable_variables) == 6
+        assert not guide.trainable
+        assert not guide.trainable_variables
+    before = guide.get_weights()
+    distillation.compile(keras.optimizers.AdamW(0.1, weight_decay=0.5), CROSS_ENTROPY)
+    distillation.train_on_batch(x, y)
+    for one, other in zip(guide.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_labels_that_are_distributions():
+    model, (x, _) = student(), data()
+    guide = teacher()
+    taught = numpy(guide(x)).argmax(axis=1)
+    mixed = np.random.default_rng(3).dirichlet(np.ones(3), len(x))
+    class_logits, distillation_logits = heads(model, x)
+    of_labels = sum(mixed[:, k] * cross_entropy(np.full(len(x), k), class_logits) for k in range(3))
+    half = (of_labels + cross_entropy(taught, distillation_logits)) / 2
+    penalty = regularizer(model)
+    distillation = HardDistillation(model, guide)
+    distillation.compile(keras.optimizers.SGD(0.1), keras.losses.CategoricalCrossentropy(from_logits=True))
+    found = distillation.train_on_batch(x, mixed, return_dict=True)
+    np.testing.assert_allclose(found["loss"], half.mean() + penalty, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y: 0.7 * y + 0.3 * y[::-1], r"must be integers, and others .* \(batch, 3\). Received: y .*float"),
+        (lambda y: np.zeros((len(y), 2), "int32"), r"shape \(batch,\) or \(batch, 3\).* Received: y of shape"),
+        (lambda y: np.zeros((len(y), 3, 1), "int32"), r"shape \(batch,\) or \(batch, 3\).* Received: y of shape"),
+        (lambda y: {"class_head": y}, r"shape \(batch,\) or \(batch, 3\).* Received: y of type dict"),
+    ],
+)
+@pytest.mark.parametrize("call", ["train_on_batch", "test_on_batch"])
+def test_other_labels_are_refused(call, change, words):
+    x, y = data()
+    distillation = HardDistillation(student(), teacher())
+    distillation.compile("sgd", CROSS_ENTROPY)
+    with pytest.raises(ValueError, match=words):
+        getattr(distillation, call)(x, change(y))
+
+
 def test_saved_and_loaded(tmp_path):
     model, (x, _) = student(), data()
     distillation = HardDistillation(model, teacher())
@@ -125,6 +176,7 @@ def test_deit_is_distilled():
             r"`model` must have the layers \('class_head', 'distill.*Received",
         ),
         (lambda: (student(4), teacher()), ValueError, r"Received: teacher with 3 classes, model with 4"),
+        (lambda: (student(1), student(1)), ValueError, r"two classes or more. Received: model with 1 logit"),
     ],
 )
 def test_bad_arguments(arguments, error, message):

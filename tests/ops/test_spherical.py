@@ -34,6 +34,7 @@ def kernels(n):
         "wide range": rng.standard_normal((n, 16)) * 10 ** rng.uniform(-15, 15, (n, 16)),
         "tiny": rng.standard_normal((n, 16)) * 1e-30,
         "huge": rng.standard_normal((n, 16)) * 1e37,
+        "largest": rng.uniform(-3.4, 3.4, (n, 16)) * 1e38,
     }
 
 
@@ -88,6 +89,27 @@ def test_gradient_of_a_long_kernel():
         derivative[k + 1 :] = tangent[k + 1 :] / np.sin(angles[k]) * np.cos(angles[k])
         (found,) = gradients(ops.angles_to_direction, angles.astype("float32"), cotangent=derivative)
         np.testing.assert_allclose(found[k], shares[k], rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1.0, 1e20, 1e30])
+def test_the_gradient_of_the_angles_of_a_kernel_of_any_size(size):
+    def angles(w):
+        tails = np.sqrt(np.cumsum(w[::-1] ** 2, axis=0)[::-1])
+        return np.concatenate([np.arctan2(tails[1:-1], w[:-2]), np.arctan2(w[-1:], w[-2:-1])])
+
+    kernel = np.random.default_rng(0).standard_normal((5, 4))
+    cotangent = np.random.default_rng(1).standard_normal((4, 4))
+    (expected,) = finite_differences(lambda w: np.sum(angles(w) * cotangent), kernel)
+    # Multiplied by the size, as the gradient is inversely proportional to it.
+    (found,) = gradients(
+        lambda w: ops.direction_to_angles(w) * size, (kernel * size).astype("float32"), cotangent=cotangent
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_no_columns():
+    assert tuple(ops.direction_to_angles(np.zeros((3, 0), "float32")).shape) == (2, 0)
+    assert tuple(ops.angles_to_direction(np.zeros((2, 0), "float32")).shape) == (3, 0)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

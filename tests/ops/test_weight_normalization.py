@@ -31,6 +31,11 @@ def test_vectors_of_any_size(size):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_the_largest_vectors():
+    x = np.random.default_rng(0).uniform(-3.4e38, 3.4e38, (50, 4))
+    np.testing.assert_allclose(numpy(ops.unit_vectors(x.astype("float32"), 0)), reference(x / 1e38, 0), atol=1e-6)
+
+
 def test_entries_of_unlike_size():
     x = np.array([[1e30, 1e-30], [1e-30, 1e-30]], "float32")
     np.testing.assert_allclose(numpy(ops.unit_vectors(x, 0)), [[1.0, 0.5**0.5], [0.0, 0.5**0.5]], rtol=1e-6)
@@ -48,6 +53,12 @@ def test_a_zero_vector_stays_zero(zero):
     (found,) = gradients(lambda x: ops.unit_vectors(x, 0), x.astype("float32"), cotangent=cotangent)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_array_equal(found[:, 1], 0.0)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("axis", [0, 1, (0, 1)])
+def test_no_vectors_and_vectors_without_entries(shape, axis):
+    assert tuple(ops.unit_vectors(np.zeros(shape, "float32"), axis).shape) == shape
 
 
 def test_half_precision_is_widened():

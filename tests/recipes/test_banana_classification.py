@@ -16,7 +16,7 @@ pytestmark = pytest.mark.one_backend
 def file(tmp_path_factory):
     """A made-up table with the form of the Banana data: inside and outside of a circle."""
     path = tmp_path_factory.mktemp("data") / "banana.csv"
-    points = np.random.default_rng(0).normal(size=(1100, 2)).round(3)
+    points = np.random.default_rng(0).normal(size=(5300, 2)).round(3)
     labels = np.where((points**2).sum(axis=1) < 1.2, 1, -1)
     pd.DataFrame({"At1": points[:, 0], "At2": points[:, 1], "Class": labels}).to_csv(path, index=False)
     return path

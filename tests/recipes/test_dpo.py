@@ -63,6 +63,15 @@ def test_log_probabilities_add_up_token_by_token():
     np.testing.assert_allclose(found, expected_log_probabilities(table, pairs), rtol=1e-5)
 
 
+def test_batches_may_differ_in_length():
+    # On TensorFlow a function that is compiled anew for another length gets a length of None (keras-core#835).
+    table, pairs = random_table(), made_up()
+    network = dpo.ResponseLogProbability(bigram(table))
+    for length in (10, 11, 14):
+        found = network.predict_on_batch(stacked(pairs, length))
+        np.testing.assert_allclose(found, expected_log_probabilities(table, pairs), rtol=1e-5)
+
+
 def tiny(activation=None):
     tokens = {"vocabulary": {"<|endoftext|>": 0, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5, "ab": 6}, "merges": ["a b"]}
     sizes = {"num_layers": 1, "num_heads": 2, "hidden_dim": 8, "intermediate_dim": 16, "max_sequence_length": 10}

@@ -63,15 +63,53 @@ def test_labels_of_imagenet32_start_at_1(tmp_path):
         (lambda path: path.write_bytes(path.read_bytes()[:1000]), "data_batch_2 in `data_dir` must be a pickled"),
         (lambda path: path.write_bytes(pickle.dumps({"data": 3})), "data_batch_2 in `data_dir` must be a pickled"),
         (lambda path: path.write_bytes(pickle.dumps(print)), "asks for builtins.print"),
+        # A module that runs a program when it is imported.
+        (
+            lambda path: path.write_bytes(b"\x80\x03cnumpy.f2py.__main__\ndtype\n."),
+            "asks for numpy.f2py.__main__.dtype",
+        ),
+        (lambda path: path.write_bytes(pickle.dumps(np.array([path.name, None]))), "holds an array of O8"),
+        (lambda path: path.write_bytes(pickle.dumps(np.arange(3), 5)), r"asks for numpy\._core\.numeric\._frombuffer"),
+        (
+            lambda path: path.write_bytes(pickle.dumps({"data": np.zeros((2, 3072), "uint8"), "labels": [1, [2, 3]]})),
+            "labels must be a list of integers",
+        ),
+        (
+            lambda path: path.write_bytes(pickle.dumps({"data": np.zeros((2, 3072), "uint8"), "labels": [1, 2**70]})),
+            "must be from 0 to 9. Received: labels from 1",
+        ),
+        (
+            lambda path: path.write_bytes(pickle.dumps({"data": np.zeros((2, 3072)), "labels": [1, 2]})),
+            "3 x 32 x 32 bytes. Received: 2 labels, data of shape .*, float64",
+        ),
+        # A state of another form for an array, and one for what makes arrays.
+        (lambda path: path.write_bytes(b"\x80\x03cnumpy\nndarray\n)RK\x01b."), "must be a pickled"),
+        (lambda path: path.write_bytes(b"\x80\x03cnumpy\nndarray\nK\x01b."), "must be a pickled"),
         (lambda path: save_batches(path.parent, [path.name], first=5), "must be from 0 to 9. Received: labels from 5"),
     ],
-    ids=["missing", "truncated", "no pictures", "code", "labels"],
+    ids=[
+        *("missing", "truncated", "no pictures", "code", "import", "objects", "buffer", "nested labels"),
+        *("large label", "floats", "state", "state of a class", "labels"),
+    ],
 )
 def test_bad_batch_files_are_refused(tmp_path, damage, words):
     save_batches(tmp_path, CIFAR10)
     damage(tmp_path / "data_batch_2")
     with pytest.raises(ValueError, match=words):
         images.cifar(10, tmp_path)
+
+
+def test_a_batch_file_of_python_2(tmp_path):
+    # As the published files are: protocol 2, with bytes as text.
+    pixels = np.random.default_rng(0).integers(0, 256, 3072, "uint8")
+    (tmp_path / "batch").write_bytes(
+        b"\x80\x02}q\x01(U\x06labelsq\x02]q\x03K\x07aU\x04dataq\x04cnumpy.core.multiarray\n_reconstruct\nq\x05cnumpy\n"
+        b"ndarray\nq\x06K\x00\x85U\x01b\x87R(K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nq\x07U\x02u1K\x00K\x01\x87R"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x00\x0c\x00\x00" + pixels.tobytes() + b"tbu."
+    )
+    found = images._batch_files([tmp_path / "batch"], "labels", 0, 10)
+    np.testing.assert_array_equal(found.pixels[0], pixels.reshape(3, 32, 32).transpose(1, 2, 0))
+    assert found.labels.tolist() == [7]
 
 
 @pytest.mark.parametrize("name", ["imagenet32", "folders"])
@@ -138,6 +176,85 @@ def test_a_few_corrupt_pictures_are_counted_and_replaced(tmp_path, capsys):
     strict = images.Files(train.paths, train.labels, 2, most_corrupt=1)
     with pytest.raises(ValueError, match="must not hold more than 1 pictures that cannot be read"):
         images.evaluation_batches(strict, 6, side=8, resize=8)[0]
+
+
+def test_all_of_few_pictures_are_corrupt(tmp_path):
+    train, _ = images.class_folders(save_folders(tmp_path))
+    for path in train.paths:
+        path.write_bytes(b"")
+    with pytest.raises(
+        ValueError, match=r"must hold pictures that can be read. Received: .*ant.*0\.png, .*bee.*1\.png"
+    ):
+        train.read(2)
+
+
+def pictures(folder, save):
+    """Two pictures of one class, of which `save` writes the first."""
+    train, _ = images.class_folders(save_folders(folder, classes=("ant",)))
+    save(train.paths[0])
+    return train
+
+
+RAMP = np.arange(256, dtype="uint8").reshape(16, 16)
+COLOURS = np.random.default_rng(0).integers(0, 256, (16, 16, 3), "uint8")
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        (lambda: Image.fromarray(RAMP * np.uint16(257)), RAMP[..., None]),
+        (lambda: Image.fromarray(RAMP), RAMP[..., None]),
+        (lambda: Image.fromarray(RAMP > 100), 255 * (RAMP > 100)[..., None]),
+        (lambda: Image.fromarray(np.stack([RAMP, 255 - RAMP], axis=-1)), RAMP[..., None]),
+        (lambda: Image.fromarray(np.concatenate([COLOURS, RAMP[..., None]], axis=-1)), COLOURS),
+        (lambda: palette(), np.array([[250, 10, 20], [30, 40, 240]], "uint8")[RAMP % 2]),
+    ],
+    ids=["16 bits", "grey", "1 bit", "grey and alpha", "colours and alpha", "transparent palette"],
+)
+def test_pictures_of_other_modes(tmp_path, picture, expected):
+    train = pictures(tmp_path, lambda path: picture().save(path))
+    found, _ = train.read(0)
+    assert found.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(found), np.broadcast_to(expected, (16, 16, 3)))
+    assert not train.corrupt
+
+
+def palette():
+    image = Image.fromarray(RAMP % 2).convert("P")
+    image.putpalette([250, 10, 20, 30, 40, 240])
+    image.info["transparency"] = b"\x00\xff"
+    return image
+
+
+def test_a_print_picture_and_one_that_lies_on_its_side(tmp_path):
+    red = Image.new("CMYK", (16, 8), (0, 255, 255, 0))
+    train = pictures(tmp_path, lambda path: red.save(path, "JPEG", quality=100))
+    found = np.asarray(train.read(0)[0])
+    assert np.abs(found.astype(int) - [255, 0, 0]).max() <= 4
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned to the right by a quarter
+    train = pictures(tmp_path / "other", lambda path: Image.fromarray(COLOURS[:8]).save(path, exif=exif))
+    np.testing.assert_array_equal(np.asarray(train.read(0)[0]), np.rot90(COLOURS[:8], -1))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda path: Image.new("RGB", (9, 9)).save(path, "EPS"), "cannot identify"),
+        (lambda path: Image.new("RGB", (9, 9)).save(path, "GIF"), "cannot identify"),
+        (lambda path: Image.new("L", (2**13 + 1, 2**13)).save(path), "at most 67108864 pixels"),
+        (lambda path: Image.new("L", (650, 10)).save(path), "Received: 650 x 10 pixels"),
+        (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "cannot identify"),
+    ],
+    ids=["PostScript", "GIF", "large", "elongated", "a header"],
+)
+def test_other_files_than_pictures_are_not_read(tmp_path, capsys, content, words):
+    train = pictures(tmp_path, content)
+    picture, _ = train.read(0)
+    assert picture.size == (8, 12)
+    assert train.corrupt == {train.paths[0]}
+    assert words in capsys.readouterr().out
 
 
 def test_a_part_of_the_pictures_is_always_the_same():

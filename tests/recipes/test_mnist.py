@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -58,6 +60,17 @@ def test_a_file_of_another_kind_is_refused(folder, content):
     (folder / "mnist.npz").write_bytes(content)
     with pytest.raises(ValueError, match=r"mnist\.npz in `data_dir` must be a NumPy archive.*Received: data_dir="):
         mnist.load(folder)
+
+
+def test_every_damage_of_an_archive_is_refused(folder):
+    path = folder / "mnist.npz"
+    np.savez_compressed(path, **save(folder))
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(content) - 8, 40):
+        path.write_bytes(content[:place] + rng.bytes(8) + content[place + 8 :])
+        with contextlib.suppress(ValueError):  # and by no other error; what is damaged may be without meaning
+            mnist.load(folder)
 
 
 def test_a_missing_file_is_named(folder):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.one_backend
 def folder(tmp_path):
     """A made-up table with the shape of the Yacht data, one of its columns constant."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, 6)).round(3)
+    x = rng.normal(size=(308, 6)).round(3)
     x[:, 2] = 4.0
     columns = [*(f"feature_{k}" for k in range(6)), "residuary_resistance"]
     table = pd.DataFrame(np.column_stack([x, np.abs(x[:, 0]) + x[:, 1]]), columns=columns)
@@ -54,7 +54,7 @@ def test_a_compressed_file_is_read_as_well(folder):
     again = uci_regression.load("yacht", folder)
     np.testing.assert_array_equal(again[0], x)
     np.testing.assert_array_equal(again[1], y)
-    assert x.shape == (60, 6)
+    assert x.shape == (308, 6)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,34 @@ def test_a_damaged_file_says_where(folder, damage, words):
         uci_regression.load("yacht", folder)
 
 
+@pytest.mark.parametrize("rows", [153, 309])
+def test_a_table_of_another_length_is_refused(folder, rows):
+    lines = (folder / "yacht.csv").read_text().splitlines()
+    (folder / "yacht.csv").write_text("\n".join((lines + lines[-1:])[: rows + 1]))
+    with pytest.raises(ValueError, match=f"yacht must have 308 rows. Received: {'more' if rows > 308 else rows} rows"):
+        uci_regression.load("yacht", folder)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[: len(content) // 2],
+        lambda content: content[:50] + b"\xff" * 50 + content[100:],
+        lambda content: b"no archive",
+        lambda content: gzip.compress(b"\xff\xfe\xff"),
+        lambda content: gzip.compress(b""),
+        lambda content: gzip.compress(b'a,b\n"1,2\n'),
+    ],
+    ids=["cut", "bytes", "no archive", "no text", "empty", "open quotation"],
+)
+def test_a_damaged_compressed_file_is_named(folder, damage):
+    content = gzip.compress((folder / "yacht.csv").read_bytes())
+    (folder / "yacht.csv").unlink()
+    (folder / "yacht.csv.gz").write_bytes(damage(content))
+    with pytest.raises(ValueError, match=r"yacht\.csv\.gz must be a whole table"):
+        uci_regression.load("yacht", folder)
+
+
 def test_a_missing_file_is_named(folder):
     with pytest.raises(ValueError, match=r"boston\.csv or boston\.csv\.gz"):
         uci_regression.load("boston", folder)
@@ -89,7 +117,7 @@ def test_a_missing_file_is_named(folder):
 
 
 def test_openml_s_tables_get_the_same_form(monkeypatch):
-    frame = pd.DataFrame(np.arange(70.0).reshape(7, 10), columns=[*"abcdefgh", "heating_load", "cooling_load"])
+    frame = pd.DataFrame(np.arange(7680.0).reshape(768, 10), columns=[*"abcdefgh", "heating_load", "cooling_load"])
 
     class Bunch:
         def __init__(self, data_id, as_frame, parser):
