@@ -16,7 +16,6 @@ Data: `--data` names a CSV file with the columns At1, At2 and Class. Without it,
 cannot be reached, two noisy crescents of scikit-learn stand in, and the results say so.
 """
 
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +31,7 @@ from sklearn.datasets import fetch_openml, make_moons
 
 from keras_actlab import cab, experiments
 from keras_actlab.cab import plots
-from recipes import cli, tracking
+from recipes import cli, tables, tracking
 from recipes.parameterizations import HIDDEN
 
 UNITS = 10
@@ -56,10 +55,7 @@ def load(file: Path | None) -> tuple[str, np.ndarray, np.ndarray]:
                 f"`data` must name a CSV file with the columns {', '.join(COLUMNS)}: the Banana set of "
                 f"https://sci2s.ugr.es/keel or https://www.openml.org/d/{OPENML}. Received: data={str(file)!r}"
             )
-        try:
-            table = pd.read_csv(file, nrows=ROWS + 1)
-        except (ValueError, OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"`data` must be a whole table of comma-separated values: {error}") from error
+        table = tables.read(file, ROWS)
     else:
         try:
             frame = fetch_openml(data_id=OPENML, as_frame=True, parser="auto").frame
@@ -72,9 +68,9 @@ def load(file: Path | None) -> tuple[str, np.ndarray, np.ndarray]:
         raise ValueError(f"`data` must have the columns {', '.join(COLUMNS)}. Received: {', '.join(table.columns)}")
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy("float64")
     classes = np.unique(values[:, 2])
-    if not np.isfinite(values).all() or len(classes) != 2 or len(values) != ROWS:
+    if not np.isfinite(values).all() or len(classes) != 2:
         raise ValueError(
-            f"`data` must hold {ROWS} rows of finite numbers, of two classes. Received: {len(values)} rows, "
+            f"`data` must hold finite numbers, of two classes. Received: "
             f"{(~np.isfinite(values)).sum()} entries that are not finite numbers, classes {classes.tolist()}"
         )
     return "Banana", values[:, :2], (values[:, 2] == classes[1]).astype("float32")

@@ -15,7 +15,6 @@ Data: `--data-dir` names a folder with `boston.csv`, `concrete.csv`, `energy.csv
 come from OpenML.
 """
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from sklearn.datasets import fetch_openml
 from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
-from recipes import cli
+from recipes import cli, tables
 from recipes.parameterizations import HIDDEN
 
 UNITS = 100
@@ -89,11 +88,6 @@ def load(name: str, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
             f"{name} must have {source.features} columns of features and then {source.target!r}. "
             f"Received: columns={list(table.columns)}"
         )
-    if len(table) != source.rows:  # a file that was cut off looks like a smaller one
-        raise ValueError(
-            f"{name} must have {source.rows} rows. "
-            f"Received: {'more' if len(table) > source.rows else len(table)} rows in {folder or 'OpenML'}"
-        )
     values = table.apply(pd.to_numeric, errors="coerce").to_numpy("float64")
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
@@ -108,10 +102,7 @@ def _read(source: Source, folder: Path) -> pd.DataFrame:
     files = [folder / f"{source.file}{ending}" for ending in (".csv", ".csv.gz")]
     for file in files:
         if file.exists():
-            try:
-                return pd.read_csv(file, nrows=source.rows + 1)
-            except (ValueError, OSError, EOFError, zlib.error) as error:
-                raise ValueError(f"{file} must be a whole table of comma-separated values: {error}") from error
+            return tables.read(file, source.rows)
     raise ValueError(f"`data_dir` must hold {files[0].name} or {files[1].name}. Received: data_dir={str(folder)!r}")
 
 

@@ -78,3 +78,22 @@ def test_columns(name, dtype):
     if name == "direction_to_angles":  # without those that have no direction
         x = x[:, np.abs(x.astype("float32")).max(axis=0) >= np.finfo("float32").tiny]
     assert_numbers(OF_COLUMNS[name], x)
+
+
+@pytest.mark.parametrize("name", OF_ROWS)
+def test_an_empty_batch(name):
+    function, *others = OF_ROWS[name]
+    x = np.zeros((0, 4), "float32")
+    assert tuple(function(x, *others).shape) == (0, 4)
+    _, *found = gradients(function, x, *others, cotangent=x)
+    for gradient, other in zip(found, others, strict=True):
+        np.testing.assert_array_equal(gradient, np.zeros(other.shape))
+
+
+@pytest.mark.parametrize("name", OF_COLUMNS)
+def test_no_columns(name):
+    function = OF_COLUMNS[name]
+    x = np.zeros((3, 0), "float32")
+    assert function(x).shape[1] == 0
+    (gradient,) = gradients(function, x)
+    assert gradient.shape == (3, 0)

@@ -107,11 +107,6 @@ def test_the_gradient_of_the_angles_of_a_kernel_of_any_size(size):
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_no_columns():
-    assert tuple(ops.direction_to_angles(np.zeros((3, 0), "float32")).shape) == (2, 0)
-    assert tuple(ops.angles_to_direction(np.zeros((2, 0), "float32")).shape) == (3, 0)
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_angles_are_widened(dtype):
     angles = keras.ops.cast(np.full((50, 2), 1.5), dtype)

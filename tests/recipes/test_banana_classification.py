@@ -88,7 +88,7 @@ def test_a_missing_file_says_where_to_get_it(tmp_path):
         (lambda table: table.rename(columns={"At2": "b"}), "Received: At1, b, Class"),
         (lambda table: table.replace({"Class": {1: 2.0, -1: np.nan}}), "entries that are not finite numbers"),
         (lambda table: table.assign(Class=table["At1"].round()), "classes "),
-        (lambda table: table.head(50), "Received: 50 rows"),
+        (lambda table: table.head(50), "must have 5300 rows. Received: 50"),
     ],
     ids=["columns", "missing", "classes", "rows"],
 )

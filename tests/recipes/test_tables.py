@@ -1,0 +1,39 @@
+import gzip
+
+import pandas as pd
+import pytest
+
+from recipes import tables
+
+TABLE = pd.DataFrame({"a": range(20), "b": [0.5] * 20})
+TEXT = TABLE.to_csv(index=False).encode()
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "table.csv.xz", "table.csv.zip"])
+def test_files(tmp_path, name):
+    TABLE.to_csv(tmp_path / name, index=False)
+    pd.testing.assert_frame_equal(tables.read(tmp_path / name, 20), TABLE)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
+    with pytest.raises(ValueError, match=rf"{name} must "):
+        tables.read(tmp_path / name, 20)
+
+
+@pytest.mark.parametrize(("rows", "words"), [(19, "must have 19 rows. Received: more"), (21, "Received: 20")])
+def test_another_number_of_rows(tmp_path, rows, words):
+    (tmp_path / "table.csv").write_bytes(TEXT)
+    with pytest.raises(ValueError, match=rf"table\.csv must .*{words}"):
+        tables.read(tmp_path / "table.csv", rows)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(gzip.compress(TEXT)[:30], gzip.compress(TEXT)[:15] + b"\xff" * 20, b"no archive", b""),
+        *(gzip.compress(text) for text in (b"\xff\xfe\xff", b"", b'a,b\n"1,2\n')),
+    ],
+    ids=["cut", "bytes", "no archive", "empty", "no text", "nothing", "open quotation"],
+)
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "table.csv.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"table\.csv\.gz must be a whole table"):
+        tables.read(tmp_path / "table.csv.gz", 20)
