@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,9 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+from keras_actlab.experiments.arrays import as_array, as_arrays
 from keras_actlab.experiments.description import describe
+from keras_actlab.layers.arguments import boolean
 
 Examples = tuple[Any, Any]
 Method = Callable[..., keras.Model | tuple[keras.Model, Sequence[keras.callbacks.Callback]]]
@@ -23,8 +26,37 @@ COLUMNS = (
 )
 
 
+PARTS = ("train", "validation", "test")
+
+
+def count(examples: Examples) -> int:
+    """The number of examples."""
+    return len(keras.tree.flatten(examples)[0])
+
+
+def check_call(argument: str, function: Any, given: str, *arguments: Any, **named: Any) -> None:
+    """Raises unless a function can be called with these arguments; what it does with them is not tried."""
+    if not callable(function):
+        raise TypeError(f"`{argument}` must be a function of {given}. Received: {argument}={function!r:.200}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions of C do not tell
+        return
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError as error:
+        raise TypeError(
+            f"`{argument}` must be a function of {given}. Received: {argument}={function!r:.200} with parameters "
+            f"{signature}: {error}"
+        ) from error
+
+
 def _unchanged(values: np.ndarray) -> np.ndarray:
     return values
+
+
+def _example_shapes(examples: Examples) -> Any:
+    return keras.tree.map_structure(lambda array: str(array.shape[1:]), examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +64,21 @@ class Split:
     """One division of the data into training, validation and test examples.
 
     Args:
-        train: Inputs and targets that every fit learns from. Inputs are an array, or a nested structure of arrays.
+        train: Inputs and targets that every fit learns from. Each is an array, or a nested structure of arrays (dict,
+            tuple, list). An array is anything that NumPy reads as one: a tensor of any backend, a pandas Series or
+            DataFrame, a list of numbers. Rows are taken by position, whatever their labels in pandas.
         validation: Inputs and targets that choose the hyper-parameters and the number of epochs.
         test: Inputs and targets that are read once, by the final fit.
         to_units: Function that takes targets and predictions back to the units in which the metrics are stated.
             Without it they are taken as they are.
+
+    Attributes:
+        train, validation, test: The same examples as NumPy arrays.
+
+    Raises:
+        TypeError: If a part is no pair of inputs and targets, one of these is no array, or `to_units` cannot be called.
+        ValueError: If a part is empty, its arrays differ in length, hold categories or dates, or lack values, or the
+            parts differ in structure or in the shape of one example.
 
     Example:
 
@@ -53,19 +95,30 @@ class Split:
     to_units: Callable[[np.ndarray], np.ndarray] = _unchanged
 
     def __post_init__(self) -> None:
-        for part in ("train", "validation", "test"):
-            x, y = getattr(self, part)
-            for array in keras.tree.flatten((x, y)):
-                if len(array) == 0 or len(array) != len(y):
-                    raise ValueError(
-                        f"`{part}` must hold as many inputs as targets, at least one. "
-                        f"Received: arrays of lengths {[len(a) for a in keras.tree.flatten((x, y))]}"
-                    )
+        for part in PARTS:
+            pair = getattr(self, part)
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise TypeError(f"`{part}` must be a pair of inputs and targets. Received: {part}={pair!r:.200}")
+            arrays = tuple(as_arrays(f"{part}[{index}]", values) for index, values in enumerate(pair))
+            object.__setattr__(self, part, arrays)
+            lengths = [len(array) for array in keras.tree.flatten(arrays)]
+            if len(set(lengths)) != 1 or lengths[0] == 0:
+                raise ValueError(
+                    f"`{part}` must hold as many inputs as targets, at least one. "
+                    f"Received: {part} with arrays of lengths {lengths}"
+                )
+        shapes = {part: _example_shapes(getattr(self, part)) for part in PARTS}
+        if any(shape != shapes["train"] for shape in shapes.values()):
+            raise ValueError(
+                "`train`, `validation` and `test` must hold examples of the same structure and shape. "
+                f"Received: {', '.join(f'{part}={shape}' for part, shape in shapes.items())}"
+            )
+        check_call("to_units", self.to_units, "an array", self.train[1])
 
     @property
     def sizes(self) -> dict[str, int]:
         """The number of examples in each part."""
-        return {part: len(getattr(self, part)[1]) for part in ("train", "validation", "test")}
+        return {part: count(getattr(self, part)) for part in PARTS}
 
     @property
     def development(self) -> Examples:
@@ -74,8 +127,8 @@ class Split:
 
 
 def holdout(
-    x: np.ndarray,
-    y: np.ndarray,
+    x: Any,
+    y: Any,
     seed: int,
     validation: float = 0.2,
     test: float = 0.2,
@@ -87,8 +140,8 @@ def holdout(
     what the model sees. A column that is constant there is centred and otherwise left alone.
 
     Args:
-        x: Inputs, shape `(examples, features)`.
-        y: Targets, shape `(examples,)`.
+        x: Inputs, shape `(examples, features)`: an array, a pandas DataFrame, or whatever else NumPy reads as one.
+        y: Targets, shape `(examples,)`, matched with the inputs by position.
         seed: Decides the division.
         validation: Fraction of the examples that are not test examples.
         test: Fraction of all examples.
@@ -99,7 +152,9 @@ def holdout(
         A `Split` of float32 inputs.
 
     Raises:
-        ValueError: If inputs and targets have different lengths or shapes of another rank, or hold NaN or infinity.
+        TypeError: If inputs or targets are no arrays of numbers, or an option is of another type.
+        ValueError: If inputs and targets have different lengths or shapes of another rank, or hold NaN or infinity, or
+            a fraction leaves a part empty.
 
     Example:
 
@@ -109,7 +164,8 @@ def holdout(
     >>> split.sizes
     {'train': 64, 'validation': 16, 'test': 20}
     """
-    x, y = np.asarray(x), np.asarray(y)
+    boolean("standardize_targets", standardize_targets)
+    x, y = as_array("x", x), as_array("y", y)
     if x.ndim != 2 or y.shape != x.shape[:1]:
         raise ValueError(
             "`x` must have shape (examples, features) and `y` shape (examples,). "
@@ -152,15 +208,16 @@ class Comparison:
 
     Args:
         name: Name of the task, unique within a results file.
-        methods: For each method's name a function that builds and compiles a new model. It is called with the grid's
-            hyper-parameters by name. It returns the model or, where callbacks are part of how the method trains, a
-            pair of the model and a list of them. Such callbacks act in both stages, each fit is trained alone by
+        methods: For each method's name a function that builds and compiles a new model. It is called with all of the
+            grid's hyper-parameters by name. It returns the model or, where callbacks are part of how the method trains,
+            a pair of the model and a list of them. Such callbacks act in both stages, each fit is trained alone by
             `model.fit`, whatever `together` is, and each call of it, one for `validate_every` epochs, gets the same
             objects; it holds all their steps in a single epoch. The first method is the baseline of the tables.
         data: A `Split`, or a function that returns the split of a given index, 0 to `splits` - 1.
         metrics: For each metric's name a function of targets and predictions (NumPy arrays in the split's units)
-            that returns a number, such as those of `sklearn.metrics`. Predictions are as the model gives them, of
-            shape (examples, outputs), also beside targets of shape (examples,).
+            that returns a number, such as those of `sklearn.metrics`. A column, shape (examples, 1), beside an array
+            of another shape is given as shape (examples,), so that `targets - predictions` does not broadcast. A metric
+            that indexes the column, as in `predictions[:, 0]`, receives both arrays in their own shapes.
         epochs: Number of epochs of a fit.
         grid: For each hyper-parameter's name the values to try.
         splits: Number of splits.
@@ -235,10 +292,11 @@ class Comparison:
                 raise TypeError(f"`{argument}` must map names to functions. Received: {argument}={functions}")
         if not isinstance(self.name, str):
             raise TypeError(f"`name` must be a string. Received: name={self.name!r}")
-        if not isinstance(self.data, Split) and not callable(self.data):
-            raise TypeError(f"`data` must be a Split or a function that returns one. Received: data={self.data}")
-        if self.callbacks is not None and not callable(self.callbacks):
-            raise TypeError(f"`callbacks` must be a function or None. Received: callbacks={self.callbacks!r}")
+        if not isinstance(self.data, Split):
+            check_call("data", self.data, "a split's index, or a Split", 0)
+        if self.callbacks is not None:
+            check_call("callbacks", self.callbacks, "a model, its method, split and seed, or None", None, "", 0, 0)
+        boolean("independent_splits", self.independent_splits)
         if isinstance(self.data, Split) and self.splits != 1:
             raise ValueError(f"`splits` must be 1 where `data` is one Split. Received: splits={self.splits}")
         for argument in ("epochs", "splits", "seeds", "batch_size", "validate_every", "together"):
@@ -247,6 +305,19 @@ class Comparison:
             if not (optional and value is None) and (type(value) is not int or value < 1):
                 raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={value}")
         object.__setattr__(self, "grid", _checked_grid(self.grid))
+        for name, method in self.methods.items():
+            if isinstance(method, keras.layers.Layer):
+                raise TypeError(
+                    "`methods` must map names to functions that return a new model at each call. "
+                    f"Received: {name}={method}, a model"
+                )
+        for name, metric in self.metrics.items():
+            if isinstance(metric, keras.metrics.Metric):
+                raise TypeError(
+                    "`metrics` must map names to functions. "
+                    f"Received: {name}={metric}, which averages over all its calls"
+                )
+            check_call(f"metrics[{name!r}]", metric, "targets and predictions", None, None)
         taken = (set(COLUMNS) & {*self.grid, *self.metrics}) | (set(self.grid) & set(self.metrics))
         if taken:
             raise ValueError(f"`grid` and `metrics` must not use the names of other columns. Received: {sorted(taken)}")
@@ -269,7 +340,10 @@ class Comparison:
 
     def split(self, index: int) -> Split:
         """Returns the data of one split."""
-        split = self.data if isinstance(self.data, Split) else self.data(index)
+        try:
+            split = self.data if isinstance(self.data, Split) else self.data(index)
+        except (SystemExit, GeneratorExit) as error:  # which would end the run without a word
+            raise RuntimeError(f"`data` raised {type(error).__name__}: {error}, for split {index}") from error
         if not isinstance(split, Split):
             raise TypeError(f"`data` must return a Split. Received: {split!r:.200}")
         return split
@@ -277,9 +351,17 @@ class Comparison:
     def configuration(self) -> dict[str, Any]:
         """Returns what must not change between the beginning and the end of a results file, as JSON can hold it.
 
-        Methods, splits and seeds may be added, so the number of splits and seeds is not part of it. Data are compared
-        by the first split, and functions (metrics, `to_units`, callbacks, the bodies of custom layers) not at all.
+        Methods, splits and seeds may be added, so the number of splits and seeds is not part of it. Methods are
+        compared by the models that they build at each point of the grid, data by the first split, and functions
+        (metrics, `to_units`, callbacks, the bodies of custom layers) not at all.
+
+        Raises:
+            TypeError: If a method does not take the grid's hyper-parameters, or `data` returns no `Split`.
+            ValueError: If `data` returns another split at a second call.
         """
+        for name, method in self.methods.items():
+            parameters = f"the grid's hyper-parameters, by their names {list(self.grid)}"
+            check_call(f"methods[{name!r}]", method, parameters, **self.candidates[0])
         split = self.split(0)
         data = _fingerprint_of_arrays(split)
         if _fingerprint_of_arrays(self.split(0)) != data:
@@ -297,7 +379,8 @@ class Comparison:
             "validate_every": self.validate_every,
             "independent_splits": self.independent_splits,
             "methods": {
-                name: _fingerprint(_description(build, self.candidates[0])) for name, build in self.methods.items()
+                name: [_fingerprint(_description(build, point)) for point in self.candidates]
+                for name, build in self.methods.items()
             },
         }
 
@@ -311,9 +394,12 @@ def _checked_grid(grid: Any) -> dict[str, list[Any]]:
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
             raise ValueError(f"`grid` must map names to sequences of values. Received: {name}={values!r}")
         try:
-            checked[name] = json.loads(json.dumps(list(values), default=lambda scalar: scalar.item()))
+            text = json.dumps(list(values), default=lambda scalar: scalar.item(), allow_nan=False)
+            checked[name] = json.loads(text)
         except (TypeError, AttributeError) as error:
             raise TypeError(f"`grid` must hold numbers, strings or lists. Received: {name}={values!r}") from error
+        except ValueError as error:
+            raise ValueError(f"`grid` must hold finite numbers. Received: {name}={values!r}") from error
         if any(value in checked[name][:index] for index, value in enumerate(checked[name])):
             raise ValueError(f"`grid` must not hold a value twice. Received: {name}={values!r}")
     return checked
@@ -325,7 +411,7 @@ def _fingerprint(text: str | None) -> str | None:
 
 def _fingerprint_of_arrays(split: Split) -> str:
     digest = hashlib.sha256()
-    for array in map(np.asarray, keras.tree.flatten((split.train, split.validation, split.test))):
+    for array in keras.tree.flatten((split.train, split.validation, split.test)):
         digest.update(f"{array.dtype} {array.shape}".encode())
         # The bytes of an array of objects are their places in memory.
         digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
@@ -336,5 +422,7 @@ def _description(build: Method, hyperparameters: dict[str, Any]) -> str | None:
     try:
         made = build(**hyperparameters)
         return describe(made[0] if isinstance(made, tuple) else made)
-    except Exception:  # whatever it is, the fits will say so, one by one
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever it is, also sys.exit: the fits will say so, one by one
         return None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,26 @@ from keras_actlab.experiments.journal import Journal
 
 IDENTITY = ("task", "method", "stage", "split", "seed")
 NESTED = ("hyperparameters", "metrics", "versions")
+
+
+class _Printed(pd.DataFrame):
+    """A frame that prints the columns which matter, with their whole text; all others are there."""
+
+    _metadata: ClassVar = ["_columns_to_print"]
+
+    def __init__(self, frame: pd.DataFrame, columns: list[str]):
+        super().__init__(frame)
+        self._columns_to_print = columns
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:  # what is computed from it is an ordinary frame
+        return pd.DataFrame
+
+    def __repr__(self) -> str:
+        return pd.DataFrame(self)[self._columns_to_print].to_string(index=False, max_rows=100)
+
+    def _repr_html_(self) -> str:
+        return pd.DataFrame(self)[self._columns_to_print].to_html(index=False, max_rows=100)
 
 
 class Results:
@@ -80,12 +100,12 @@ class Results:
             packages = " ".join(f"{name} {version}" for name, version in versions.items())
             flat.append({**rest, **point, **metrics, "versions": packages})
         frame = pd.DataFrame(flat)
-        points, metrics = (
-            [name for configuration in self.configurations.values() for name in configuration[part]]
-            for part in ("grid", "metrics")
-        )
-        columns = [*IDENTITY, *points, "epochs", *metrics, "failure", *frame.columns]
+        columns = [*IDENTITY, *self._names("grid"), "epochs", *self._names("metrics"), "failure", *frame.columns]
         return frame.reindex(columns=list(dict.fromkeys(columns)))
+
+    def _names(self, *parts: str) -> list[str]:
+        """The names of all tasks' hyper-parameters ("grid") or metrics."""
+        return list(dict.fromkeys(name for part in parts for c in self.configurations.values() for name in c[part]))
 
     def _place(self, row: dict[str, Any]) -> tuple[Any, ...]:
         """Where a row stands among others, whatever order several processes finished in."""
@@ -97,8 +117,11 @@ class Results:
 
     @property
     def tuning(self) -> pd.DataFrame:
-        """The rows whose metrics are those of the validation part."""
-        return self.frame[self.frame["stage"] == "tune"]
+        """The rows whose metrics are those of the validation part, with `chosen` where a row decided the final fit."""
+        chosen = {identity(row) for row in self.choices.values()}
+        rows = [row for row in sorted(self.rows, key=self._place) if row["stage"] == "tune"]
+        frame = self.frame[self.frame["stage"] == "tune"].assign(chosen=[identity(row) in chosen for row in rows])
+        return _Printed(frame, ["task", "method", "split", "seed", *self._names("grid", "metrics"), "epochs", "chosen"])
 
     @property
     def final(self) -> pd.DataFrame:
@@ -108,7 +131,7 @@ class Results:
     @property
     def failures(self) -> pd.DataFrame:
         """The rows of fits that raised an error, or whose final metrics are not finite."""
-        return self.frame[self.frame["failure"].notna()]
+        return _Printed(self.frame[self.frame["failure"].notna()], [*IDENTITY, *self._names("grid"), "failure"])
 
     def table(self, metric: str | None = None) -> pd.DataFrame:
         """Compares every method with the first one, on the test part.
@@ -199,7 +222,9 @@ class Results:
         return text.unstack("task").reindex(index=list(methods), columns=list(self.configurations)).fillna("")
 
     def __str__(self) -> str:
-        return self.table().to_string(float_format="{:.4g}".format, na_rep="")
+        table = self.table().to_string(float_format="{:.4g}".format, na_rep="")
+        failed = len(self.failures)
+        return f"{table}\n\n{failed} fits failed; see `failures`." if failed else table
 
     def to_markdown(self, metric: str | None = None) -> str:
         """The table in Markdown."""

@@ -1,23 +1,28 @@
 """Runs comparisons: what is to be trained, in which order, in how many processes, and what is done already."""
 
+import functools
 import itertools
 import json
+import math
 import os
 import uuid
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import joblib
 import keras
 from tqdm import tqdm
 
 from keras_actlab.experiments.comparison import Comparison
 from keras_actlab.experiments.journal import Journal
+from keras_actlab.experiments.processes import Processes
 from keras_actlab.experiments.results import Results, identity
-from keras_actlab.experiments.training import Fit, forget_programs, train
+from keras_actlab.experiments.training import Fit, failed, forget_programs, train
+from keras_actlab.layers.arguments import boolean
+
+Rows: TypeAlias = list[dict[str, Any]]
 
 
 def run(
@@ -26,29 +31,40 @@ def run(
     jobs: int = 1,
     history: bool = False,
     progress: bool = True,
+    time_limit: float | None = None,
 ) -> Results:
     """Trains what is missing in a file of results, and returns all that is in it.
 
     Rows are appended to the file as soon as they are there. A run that was killed goes on where it stopped when it is
     started again, and ends with the same table as one that was not. A row that is there is not trained again; a row
-    whose fit raised an error is. A fit that raises does not stop the others: its row holds the error, and
-    `Results.failures` lists it. Every fit sets the global random seeds.
+    whose fit failed is. A fit that fails does not stop the others: its row holds the error, and `Results.failures`
+    lists it. An error is whatever the fit raises, `sys.exit` included; in processes of their own (`jobs` above 1, or
+    with `time_limit`), also a process that is killed, for example for want of memory, and a fit that takes too long.
+    Without such processes, what ends a fit's process ends the run. Every fit sets the global random seeds.
 
     Args:
         comparisons: One comparison or several, each with a name of its own.
         path: The file, which may hold rows of an earlier run of the same comparisons. Methods, splits and seeds may
             have been added since then.
-        jobs: Number of processes. Each holds the backend in memory of its own.
+        jobs: Number of processes. Each holds the backend in memory of its own. They end within seconds if this one is
+            killed (not on Windows). With 1, fits are trained in this process.
         history: Whether rows hold the metrics at each look at the validation part, for `curves`. Rows that are there
             already stay as they are.
         progress: Whether to show a bar with the remaining time.
+        time_limit: Seconds that a fit may take, the compilation included. Fits that are trained together have the sum
+            of theirs, and are trained one by one if that does not suffice. Fits are then trained in other processes,
+            also with one job, as a process that hangs can only be ended from outside.
 
     Returns:
         The rows of these comparisons, with tables and figures; `load` returns all of the file.
 
     Raises:
+        TypeError: If an argument is of another type.
         ValueError: If the file holds another configuration of a comparison of the same name (other data, metrics,
-            grid, epochs, models, backend), or is no file of results. Nothing has been trained or written then.
+            grid, epochs, models, backend), is damaged, or is no file of results. Nothing has been trained or written
+            then.
+        RuntimeError: If no final fit of a comparison has succeeded; all others are finished and written before. Also
+            if another process writes to the file.
 
     Example:
 
@@ -85,7 +101,11 @@ def run(
     if len(by_name) < len(comparisons):
         raise ValueError(f"`comparisons` must have different names. Received: {[c.name for c in comparisons]}")
     if type(jobs) is not int or jobs < 1:
-        raise ValueError(f"`jobs` must be a positive integer. Received: jobs={jobs}")
+        raise ValueError(f"`jobs` must be a positive integer. Received: jobs={jobs!r}")
+    if time_limit is not None and not (_is_number(time_limit) and time_limit > 0):
+        raise ValueError(f"`time_limit` must be a positive number of seconds. Received: time_limit={time_limit!r}")
+    boolean("history", history)
+    boolean("progress", progress)
     journal = Journal(path)
     _agree(journal, comparisons)
 
@@ -93,12 +113,25 @@ def run(
     finals = sum(len(comparison.methods) * len(comparison.replicates) for comparison in comparisons)
     total = sum(map(len, tuning)) + finals
     done = sum(row["failure"] is None for row in Results(journal.records).rows if row["task"] in by_name)
-    with tqdm(total=total, initial=min(done, total), unit="fit", disable=not progress) as bar:
-        run_name = uuid.uuid4().hex
+    options = by_name, history, uuid.uuid4().hex
+    processes = None
+    if jobs > 1 or time_limit is not None:
+        os.environ["KERAS_BACKEND"] = keras.backend.backend()  # for the processes that start now
+        settings = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format()
+        processes = Processes(jobs, _prepare, (settings, *options))
+    with (
+        tqdm(total=total, initial=min(done, total), unit="fit", disable=not progress) as bar,
+        processes or nullcontext(),
+    ):
 
         def complete(groups: Iterable[list[Fit]]) -> None:
             missing = _missing(groups, by_name, journal)
-            for rows in _train(missing, by_name, jobs, history, run_name):
+            trained = (
+                _train_elsewhere(processes, missing, time_limit or math.inf)
+                if processes
+                else (train(by_name[fits[0].task], fits, *options[1:]) for fits in missing)
+            )
+            for rows in trained:
                 journal.append({"rows": rows})
                 bar.set_postfix_str(f"{rows[0]['task']}, {rows[0]['method']}", refresh=False)
                 bar.update(len(rows))
@@ -106,12 +139,29 @@ def run(
         complete(tuning)
         # Only now: the hyper-parameters of the final fits are what the fits above have chosen.
         results = Results(journal.records)
-        failed = [row for comparison in comparisons for row in _without_choice(comparison, results)]
-        if failed:
-            journal.append({"rows": failed})
+        unchosen = [row for comparison in comparisons for row in _without_choice(comparison, results)]
+        if unchosen:
+            journal.append({"rows": unchosen})
         complete([group for comparison in comparisons for group in _final(comparison, results)])
     forget_programs()
-    return Results(journal.records).restricted_to({c.name: (list(c.methods), c.replicates) for c in comparisons})
+    results = Results(journal.records).restricted_to({c.name: (list(c.methods), c.replicates) for c in comparisons})
+    _check_that_something_worked(results, journal.path)
+    return results
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_that_something_worked(results: Results, path: Path) -> None:
+    for task in results.configurations:
+        rows = [row for row in results.rows if row["task"] == task]
+        if not any(row["stage"] == "final" and row["failure"] is None for row in rows):
+            failures = [row["failure"] for row in rows if row["failure"] is not None]
+            raise RuntimeError(
+                f"no final fit of the comparison {task!r} has succeeded; {len(failures)} fits failed, the first with "
+                f"{failures[0]!r}. `keras_actlab.experiments.load({str(path)!r}).failures` lists them"
+            )
 
 
 def _agree(journal: Journal, comparisons: Sequence[Comparison]) -> None:
@@ -121,10 +171,18 @@ def _agree(journal: Journal, comparisons: Sequence[Comparison]) -> None:
     for comparison in comparisons:
         now = json.loads(json.dumps(comparison.configuration()))
         before = kept.get(comparison.name, now)
-        methods = {m: now["methods"][m] or before["methods"].get(m) for m in now["methods"]}
-        shared = now["methods"].keys() & before["methods"].keys()
-        known = [m for m in sorted(shared) if None not in (now["methods"][m], before["methods"][m])]  # could be built
-        different = [f"method {m!r}" for m in known if now["methods"][m] != before["methods"][m]]
+        methods, different = {}, []
+        for method, fingerprints in now["methods"].items():
+            kept_ones = before["methods"].get(method)
+            if not isinstance(kept_ones, list):  # a new method, or one of version 0.1, whose models are not compared
+                kept_ones = [None] * len(fingerprints)
+            pairs = list(zip(fingerprints, kept_ones, strict=False))  # of other lengths if the grid is another one
+            methods[method] = [here or there for here, there in pairs]  # None stands for what could not be built
+            different += [
+                f"method {method!r} at {point}"
+                for point, (here, there) in zip(comparison.candidates, pairs, strict=False)
+                if None not in (here, there) and here != there
+            ]
         different += [
             f"{k}: {before.get(k)} there, {now[k]} here" for k in now if k != "methods" and now[k] != before.get(k)
         ]
@@ -197,30 +255,38 @@ def _is(fit: Fit, row: dict[str, Any] | None) -> bool:
     return fit.stage == "tune" or row["epochs"] == fit.epochs
 
 
-def _train(
-    groups: Iterable[list[Fit]], comparisons: dict[str, Comparison], jobs: int, history: bool, run_name: str
-) -> Iterator[list[dict[str, Any]]]:
-    if jobs == 1:
-        for fits in groups:
-            yield train(comparisons[fits[0].task], fits, history, run_name)
-        return
-    os.environ["KERAS_BACKEND"] = keras.backend.backend()  # for the processes that start now
-    settings = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format()
-    work = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
-    with warnings.catch_warnings():
-        # A process whose compiled programs have filled its memory is replaced by a fresh one; no fit is lost.
-        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
-        yield from work(
-            joblib.delayed(_train_elsewhere)(settings, comparisons[fits[0].task], fits, history, run_name)
-            for fits in groups
-        )
-
-
 def _train_elsewhere(
-    settings: tuple[str, str, str], comparison: Comparison, fits: list[Fit], history: bool, run_name: str
-) -> list[dict[str, Any]]:
+    processes: Processes, groups: Iterable[list[Fit]], time_limit: float, alone: bool = False
+) -> Iterator[Rows]:
+    """Trains groups in other processes. The fits of a group whose process ended are trained again, one by one."""
+    again = []
+    work = functools.partial(_train_here, alone=alone)
+    for fits, rows, failure in processes.map(work, groups, lambda fits: time_limit * len(fits)):
+        if failure is None:
+            yield rows
+        elif len(fits) == 1:
+            yield [failed(fits[0], failure)]
+        else:
+            again += [[fit] for fit in fits]
+    if again:
+        yield from _train_elsewhere(processes, again, time_limit, alone=True)
+
+
+# What a process trains: comparisons by their names, and the options of `train`.
+_work: tuple[dict[str, Comparison], bool, str] = ({}, False, "")
+
+
+def _prepare(settings: tuple[str, str, str], *work: Any) -> None:
+    """Makes another process like the one that started it."""
+    global _work  # a process has one run
     floatx, policy, data_format = settings
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(data_format)
-    return train(comparison, fits, history, run_name)
+    _work = work  # type: ignore[assignment]
+
+
+def _train_here(fits: list[Fit], alone: bool) -> Rows:
+    comparisons, history, run_name = _work
+    comparison = comparisons[fits[0].task]
+    return train(replace(comparison, together=1) if alone else comparison, fits, history, run_name)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_actlab.experiments.comparison import Comparison, Examples, Split
+from keras_actlab.experiments.comparison import Comparison, Examples, Split, count
 from keras_actlab.experiments.description import describe
 from keras_actlab.experiments.ensemble import Ensemble
 
@@ -65,7 +65,9 @@ def train(
             return _rows(comparison, fits, history, run)
         except _HasCallbacksError:
             pass
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             warnings.warn(
                 f"{fits[0].task}, {fits[0].method}: fits are trained one by one, for training them together "
                 f"raised {type(error).__name__}: {error}",
@@ -75,9 +77,16 @@ def train(
     for fit in fits:
         try:
             rows += _rows(comparison, [fit], history)
-        except Exception as error:
-            rows.append({**asdict(fit), "failure": f"{type(error).__name__}: {error}", **_circumstances()})
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also sys.exit and GeneratorExit, which would end the run without a word
+            rows.append(failed(fit, f"{type(error).__name__}: {error}"))
     return rows
+
+
+def failed(fit: Fit, failure: str) -> dict[str, Any]:
+    """The row of a fit that has no metrics."""
+    return {**asdict(fit), "failure": failure, **_circumstances()}
 
 
 class _HasCallbacksError(Exception):
@@ -111,7 +120,7 @@ def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str |
     pace = []
     for epochs in blocks:
         started = time.perf_counter()
-        trainer.train(_batches(len(learn[0][1]), comparison.batch_size, epochs, fits))
+        trainer.train(_batches(count(learn[0]), comparison.batch_size, epochs, fits))
         pace.append((time.perf_counter() - started) / len(epochs) / trainer.size)
         judged = [k for k, fit in enumerate(fits) if tuning or fit.epochs == epochs.stop]
         predictions = trainer.predict() if judged else []
@@ -160,8 +169,44 @@ def _best(comparison: Comparison, metrics: dict[int, dict[str, float]]) -> int:
 def _metrics(comparison: Comparison, split: Split, targets: Any, predictions: Any) -> dict[str, float]:
     if not all(np.isfinite(array).all() for array in keras.tree.flatten(predictions)):
         return dict.fromkeys(comparison.metrics, math.nan)  # a rate that diverges is a result, not a fault
-    targets, predictions = split.to_units(targets), split.to_units(predictions)
-    return {name: float(metric(targets, predictions)) for name, metric in comparison.metrics.items()}
+    own_shapes = split.to_units(targets), split.to_units(predictions)
+    aligned = tuple(map(split.to_units, _aligned(targets, predictions)))
+    found = {}
+    for name, metric in comparison.metrics.items():
+        try:
+            found[name] = float(metric(*aligned))
+        except (IndexError, ValueError):  # the metric itself takes the column, as in predictions[:, 0]
+            found[name] = float(metric(*own_shapes))
+    return found
+
+
+def _aligned(targets: Any, predictions: Any) -> tuple[Any, Any]:
+    """Drops the last axis of a column where it would broadcast with the array beside it."""
+    try:
+        keras.tree.assert_same_structure(targets, predictions)
+    except (TypeError, ValueError):  # only the metric can tell what belongs together
+        return targets, predictions
+    pairs = [_column_dropped(*pair) for pair in zip(*map(keras.tree.flatten, (targets, predictions)), strict=True)]
+    return tuple(
+        keras.tree.pack_sequence_as(structure, list(arrays))
+        for structure, arrays in zip((targets, predictions), zip(*pairs, strict=True), strict=True)
+    )
+
+
+def _column_dropped(targets: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if predictions.shape == (*targets.shape, 1):
+        return targets, predictions[..., 0]
+    if targets.shape == predictions.shape or targets.shape[-1] != 1:
+        if predictions.ndim == targets.ndim and predictions.shape[-1] == 1 != targets.shape[-1]:
+            warnings.warn(
+                f"a metric gets targets of shape {targets.shape} and predictions of shape {predictions.shape}, which "
+                "NumPy broadcasts",
+                stacklevel=2,
+            )
+        return targets, predictions
+    if predictions.shape == targets.shape[:-1] or predictions.shape[:-1] == targets.shape[:-1]:
+        return targets[..., 0], predictions  # also class numbers beside a score for each class
+    return targets, predictions
 
 
 def _model(comparison: Comparison, fit: Fit) -> tuple[keras.Model, list[keras.callbacks.Callback]]:

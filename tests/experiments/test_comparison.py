@@ -1,7 +1,11 @@
 import dataclasses
+import sys
 
+import keras
 import numpy as np
+import pandas as pd
 import pytest
+from keras import ops
 
 from keras_actlab import experiments
 from tests.experiments.examples import comparison, data, linear
@@ -80,6 +84,53 @@ def test_a_split_needs_as_many_inputs_as_targets():
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
+        ({"train": np.zeros((2, 3))}, TypeError, "`train` must be a pair"),
+        ({"train": (np.zeros((2, 3)), np.zeros(2), np.ones(2))}, TypeError, "`train` must be a pair"),
+        ({"test": (np.zeros((2, 4)), np.zeros(2))}, ValueError, "same structure and shape"),
+        ({"test": (np.zeros((2, 3)), np.zeros((2, 1)))}, ValueError, "same structure and shape"),
+        ({"validation": ([np.zeros((2, 3))], np.zeros(2))}, ValueError, "same structure and shape"),
+        ({"train": (np.zeros((2, 3)), pd.Series(["a", "b"], dtype="category"))}, ValueError, r"`train\[1\]`"),
+        ({"to_units": "metres"}, TypeError, "`to_units`"),
+        ({"to_units": lambda: 0}, TypeError, "`to_units`"),
+    ],
+)
+def test_a_split_checks_its_parts(changes, error, words):
+    good = (np.zeros((2, 3)), np.zeros(2))
+    with pytest.raises(error, match=words):
+        experiments.Split(**{"train": good, "validation": good, "test": good} | changes)
+
+
+def test_a_split_holds_arrays_whatever_it_was_given():
+    x, y = table(6)
+    index = [3, 1, 2, 0]
+    frame = (pd.DataFrame(x[:4], index=index), pd.Series(y[:4], index=index))
+    split = experiments.Split(frame, (x[4:5].tolist(), y[4:5].tolist()), (x[5:], ops.convert_to_tensor(y[5:])))
+    np.testing.assert_array_equal(split.train[0], x[:4])
+    np.testing.assert_array_equal(split.train[1], y[:4])
+    np.testing.assert_array_equal(split.development[1], y[:5])
+    nested = ({"a": x, "b": [y, y[:, None]]}, {"c": y, "d": y, "e": y})
+    split = experiments.Split(nested, nested, nested)
+    assert split.sizes == {"train": 6, "validation": 6, "test": 6}
+    assert split.development[0]["b"][1].shape == (12, 1)
+
+
+def test_holdout_reads_tables_of_pandas():
+    x, y = table()
+    shuffled = np.random.default_rng(0).permutation(50)
+    frame = experiments.holdout(pd.DataFrame(x, index=shuffled), pd.Series(y, index=shuffled), seed=0)
+    for part in ("train", "validation", "test"):
+        for got, expected in zip(getattr(frame, part), getattr(experiments.holdout(x, y, seed=0), part), strict=True):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_options_are_true_or_false():
+    with pytest.raises(TypeError, match="`standardize_targets` must be True or False"):
+        experiments.holdout(*table(), seed=0, standardize_targets="no")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
         ({"methods": {}}, TypeError, "`methods`"),
         ({"methods": {"linear": "linear"}}, TypeError, "`methods`"),
         ({"methods": [linear]}, TypeError, "`methods`"),
@@ -104,11 +155,32 @@ def test_a_split_needs_as_many_inputs_as_targets():
         ({"metrics": {"method": np.mean}}, ValueError, "method"),
         ({"monitor": "accuracy"}, ValueError, "`monitor`"),
         ({"mode": "least"}, ValueError, "`mode`"),
+        ({"independent_splits": "no"}, TypeError, "`independent_splits`"),
+        ({"methods": {"linear": linear(0.1)}}, TypeError, "a new model at each call.*linear=<Sequential"),
+        ({"metrics": {"RMSE": lambda targets: 0}}, TypeError, r"metrics\['RMSE'\].*too many"),
+        ({"metrics": {"MSE": keras.metrics.MeanSquaredError()}}, TypeError, "MSE.*averages over all its calls"),
+        ({"data": lambda: data(0)}, TypeError, "`data`.*too many"),
+        ({"callbacks": lambda model: []}, TypeError, "`callbacks`.*too many"),
+        ({"grid": {"learning_rate": [0.1, float("nan")]}}, ValueError, "`grid`.*finite"),
     ],
 )
 def test_bad_descriptions_say_what_is_wrong(changes, error, words):
     with pytest.raises(error, match=words):
         comparison(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": {"m": lambda rate: linear(rate)}}, r"methods\['m'\].*\(rate\).*'rate'"),
+        ({"methods": {"m": lambda: linear(0.1)}}, r"methods\['m'\].*'learning_rate'"),
+        ({"methods": {"m": lambda learning_rate, width: None}}, r"methods\['m'\].*'width'"),
+        ({"grid": {}}, r"methods\['linear'\].*'learning_rate'"),
+    ],
+)
+def test_a_method_takes_what_the_grid_gives(changes, words):
+    with pytest.raises(TypeError, match=words):
+        comparison(**changes).configuration()
 
 
 def test_candidates_are_the_product_of_the_grid():
@@ -132,6 +204,19 @@ def test_data_must_be_splits_that_stay():
         comparison(data=lambda split: experiments.holdout(rng.normal(size=(20, 3)), np.zeros(20), 0)).configuration()
     with pytest.raises(TypeError, match="`data` must return a Split"):
         comparison(data=lambda split: ([1], [2])).configuration()
+
+
+def test_data_that_ends_the_process_is_an_error():
+    with pytest.raises(RuntimeError, match="`data` raised SystemExit: 0, for split 0"):
+        comparison(data=lambda split: sys.exit(0)).configuration()
+
+
+def test_methods_are_compared_at_each_point_of_the_grid():
+    def other(learning_rate):
+        return linear(learning_rate if learning_rate < 0.05 else 2 * learning_rate)
+
+    here, there = (comparison(methods={"m": method}).configuration()["methods"]["m"] for method in (linear, other))
+    assert [one == another for one, another in zip(here, there, strict=True)] == [True, False]
 
 
 def test_a_configuration_tells_what_decides_the_numbers():

@@ -74,6 +74,20 @@ def test_a_restart_is_a_new_start():
     np.testing.assert_allclose(again, train(Ensemble(members), x, y, rows), atol=1e-6)
 
 
+def act_1(x):
+    return x
+
+
+def act_2(x):
+    return x + 4
+
+
+def activated(activation):
+    network = keras.Sequential([keras.Input((4,)), layers.Dense(1, activation)])
+    network.compile("sgd", "mse")
+    return network
+
+
 def excluding():
     optimizer = keras.optimizers.AdamW(weight_decay=0.1)
     optimizer.exclude_from_weight_decay(var_names=["kernel"])
@@ -96,6 +110,7 @@ class OwnStep(keras.Sequential):
         (lambda: [model(0), keras.Sequential([keras.Input((4,)), layers.Dense(2)])], "alike"),
         (lambda: [model(0), model(1, keras.optimizers.Adam(0.5))], "alike"),
         (lambda: [model(0), model(1, loss="mae")], "alike"),
+        (lambda: [activated(act_1), activated(act_2)], "alike"),
         (lambda: [], "empty"),
         (lambda: [model(0, keras.optimizers.Adam(use_ema=True))], "use_ema"),
         (lambda: [model(0, excluding())], "exclusions"),

@@ -1,3 +1,10 @@
+import itertools
+import json
+import math
+import random
+import re
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from keras_actlab.experiments.journal import Journal
@@ -32,13 +39,26 @@ def test_a_crash_at_any_byte_of_the_last_write_loses_only_that(path):
         assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize("zeros", [1, 2, 512])
+def test_zeros_after_the_last_line_are_left_out(path, zeros):
+    """After a power failure, a file may have grown on the disk without its content."""
+    whole = path.read_bytes()
+    for end in range(len(whole) - 20, len(whole) + 1):
+        path.write_bytes(whole[:end] + bytes(zeros))
+        journal = Journal(path)
+        assert journal.records == RECORDS[: 3 if end == len(whole) else 2]
+        journal.append(RECORDS[2])
+        assert Journal(path).records[:2] == RECORDS[:2]
+
+
 def test_a_last_line_of_zeros_or_nonsense_is_damaged(path):
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"rows": [' + b"\x00" * 100 + b"\n")
     journal = Journal(path)
     assert journal.records == RECORDS
     journal.append(RECORDS[2])
-    assert path.read_bytes() == whole + b'{"rows": []}\n'
+    assert path.read_bytes().startswith(whole)
+    assert Journal(path).records == [*RECORDS, RECORDS[2]]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +90,85 @@ def test_a_last_line_that_lost_only_its_end_is_whole(path):
     journal.append(RECORDS[1])
     journal.append(RECORDS[2])
     assert Journal(path).records == [*RECORDS, *RECORDS[1:]]
+
+
+def full(path):
+    """A journal of a configuration and rows with every kind of value, and the records as they are read."""
+    journal = Journal(path)
+    journal.append({"task": "plane", "configuration": {"epochs": 3, "batch_size": None, "metrics": ["RMSE"]}})
+    for seed in range(3):
+        history = {"epoch": [1, 2], "RMSE": [0.7, math.nan]}
+        row = {"task": "plane", "seed": seed, "metrics": {"RMSE": seed / 7}, "failure": None, "history": history}
+        journal.append({"rows": [row, {"task": "plane", "seed": -1, "failure": 'ValueError: "@" {ä}\n\x00'}]})
+    return path.read_bytes(), repr(Journal(path).records)
+
+
+def test_a_flipped_bit_is_an_error_with_file_and_line(tmp_path):
+    path = tmp_path / "results.jsonl"
+    whole, _ = full(path)
+    places = [(place, bit) for place in range(len(whole)) for bit in range(8)]
+    lines = [place for place in range(len(whole)) if whole[place] == ord("\n")]
+    chosen = [*random.Random(0).sample(places, 300), *itertools.product([*lines, len(whole) - 2], range(8))]
+    for place, bit in chosen:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << bit
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=f"path={re.escape(repr(str(path)))}, whose line [1-4] "):
+            Journal(path)
+
+
+def test_a_shortened_file_holds_its_first_lines(tmp_path):
+    path = tmp_path / "results.jsonl"
+    whole, records = full(path)
+    for end in range(0, len(whole), 7):
+        path.write_bytes(whole[:end])
+        found = repr(Journal(path).records)
+        assert records.startswith(found[:-1])
+        assert len(Journal(path).records) == whole[:end].count(b"\n")
+
+
+def test_every_line_is_json_without_nan(tmp_path):
+    path = tmp_path / "results.jsonl"
+    journal = Journal(path)
+    values = [0.5, math.nan, math.inf, -math.inf]
+    journal.append({"rows": [{"metrics": dict(zip("abcd", values, strict=True)), "history": {"a": values}}]})
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    for records in (journal.records, Journal(path).records):
+        ((row,),) = (record["rows"] for record in records)
+        assert list(map(math.isnan, row["metrics"].values())) == [False, True, True, True]
+        assert list(map(math.isnan, row["history"]["a"])) == [False, True, True, True]
+
+
+def test_lines_without_a_checksum_are_read(tmp_path):
+    """Version 0.1 wrote none, and NaN as it stands."""
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"rows": [{"metrics": {"RMSE": NaN}}]}\n')
+    journal = Journal(path)
+    assert math.isnan(journal.records[0]["rows"][0]["metrics"]["RMSE"])
+    journal.append(RECORDS[1])
+    assert len(Journal(path).records) == 2
+
+
+def append_until(path, count, name):
+    written = 0
+    while written < count:
+        journal = Journal(path)
+        try:
+            journal.append({"rows": [{"name": name, "number": written}]})
+        except RuntimeError:
+            continue  # somebody else was faster
+        written += 1
+
+
+def test_no_record_of_two_writers_at_once_is_lost(tmp_path):
+    """Threads stand for processes: each opens the file for itself, and such locks exclude one another."""
+    path = tmp_path / "results.jsonl"
+    names = ["first", "second"]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda name: append_until(path, 50, name), names))
+    rows = [row for record in Journal(path).records for row in record["rows"]]
+    for name in names:
+        assert [row["number"] for row in rows if row["name"] == name] == list(range(50))
 
 
 def test_two_writers_do_not_overwrite_each_other(path):

@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 import json
 import os
@@ -10,6 +11,8 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from keras import ops
+from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
 from keras_actlab.experiments import running
@@ -28,6 +31,13 @@ def found(tmp_path_factory):
 
 def run(comparisons, path, **options):
     return experiments.run(comparisons, path, progress=False, **options)
+
+
+def failures_of(description, path):
+    """Runs a comparison without one success, and returns its failures."""
+    with pytest.raises(RuntimeError, match=r"no final fit of the comparison 'plane' has succeeded.*load"):
+        run(description, path)
+    return experiments.load(path).failures["failure"]
 
 
 def count_training(monkeypatch):
@@ -180,6 +190,9 @@ def test_names_and_jobs_are_checked(tmp_path):
         run([comparison(), comparison()], tmp_path / "results.jsonl")
     with pytest.raises(ValueError, match="`jobs` must be a positive integer"):
         run(comparison(), tmp_path / "results.jsonl", jobs=0)
+    for limit in (0, -1.0, float("nan"), True, "5"):
+        with pytest.raises(ValueError, match="`time_limit` must be a positive number"):
+            run(comparison(), tmp_path / "results.jsonl", time_limit=limit)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -213,6 +226,125 @@ def test_a_method_that_raises_in_one_replicate_stops_no_other(tmp_path, found):
     np.testing.assert_array_equal(
         mended.tuning.groupby("method")["RMSE"].count(), results.tuning.groupby("method")["RMSE"].size()
     )
+
+
+def test_failures_and_choices_are_printed(tmp_path):
+    path, long = tmp_path / "results.jsonl", "a long text " * 20
+
+    def fails(learning_rate):
+        raise RuntimeError(long + "that ends here")
+
+    results = run(comparison(methods={"linear": linear, "fails": fails}, splits=1, together=1), path)
+    assert f"RuntimeError: {long}that ends here" in str(results.failures)
+    assert "4 fits failed" not in str(results)
+    assert "3 fits failed; see `failures`" in str(results)
+    header, *lines = str(results.tuning).splitlines()
+    assert header.split() == ["task", "method", "split", "seed", "learning_rate", "RMSE", "epochs", "chosen"]
+    best = min((line.split() for line in lines if "linear" in line), key=lambda words: float(words[5]))
+    assert [line.split()[-1] for line in lines if "linear" in line].count("True") == 1
+    assert best[-1] == "True"
+    assert {"failure", "seconds"} <= set(results.tuning.columns)
+
+
+@pytest.mark.parametrize("ends", [SystemExit(0), StopIteration(), GeneratorExit(), asyncio.CancelledError()])
+def test_what_would_end_the_run_is_a_failure(ends, tmp_path):
+    def method():
+        raise ends
+
+    methods = {"ends": method, "linear": lambda: linear(0.1)}
+    description = comparison(methods=methods, grid={}, splits=1, validate_every=None, together=2)
+    with pytest.warns(UserWarning, match=f"one by one.*{type(ends).__name__}"):
+        results = run(description, tmp_path / "results.jsonl")
+    assert results.failures["method"].tolist() == ["ends"]
+    assert results.failures["failure"].item().startswith(type(ends).__name__)
+    assert results.final["failure"].isna().tolist() == [False, True]
+
+
+def test_an_interruption_is_none(tmp_path):
+    class Interrupted:
+        calls = 0
+
+        def __call__(self, learning_rate):
+            self.calls += 1
+            if self.calls > 2:  # those that compare configurations
+                raise KeyboardInterrupt
+            return linear(learning_rate)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(comparison(methods={"linear": Interrupted()}), tmp_path / "results.jsonl")
+
+
+def fixed(loss, **arguments):
+    """A method whose model is not moved by its training."""
+
+    def method():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(**arguments)])
+        model.compile(keras.optimizers.SGD(0.0), loss)
+        return model
+
+    return method
+
+
+def scores(method, y, metrics, path, **changes):
+    """What metrics find for inputs that are the rows of a unit matrix."""
+    split = experiments.Split(*[(np.eye(3), y)] * 3)
+    plan = {"grid": {}, "splits": 1, "epochs": 1, "validate_every": None, "batch_size": None, **changes}
+    final = run(comparison(methods={"m": method}, data=split, metrics=metrics, **plan), path).final
+    return final[list(metrics)].iloc[-1].to_dict()
+
+
+@pytest.mark.parametrize(("shape", "together"), [((3,), 1), ((3, 1), 1), ((3,), 2)])
+def test_a_column_does_not_broadcast_in_metrics(shape, together, tmp_path):
+    weights = np.array([[1.0], [2.0], [5.0]])
+    exact = fixed("mse", units=1, kernel_initializer=lambda shape, dtype: ops.convert_to_tensor(weights, dtype))
+    metrics = {
+        "difference": lambda targets, predictions: np.abs(targets - predictions).max(),
+        "column": lambda targets, predictions: np.abs(np.ravel(targets) - predictions[:, 0]).max(),
+        "sklearn": root_mean_squared_error,
+    }
+    found = scores(exact, weights.reshape(shape), metrics, tmp_path / "r.jsonl", together=together, seeds=together)
+    assert found == {"difference": 0, "column": 0, "sklearn": 0}
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+def test_class_numbers_do_not_broadcast_in_metrics(shape, tmp_path):
+    right = fixed("sparse_categorical_crossentropy", units=3, kernel_initializer="identity", activation="softmax")
+    metrics = {
+        "accuracy": lambda targets, predictions: np.mean(targets == predictions.argmax(axis=1)),
+        "own shape": lambda targets, predictions: np.take_along_axis(predictions, targets.reshape(-1, 1), 1).mean(),
+    }
+    found = scores(right, np.arange(3).reshape(shape), metrics, tmp_path / "r.jsonl", together=1)
+    assert found == {"accuracy": 1, "own shape": pytest.approx(np.e / (np.e + 2))}
+
+
+def test_shapes_that_broadcast_are_warned_of(tmp_path):
+    metrics = {"difference": lambda targets, predictions: np.abs(targets - predictions).max()}
+    with pytest.warns(UserWarning, match=r"targets of shape \(3, 2\) and predictions of shape \(3, 1\)"):
+        scores(fixed("mse", units=1), np.ones((3, 2)), metrics, tmp_path / "r.jsonl", together=1)
+
+
+def test_a_changed_method_is_noticed_at_each_point_of_the_grid(found, tmp_path):
+    def other(learning_rate):
+        return linear(learning_rate) if learning_rate < 0.05 else deep(learning_rate)
+
+    with pytest.raises(ValueError, match=r"method 'linear' at \{'learning_rate': 0.1\}"):
+        run(comparison(methods={"linear": other}), found[1])
+
+
+def test_a_file_of_version_0_1_goes_on(found, tmp_path, monkeypatch):
+    """It has no checksums, and one fingerprint a method, which are not compared."""
+    path = tmp_path / "results.jsonl"
+    records = [json.loads(line) for line in found[1].read_text().splitlines()]
+    for record in records:
+        del record["checksum"]
+    records[0]["configuration"]["methods"] = {"linear": "0123456789abcdef", "deep": None}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    trained = count_training(monkeypatch)
+    again = run(comparison(), path, history=True)
+    assert trained == []
+    pd.testing.assert_frame_equal(again.frame, found[0].frame)
+    with pytest.raises(ValueError, match="method 'linear'"):
+        run(comparison(methods={"linear": deep}), path)
 
 
 def test_a_choice_that_changes_is_tested_anew(tmp_path):
@@ -339,7 +471,7 @@ def test_a_methods_callbacks_come_before_those_that_watch(counted, tmp_path):
 @pytest.mark.parametrize("second", [Counter(), ["early"], None, Counter])
 def test_what_is_no_list_of_callbacks_is_a_failure(second, tmp_path):
     description = comparison(methods={"pair": lambda: (linear(0.1), second)}, grid={}, validate_every=None, together=1)
-    failures = run(description, tmp_path / "results.jsonl").failures["failure"]
+    failures = failures_of(description, tmp_path / "results.jsonl")
     assert len(failures) == 3
     assert failures.str.contains("TypeError: `methods` must return compiled models, or pairs of one and a list").all()
 
@@ -363,17 +495,17 @@ def test_a_rate_that_diverges_is_not_chosen_and_no_failure(tmp_path):
     assert results.final["learning_rate"].tolist() == [0.1] * 3
     assert not len(results.failures)
     hopeless = comparison(methods={"linear": linear_sgd}, grid={"learning_rate": [1e30, 2e30]})
-    results = run(hopeless, tmp_path / "hopeless.jsonl")
-    assert results.failures["failure"].tolist() == ["no candidate has a finite validation metric"] * 3
+    failures = failures_of(hopeless, tmp_path / "hopeless.jsonl")
+    assert failures.tolist() == ["no candidate has a finite validation metric"] * 3
 
 
 def test_something_else_than_a_compiled_model_is_a_failure(tmp_path):
     def forgot(learning_rate):
         return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
 
-    results = run(comparison(methods={"forgot": forgot}, together=1), tmp_path / "results.jsonl")
-    assert len(results.failures) == 2 * 3 + 3
-    assert results.failures["failure"].str.contains("`methods` must return compiled models|no candidate").all()
+    failures = failures_of(comparison(methods={"forgot": forgot}, together=1), tmp_path / "results.jsonl")
+    assert len(failures) == 2 * 3 + 3
+    assert failures.str.contains("`methods` must return compiled models|no candidate").all()
 
 
 def test_a_model_that_comes_twice_is_a_failure(tmp_path):
@@ -457,3 +589,35 @@ def test_kill_9_loses_nothing(found, tmp_path):
     assert 0 < len(experiments.load(path).rows) < len(found[0].rows)
     resumed = run(comparison(), path, history=True)
     pd.testing.assert_frame_equal(resumed.frame.drop(columns=TIMES), found[0].frame.drop(columns=TIMES))
+
+
+class Dies:
+    """A method that ends its process in a way, but not the one that describes it."""
+
+    def __init__(self, way):
+        self.way, self.parent = way, os.getpid()
+
+    def __call__(self, learning_rate):
+        if os.getpid() != self.parent and learning_rate == 0.1:
+            self.way()
+        return linear(learning_rate)
+
+
+@several
+def test_a_process_that_ends_or_hangs_is_a_failure_of_its_fit(found, tmp_path):
+    methods = {
+        "linear": linear,
+        "killed": Dies(lambda: os.kill(os.getpid(), signal.SIGKILL)),
+        "left": Dies(lambda: os._exit(0)),
+        "hangs": Dies(lambda: time.sleep(1000)),
+    }
+    results = run(comparison(methods=methods, splits=1, together=1), tmp_path / "results.jsonl", jobs=2, time_limit=60)
+    failures = results.failures.set_index("method")["failure"]
+    assert failures.index.tolist() == ["killed", "left", "hangs"]
+    assert "SIGKILL" in failures["killed"]
+    assert "EXIT(0)" in failures["left"]
+    assert failures["hangs"] == "TimeoutError: it took longer than 60 s"
+    assert results.final["failure"].isna().tolist() == [True] * 4  # at the other learning rate, if it has to be
+    linear_rows = results.frame[results.frame["method"] == "linear"]
+    expected = found[0].frame[(found[0].frame["method"] == "linear") & (found[0].frame["split"] == 0)]
+    np.testing.assert_allclose(linear_rows["RMSE"], expected["RMSE"], rtol=1e-5)

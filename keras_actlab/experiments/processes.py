@@ -1,0 +1,128 @@
+"""Processes that work on one task at a time, so that the end of one is the end of no other task."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass
+class _Worker:
+    """A process, and what it does."""
+
+    executor: ProcessPoolExecutor | None = None
+    task: Any = None
+    started: bool = False
+    deadline: float = inf  # on the clock of `time.monotonic`
+
+
+class Processes:
+    """Several processes, each with one task at a time. One that dies or takes too long is replaced.
+
+    An executor with several processes fails as a whole when one of them is killed, and does not say which task was to
+    blame. So each process has an executor of its own. A process ends within seconds after the one that started it,
+    even if that one was killed.
+
+    Args:
+        count: Number of processes. They start when there are tasks for them.
+        prepare: Function that a process calls when it starts.
+        arguments: Arguments of `prepare`, which are sent once to each process.
+    """
+
+    def __init__(self, count: int, prepare: Callable[..., None], arguments: tuple[Any, ...]):
+        # The processes share the cores, unless the user has set a number of threads.
+        threads = {name: os.environ.get(name, str(max(1, cpu_count() // count))) for name in THREADS}
+        self._options = {"env": threads, "initializer": _begin, "initargs": (os.getpid(), prepare, arguments)}
+        self._workers = [_Worker() for _ in range(count)]
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            _end(worker)
+
+    def map(
+        self, function: Callable[[Any], Any], tasks: Iterable[Any], limit: Callable[[Any], float]
+    ) -> Iterator[tuple[Any, Any, str | None]]:
+        """Yields each task, its result, and None or what ended its process; in the order in which they finish.
+
+        Args:
+            function: Function that a process calls. An exception that it raises is raised here.
+            tasks: Its arguments.
+            limit: Function of a task that returns after how many seconds its process is ended, or infinity.
+        """
+        remaining = iter(tasks)
+        busy: dict[Future[Any], _Worker] = {}
+
+        def assign(worker: _Worker) -> None:
+            worker.task = next(remaining, None)
+            if worker.task is None:
+                return
+            worker.started, worker.deadline = worker.executor is not None, inf
+            if worker.started:
+                begin(worker)
+            else:  # imports take seconds, which do not count as the task's
+                worker.executor = ProcessPoolExecutor(1, **self._options)
+                busy[worker.executor.submit(_nothing)] = worker
+
+        def begin(worker: _Worker) -> None:
+            worker.started, worker.deadline = True, time.monotonic() + limit(worker.task)
+            assert worker.executor is not None
+            busy[worker.executor.submit(function, worker.task)] = worker
+
+        for worker in self._workers:
+            assign(worker)
+        while busy:
+            next_deadline = min(worker.deadline for worker in busy.values())
+            patience = None if next_deadline == inf else max(0.0, next_deadline - time.monotonic())
+            finished, _ = wait(busy, patience, FIRST_COMPLETED)
+            late = {future for future, worker in busy.items() if worker.deadline <= time.monotonic()} - finished
+            for future in finished | late:
+                worker = busy.pop(future)
+                task, result, failure = worker.task, None, None
+                if future in late:
+                    failure = f"TimeoutError: it took longer than {limit(task):g} s"
+                elif isinstance(error := future.exception(), BrokenProcessPool):
+                    failure = f"its process ended: {' '.join(str(error).split())}"
+                elif error is not None:
+                    raise error
+                elif not worker.started:
+                    begin(worker)
+                    continue
+                else:
+                    result = future.result()
+                if failure:
+                    _end(worker)
+                assign(worker)
+                yield task, result, failure
+
+
+def _end(worker: _Worker) -> None:
+    if worker.executor is not None:
+        worker.executor.shutdown(kill_workers=True)
+        worker.executor = None
+
+
+def _begin(parent: int, prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Prepares a new process, which is to end when its parent does."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    prepare(*arguments)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:  # a process whose parent is gone has another one; on Windows it keeps the number
+        time.sleep(0.5)
+    os._exit(1)  # as the main thread may hang in a library
+
+
+def _nothing() -> None:
+    """What a process does to show that it has started."""
