@@ -71,7 +71,7 @@ def test_structures_stay():
         (np.ma.array([1, 2], mask=[True, False]), ValueError, "1 of 2"),
         (np.array([1, None]), ValueError, "None"),
         ([[1, 2], [3]], TypeError, "equal length"),
-        (iter([1, 2]), TypeError, "not one value"),
+        (iter([1, 2]), TypeError, "first axis"),
         (3.0, TypeError, "3.0"),
         (None, TypeError, "None"),
     ],
