@@ -5,10 +5,11 @@ This is why backends are imported here: Keras distributes by itself on JAX alone
 """
 
 import contextlib
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import keras
@@ -16,7 +17,9 @@ import keras
 from keras_actlab.ops.replicas import mean_over_replicas
 from keras_actlab.ops.tensor import Tensor, integer
 
-__all__ = ["data_parallel", "data_shard", "local_batch_size"]
+T = TypeVar("T")
+
+__all__ = ["data_parallel", "data_shard", "is_first_process", "local_batch_size", "of_first_process"]
 
 
 @contextlib.contextmanager
@@ -67,14 +70,24 @@ def data_parallel() -> Iterator[None]:
     elif keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        if tf.distribute.has_strategy():
-            scope = tf.distribute.get_strategy().scope()
-        else:
-            scope = tf.distribute.MirroredStrategy().scope()
+        strategy = tf.distribute.get_strategy() if tf.distribute.has_strategy() else _mirrored_strategy()
+        scope = strategy.scope()
     else:
         scope = _group_of_processes()
     with scope:
         yield
+
+
+@functools.cache
+def _mirrored_strategy() -> Any:
+    """Returns the one strategy of this process.
+
+    TensorFlow names collective operations by the strategy's devices and by counters that begin anew with each strategy,
+    so those of a second one die with "Collective ops is aborted by: ... Shape mismatch".
+    """
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy()
 
 
 def data_shard() -> tuple[int, int]:
@@ -102,6 +115,46 @@ def data_shard() -> tuple[int, int]:
         if distributed.is_available() and distributed.is_initialized():
             return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def is_first_process() -> bool:
+    """Returns whether this process is the one that writes files and prints. Call it inside `data_parallel`.
+
+    Returns:
+        True in one of the processes, and where there is only one.
+
+    Example:
+
+    >>> keras_actlab.distribution.is_first_process()
+    True
+    """
+    return data_shard()[0] == 0
+
+
+def of_first_process(compute: Callable[[], T]) -> T:
+    """Returns, in every process, what `compute` returns in the first one. All processes must call it.
+
+    On JAX each process computes for itself: variables are the same in all, as one program computes with the global
+    batch.
+
+    Args:
+        compute: Takes nothing and returns something that can be pickled.
+
+    Returns:
+        What `compute` returned.
+
+    Example:
+
+    >>> keras_actlab.distribution.of_first_process(lambda: 1 + 1)
+    2
+    """
+    if keras.backend.backend() != "torch" or data_shard()[1] == 1:
+        return compute()
+    from torch import distributed
+
+    found = [compute() if is_first_process() else None]
+    distributed.broadcast_object_list(found, src=0)
+    return found[0]  # type: ignore[return-value]
 
 
 def local_batch_size(batch_size: int) -> int:

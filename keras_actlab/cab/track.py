@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_actlab.cab.geometry import Boundaries
+from keras_actlab.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,8 @@ def save_tracks(tracks: Mapping[str, Track], path: str | Path) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     cab.save_tracks({}, pathlib.Path(folder) / "tracks.npz")
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    with unfinished.open("wb") as file:
+    with atomic_write(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **{f"{n}/{field}": getattr(track, field) for n, track in tracks.items() for field in FIELDS})
-    unfinished.replace(path)
 
 
 def load_tracks(path: str | Path) -> dict[str, Track]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -11,6 +11,10 @@ from keras_actlab.cab.affine import AffineUnits, Units, current
 from keras_actlab.cab.geometry import angular_change, of_values
 from keras_actlab.cab.track import FIELDS, Track, load_tracks, save_tracks
 from keras_actlab.cab.watching import Watcher
+from keras_actlab.distribution import is_first_process
+
+# A layer or its name, or several that follow one another.
+Named: TypeAlias = keras.layers.Layer | str | tuple[keras.layers.Layer | str, ...]
 
 # Looks whose variables are kept as they are, until geometry is done for all of them at once.
 LOOKS_AT_ONCE = 256
@@ -30,20 +34,22 @@ class BoundaryTracker(Watcher):
 
     Args:
         layers: What to follow: a layer, a tuple of layers that follow one another (see `boundaries`), or a list of
-            these. A track has the name of the affine layer. The layers must be built when training begins.
+            these. A layer may be given by its name or its path. A track has the name of the affine layer. The layers
+            must be built when training begins.
         every: Number of training steps from one look to the next. With `steps_per_execution`, looks are at the ends of
             executions.
         megabytes: What the records of all tracks may take together. Computing new ones takes as much for a while.
         path: File (.npz) in which the tracks are kept, replaced as a whole after a look at the end of every epoch. If
             it exists when training begins, tracking goes on from there, as the model does with
             `keras.callbacks.BackupAndRestore`; records of steps that the model has not taken are dropped. Where an
-            epoch is a single step, writing it that often is slow: leave it out, and call `save_tracks`.
+            epoch is a single step, writing it that often is slow: leave it out, and call `save_tracks`. Of several
+            processes (see `keras_actlab.distribution`), the first writes it.
 
     Raises:
-        TypeError: If an argument has the wrong type, or `layers` holds other things than layers.
+        TypeError: If an argument has the wrong type, or `layers` holds other things than layers and names.
         ValueError: If `every` or `megabytes` is not positive; when training begins, if a layer is not in the model or
-            not built, has no affine map, two tracks have the same name, `megabytes` cannot hold four records, or the
-            file at `path` is of other layers or of another run.
+            not built, a name stands for several layers or for none, a layer has no affine map, two tracks have the same
+            name, `megabytes` cannot hold four records, or the file at `path` is of other layers or of another run.
 
     Example:
 
@@ -51,7 +57,7 @@ class BoundaryTracker(Watcher):
     >>> layer = keras.layers.Dense(5, activation="relu")
     >>> model = keras.Sequential([keras.Input((2,)), layer, keras.layers.Dense(1)])
     >>> model.compile("sgd", "mse")
-    >>> tracker = cab.BoundaryTracker(layer)
+    >>> tracker = cab.BoundaryTracker(layer)  # or its name
     >>> _ = model.fit(np.ones((8, 2)), np.ones(8), batch_size=4, epochs=3, verbose=0, callbacks=[tracker])
     >>> track = tracker.tracks[layer.name]
     >>> track.steps
@@ -62,7 +68,7 @@ class BoundaryTracker(Watcher):
 
     def __init__(
         self,
-        layers: Units | Sequence[Units],
+        layers: Named | Sequence[Named],
         every: int = 1,
         megabytes: float = 256.0,
         path: str | Path | None = None,
@@ -74,8 +80,11 @@ class BoundaryTracker(Watcher):
             raise ValueError(f"`megabytes` must be positive. Received: megabytes={megabytes}")
         self.layers = list(layers) if isinstance(layers, list) else [layers]
         flat = [layer for units in self.layers for layer in (units if isinstance(units, tuple) else (units,))]
-        if not flat or not all(isinstance(layer, keras.layers.Layer) for layer in flat):
-            raise TypeError(f"`layers` must be a layer, a tuple of layers, or a list of these. Received: {layers!r}")
+        if not flat or not all(isinstance(layer, (keras.layers.Layer, str)) for layer in flat):
+            raise TypeError(
+                "`layers` must be a layer or its name, a tuple of these, or a list of layers and tuples. "
+                f"Received: layers={layers!r}"
+            )
         self.megabytes = megabytes
         self.path = None if path is None else Path(path)
         self._records: list[_Records] = []
@@ -90,7 +99,7 @@ class BoundaryTracker(Watcher):
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
-        units = [AffineUnits(each) for each in self.layers]
+        units = [AffineUnits(self._named(each)) for each in self.layers]
         known = {id(variable) for variable in self.model.variables}
         for each in units:
             if not known.issuperset(map(id, each.variables)):
@@ -116,6 +125,22 @@ class BoundaryTracker(Watcher):
         if self.path is not None and self.path.exists():
             self._restore(records, load_tracks(self.path))
         self._records = records
+
+    def _named(self, units: Named) -> Units:
+        """Returns layers of the model in place of their names."""
+        if isinstance(units, tuple):
+            return tuple(self._named(layer) for layer in units)
+        if not isinstance(units, str):
+            return units
+        there = self.model._flatten_layers(include_self=False)
+        found = [layer for layer in there if units in (layer.name, layer.path)]
+        if len(found) != 1:
+            known = [layer.path for layer in found or there]
+            raise ValueError(
+                "`layers` must name layers of the model that is trained, by a name that only one has, or by the path. "
+                f"Received: {units!r}, which {len(found)} have; {'they are' if found else 'the model has'} {known}"
+            )
+        return found[0]
 
     def _restore(self, records: "list[_Records]", tracks: dict[str, Track]) -> None:
         # By their order: the names that Keras gives to layers are others in a process that has built other models.
@@ -164,7 +189,8 @@ class BoundaryTracker(Watcher):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.path is not None:
             self.catch_up()  # so that a run which goes on from the file finds what the model is then
-            save_tracks(self.tracks, self.path)
+            if is_first_process():
+                save_tracks(self.tracks, self.path)
 
     def _compute(self, after_gap: bool = False) -> None:
         """Makes records of the looks that wait."""

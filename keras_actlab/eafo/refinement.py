@@ -1,6 +1,7 @@
 """A callback that lowers the entropy of activations while their network trains."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -8,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from keras_actlab.distribution import of_first_process
 from keras_actlab.eafo.densities import Empirical, check_number
 from keras_actlab.eafo.functions import spline
 from keras_actlab.eafo.image import Image, Table, image_of, runs, support
@@ -42,7 +44,8 @@ class EntropyRefinement(Periodic):
     lies, is left as it is this time.
 
     In a layer that is trained, refinement and gradient take turns; with `trainable=False`, refinement alone forms it.
-    It does not go on by itself after training: what was reached is in the layer, and saved with it.
+    It does not go on by itself after training: what was reached is in the layer, and saved with it. Of several
+    processes (see `keras_actlab.distribution`), the first computes the curve from its sample, and all of them get it.
 
     Args:
         layers: The layers, their names or their paths; a name that several have stands for all of them. None for all
@@ -137,6 +140,26 @@ class EntropyRefinement(Periodic):
 
 def refine(layer: EntropyActivation, fraction: float) -> tuple[float, float, float, float] | None:
     """Takes a step in one layer; returns entropies before and after, plain and standardized; None if it could not."""
+    # Each of several processes has a sample of its own part of the data, but the curve must be the same in all.
+    curve = of_first_process(partial(next_curve, layer, fraction))
+    if curve is None:
+        return None
+    layer.knots.assign(curve.knots)
+    layer.values.assign(curve.values)
+    return curve.entropies
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a layer, and entropies of the outputs before and with it, plain and then standardized."""
+
+    knots: np.ndarray
+    values: np.ndarray
+    entropies: tuple[float, float, float, float]
+
+
+def next_curve(layer: EntropyActivation, fraction: float) -> Curve | None:
+    """Returns the curve that is one step further; None if there is none."""
     seen = min(int(keras.ops.convert_to_numpy(layer.sampled)), layer.sample_size)
     try:
         density = Empirical(keras.ops.convert_to_numpy(layer.sample)[:seen])
@@ -166,11 +189,9 @@ def refine(layer: EntropyActivation, fraction: float) -> tuple[float, float, flo
     moved = z + np.clip(fraction * density.std / mean * eta, -farthest, farthest)
     new = values.copy()
     new[nodes] = np.interp(z, moved, x)
-    if reach != 1.0:
-        layer.knots.assign(wide.astype("float32"))
-    layer.values.assign(new.astype("float32"))
     before, after = _outputs(wide, (values, new), density)
-    return before.entropy, after.entropy, before.standardized_entropy, after.standardized_entropy
+    entropies = before.entropy, after.entropy, before.standardized_entropy, after.standardized_entropy
+    return Curve(wide.astype("float32"), new.astype("float32"), entropies)
 
 
 def _reach(density: Empirical, knots: np.ndarray) -> float:

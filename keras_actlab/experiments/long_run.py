@@ -2,13 +2,18 @@
 
 import json
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 import pandas as pd
 
-from keras_actlab import distribution
+from keras_actlab.distribution import data_shard, is_first_process
+from keras_actlab.experiments import checkpoint
+from keras_actlab.experiments.identity import differences, identity, shown
+from keras_actlab.files import UNFINISHED, atomic_write
 
 if TYPE_CHECKING:
     import grain
@@ -30,25 +35,38 @@ def long_run(
 ) -> pd.DataFrame:
     """Trains a model with `fit`, or goes on with a training that was killed, from its last checkpoint.
 
-    The folder gets `settings.json`, `log.csv` with a row for each epoch, and the last checkpoint: weights, the state of
-    the optimizer and, in its name, the number of steps. Each file is replaced as a whole. Batches are read by number,
-    so a run goes on at the very next one. Random layers (drop-out, augmentation) draw numbers that depend on `seed` and
-    the step of the last checkpoint only; for this, `keras.utils.set_random_seed` is called after each of them. Where
-    the backend is deterministic, as on a CPU, a run that was killed ends with the same weights, bit for bit, as one
-    that was not. The row of an epoch in which a run was killed is about what was left of it, but for the validation.
+    The folder gets `settings.json`, `log.csv` with a row for each epoch, and the last two checkpoints: weights, the
+    state of the optimizer, the log, and a checksum. Each file is replaced as a whole and written through to the disk,
+    so that neither a kill nor a power failure costs more than the steps since a checkpoint. If the last checkpoint
+    cannot be read, the run goes on from the one before, with a warning that names the file.
+
+    A step is a batch, also with `steps_per_execution` or gradient accumulation. Batches are read by number, so a run
+    goes on at the very next one. Random layers (drop-out, augmentation) draw numbers that depend on `seed` and the step
+    of the last checkpoint only; for this, `keras.utils.set_random_seed` is called after each of them. Where the backend
+    is deterministic, as on a CPU, a run that was killed ends with the same weights, bit for bit, as one that was not.
+    With `use_ema` the model has the averaged weights at the end, as after `fit`. After a restart, the row of the
+    interrupted epoch covers only the remaining steps; its validation is complete.
+
+    A run is what its settings, model (configurations of all layers, dtype policies), optimizer with its schedule,
+    losses, metrics, backend and data make it. If any of these is another one, the folder is refused. Of the data, the
+    first, the middle and the last batch are compared. The code of custom layers and functions is not.
+
+    Training stops before it saves a state that is not finite, so that the last checkpoint is a good one. A loss that is
+    NaN or infinite is an error too, except with a `LossScaleOptimizer`, which skips such steps.
 
     Within `keras_actlab.distribution.data_parallel`, the first process writes, and all of them read.
 
     Args:
         model: A compiled model that is built.
-        batches: Training step i takes batch i.
+        batches: Training step i takes batch i, which must be the same each time that it is read.
         folder: Of this run alone.
-        steps_per_epoch: Steps from one validation to the next.
+        steps_per_epoch: Steps from one validation to the next, a multiple of the model's `steps_per_execution`.
         epochs: Number of epochs.
         seed: Of the random layers.
-        settings: What else makes this run what it is: anything that JSON can hold.
+        settings: What else makes this run what it is: anything that JSON can hold, and NaN.
         validation: Batches to evaluate the model on after each epoch.
-        save_every: Steps from one checkpoint to the next. There is one after each epoch, too.
+        save_every: Steps from one checkpoint to the next. There is one after each epoch, too. With
+            `steps_per_execution`, checkpoints are at the ends of executions.
         workers: Number of threads that make batches.
         verbose: As in `keras.Model.fit`.
 
@@ -56,8 +74,11 @@ def long_run(
         The log: `epoch`, `step`, `seconds`, and what `fit` reports.
 
     Raises:
-        ValueError: If the model is not built or not compiled, a number is not positive, there are too few batches, or
-            the folder holds a run with other settings or weights of other shapes.
+        ValueError: If the model is not built or not compiled, or has another optimizer that is not built; if a number
+            is not positive, or `steps_per_epoch` is no multiple of `steps_per_execution`; if there are too few batches,
+            or one that changes; if the folder holds another run, or no checkpoint of it can be read.
+        TypeError: If `settings` holds something that JSON cannot.
+        FloatingPointError: If the loss, the weights or the state of the optimizer are not finite at a checkpoint.
 
     Example:
 
@@ -76,96 +97,159 @@ def long_run(
     for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"`{name}` must be positive. Received: {name}={number}")
-    if not model.built or not model.compiled:
+    _check_model(model)
+    if steps_per_epoch % model.steps_per_execution:
         raise ValueError(
-            f"`model` must be built and compiled. Received: built={model.built}, compiled={model.compiled}"
+            "`steps_per_epoch` must be a multiple of the model's `steps_per_execution`. "
+            f"Received: steps_per_epoch={steps_per_epoch}, steps_per_execution={model.steps_per_execution}"
         )
     if len(batches) < epochs * steps_per_epoch:
         raise ValueError(
             f"`batches` must have a batch for each of {epochs * steps_per_epoch} steps (see its `repeat`). "
             f"Received: {len(batches)} batches"
         )
+    if validation is not None and not len(validation):
+        raise ValueError("`validation` must have a batch. Received: none")
     folder = Path(folder)
-    settings = dict(settings or {}, steps_per_epoch=steps_per_epoch, epochs=epochs, seed=seed, save_every=save_every)
-    settings["weights"] = [[variable.name, *variable.shape] for variable in model.weights]
-    _check_settings(json.loads(json.dumps(settings)), folder / "settings.json")
-    checkpoints = _Checkpoints(folder, seed, steps_per_epoch, save_every)
+    model.optimizer.build(model.trainable_variables)
+    this = identity(
+        model,
+        batches,
+        validation,
+        settings or {},
+        steps_per_epoch=steps_per_epoch,
+        epochs=epochs,
+        seed=seed,
+        save_every=save_every,
+    )
+    checkpoints = _Checkpoints(folder, this)
     step = checkpoints.restore(model)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
 
     def fit(epoch: int, epochs: int, steps: int) -> None:
-        model.fit(
-            batches[step : epochs * steps_per_epoch].to_iter_dataset(options),
-            initial_epoch=epoch,
-            epochs=epochs,
-            steps_per_epoch=steps,
-            shuffle=False,  # Keras warns that it could not
-            validation_data=None if validation is None else validation.repeat().to_iter_dataset(options),
-            validation_steps=None if validation is None else len(validation),
-            callbacks=[checkpoints],
-            verbose=verbose if _is_first() else 0,
-        )
+        with warnings.catch_warnings():
+            # Keras counts validation batches only by running out of them. Told their number, it would take too many
+            # with `steps_per_execution`.
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+            model.fit(
+                batches[step : epochs * steps_per_epoch].to_iter_dataset(options),
+                initial_epoch=epoch,
+                epochs=epochs,
+                steps_per_epoch=steps,
+                shuffle=False,  # Keras warns that it could not
+                validation_data=None if validation is None else validation.to_iter_dataset(options),
+                callbacks=[checkpoints],
+                verbose=verbose if is_first_process() else 0,
+            )
 
     epoch, done = divmod(step, steps_per_epoch)
     if done:  # what is left of the epoch that was interrupted
         fit(epoch, epoch + 1, steps_per_epoch - done)
         epoch, step = epoch + 1, (epoch + 1) * steps_per_epoch
+        if epoch < epochs:
+            checkpoints.undo_average(model)
     if epoch < epochs:
         fit(epoch, epochs, steps_per_epoch)
+    elif not done:  # as `fit` does at its end, for optimizers that average weights
+        model.optimizer.finalize_variable_values(model.trainable_variables)
     return pd.DataFrame(checkpoints.rows)
 
 
-def _is_first() -> bool:
-    return distribution.data_shard()[0] == 0
-
-
-def _check_settings(settings: dict[str, Any], path: Path) -> None:
-    """Raises unless the run in this folder has these settings; writes them down if there is none."""
-    if path.exists():
-        before = json.loads(path.read_text())
-        other = sorted(name for name in settings | before if settings.get(name) != before.get(name))
-        if other:
-            differences = (f"{name}={settings.get(name)!r}, there {before.get(name)!r}" for name in other)
+def _check_model(model: keras.Model) -> None:
+    if not model.built or not model.compiled:
+        raise ValueError(
+            f"`model` must be built and compiled. Received: built={model.built}, compiled={model.compiled}"
+        )
+    for name, value in vars(model).items():
+        if isinstance(value, keras.Optimizer) and value is not model.optimizer and not value.built:
             raise ValueError(
-                "`folder` must be new, or that of a run with the same settings and weights. "
-                f"Received: folder={str(path.parent)!r}, {'; '.join(differences)}"
+                "`model` must have no optimizer that is not built, as Keras would not restore its state. "
+                f"Received: model.{name}, not built"
             )
-    elif _is_first():
-        _write(json.dumps(settings), path)
-
-
-def _write(text: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 class _Checkpoints(keras.callbacks.Callback):
-    """Keeps the last state of a run, and its log."""
+    """Keeps the last states of a run, and its log.
 
-    def __init__(self, folder: Path, seed: int, steps_per_epoch: int, save_every: int) -> None:
+    The last checkpoint is `step-N.weights.h5`, the one before it `previous-step-M.weights.h5`.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         super().__init__()
-        self.folder, self.seed = folder, seed
-        self.steps_per_epoch, self.save_every = steps_per_epoch, save_every
+        self.folder, self.identity = folder, identity
+        self.seed: int = identity["seed"]
+        self.steps_per_epoch: int = identity["steps_per_epoch"]
+        self.save_every: int = identity["save_every"]
         self.step = 0
         self.is_seeded = False
         self.rows: list[dict[str, float]] = []
         self.start = 0.0
+        self._fit_start = 0  # the step at which this epoch began in this `fit`
+        self._last: Path | None = None  # the checkpoint of which the training is a continuation
+        self._unaveraged: list[np.ndarray] = []
 
     def restore(self, model: keras.Model) -> int:
         """Gives the model the state of the last checkpoint, if there is one, and returns how many steps it has seen."""
-        model.optimizer.build(model.trainable_variables)
-        path = max(self.folder.glob("step-*.weights.h5"), default=None)
-        if path is not None:
-            model.load_weights(path)
-            self.step = int(path.name[len("step-") : -len(".weights.h5")])
-            rows = pd.read_csv(self.folder / "log.csv").to_dict("records") if self.step >= self.steps_per_epoch else []
-            self.rows = [row for row in rows if row["step"] <= self.step]
+        before = self._read_settings()
+        paths = [path for path in self.folder.glob("*step-*.weights.h5") if not path.name.startswith(UNFINISHED)]
+        errors = []
+        for path in sorted(paths, key=lambda path: path.name.removeprefix("previous-"), reverse=True):
+            try:
+                notes = checkpoint.read_notes(path)
+            except ValueError as error:
+                errors.append(str(error))
+                continue
+            self._check(notes["identity"])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Skipping")  # Keras' only word on a state that it does not restore
+                model.load_weights(path)
+            self.step, self.rows, self._last = notes["step"], notes["rows"], path
+            break
+        if errors and self._last is None:
+            raise ValueError(f"`folder` must hold a checkpoint that can be read. Received: {'; '.join(errors)}")
+        for error in errors:
+            warnings.warn(f"{error}. The run goes on from {self._last}", stacklevel=3)
+        if is_first_process():
+            for unfinished in self.folder.glob(f"{UNFINISHED}*"):  # of a run that was killed
+                unfinished.unlink()
+            if before is None:
+                _write(json.dumps(self.identity), self.folder / "settings.json")
+            if self.rows:
+                self._write_log()
         return self.step
+
+    def _read_settings(self) -> dict[str, Any] | None:
+        path = self.folder / "settings.json"
+        if not path.exists():
+            return None
+        try:
+            before: dict[str, Any] = json.loads(path.read_text())
+        except ValueError as error:
+            warnings.warn(f"{path} cannot be read and is written again: {error}", stacklevel=4)
+            return None
+        self._check(before)
+        return before
+
+    def _check(self, before: dict[str, Any]) -> None:
+        """Raises unless this run is the one whose identity was written down."""
+        this = dict(self.identity)
+        if not is_first_process():  # which has written down its own part of the data
+            this |= {name: before.get(name) for name in ("batches", "validation")}
+        found = differences(this, before)
+        if found:
+            raise ValueError(
+                "`folder` must be new, or that of a run with the same settings, model and data. "
+                f"Received: folder={str(self.folder)!r}, {shown(found)}"
+            )
+
+    def undo_average(self, model: keras.Model) -> None:
+        """Gives the model the weights with which training goes on, where `fit` has left averaged ones."""
+        for variable, value in zip(model.trainable_variables, self._unaveraged, strict=False):
+            variable.assign(value)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.start = time.perf_counter()
+        self._fit_start = self.step
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if not self.is_seeded:  # not before, as PyTorch's loaders of data draw random numbers, too
@@ -173,32 +257,57 @@ class _Checkpoints(keras.callbacks.Callback):
             self.is_seeded = True
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        self.step += 1
-        if self.step % self.save_every == 0 and self.step % self.steps_per_epoch:
+        before, self.step = self.step, self._fit_start + batch + 1  # of an execution, `batch` is the last one
+        if self.step // self.save_every > before // self.save_every and self.step % self.steps_per_epoch:
+            self._check_finite(logs)
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._check_finite(logs)
         row = {"epoch": epoch, "step": self.step, "seconds": time.perf_counter() - self.start}
         self.rows.append(row | (logs or {}))
-        if _is_first():
-            _write(pd.DataFrame(self.rows).to_csv(index=False), self.folder / "log.csv")
-        self._save()  # after the row: a run that is killed in between writes it again
+        if _averages(self.model.optimizer):
+            variables = self.model.trainable_variables
+            self._unaveraged = [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+        self._save()
+        if is_first_process():
+            self._write_log()
+
+    def _check_finite(self, logs: dict[str, float] | None) -> None:
+        """Raises if a checkpoint of this step would be worth nothing."""
+        model = self.model  # at which JAX brings its variables up to date
+        kept = "there is no checkpoint yet" if self._last is None else f"the last checkpoint, {self._last}, is kept"
+        loss = float((logs or {}).get("loss", 0.0))
+        if not np.isfinite(loss) and not isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
+            raise FloatingPointError(f"The loss is {loss} at step {self.step}. Training stops; {kept}.")
+        trained = [(variable, np.isfinite) for variable in (*model.trainable_weights, *model.optimizer.variables)]
+        # Other weights may be infinite, such as a mask.
+        others = [(variable, lambda values: ~np.isnan(values)) for variable in model.non_trainable_weights]
+        for variable, is_good in (*trained, *others):
+            values = keras.ops.convert_to_numpy(variable)
+            if keras.backend.is_float_dtype(variable.dtype) and not np.all(is_good(values)):
+                raise FloatingPointError(f"{variable.path} is not finite at step {self.step}. Training stops; {kept}.")
 
     def _save(self) -> None:
         model = self.model  # at which JAX brings its variables up to date
-        if _is_first():
+        if is_first_process():
             path = self.folder / f"step-{self.step:09d}.weights.h5"
-            unfinished = self.folder / "part.weights.h5"
-            model.save_weights(unfinished)
-            unfinished.replace(path)
-            for older in self.folder.glob("step-*.weights.h5"):
-                if older != path:
-                    older.unlink()
+            checkpoint.save(model, {"step": self.step, "rows": self.rows, "identity": self.identity}, path)
+            previous = self._last
+            if previous is not None and not previous.name.startswith("previous-"):
+                previous = previous.replace(previous.with_name(f"previous-{previous.name}"))
+            for other in self.folder.glob("*step-*.weights.h5"):
+                if other not in (path, previous):
+                    other.unlink()
+            self._last = path
         self.is_seeded = False
+
+    def _write_log(self) -> None:
+        _write(pd.DataFrame(self.rows).to_csv(index=False), self.folder / "log.csv")
 
     def _seed(self, model: keras.Model) -> None:
         # No file of weights holds the state of random layers. From here on it follows from the seed and the step.
-        process, _ = distribution.data_shard()  # of which each draws for its own part of a batch
+        process, _ = data_shard()  # of which each draws for its own part of a batch
         # PyTorch's drop-out draws from its global generator, if the layer was given no seed.
         keras.utils.set_random_seed((1_000_003 * self.seed + 1009 * process + self.step) % 2**32)
         saved = {id(variable) for variable in model.weights}
@@ -206,3 +315,12 @@ class _Checkpoints(keras.callbacks.Callback):
             if id(variable) not in saved and "seed_generator" in variable.path:
                 state = [1_000_003 * self.seed + 1009 * process + number, self.step]
                 variable.assign(keras.ops.cast(state, variable.dtype))
+
+
+def _averages(optimizer: keras.Optimizer) -> bool:
+    return bool(getattr(optimizer, "inner_optimizer", optimizer).use_ema)
+
+
+def _write(text: str, path: Path) -> None:
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text)
