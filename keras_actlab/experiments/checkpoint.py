@@ -21,13 +21,14 @@ def save(model: keras.Model, notes: dict[str, Any], path: Path) -> None:
 
     Args:
         model: A built model.
-        notes: Anything that JSON can hold.
+        notes: Anything that JSON can hold, and arrays.
         path: The file (.weights.h5), which is replaced as a whole.
     """
+    text = json.dumps(notes, default=lambda value: np.asarray(value).tolist())  # metrics may be arrays
     with atomic_write(path) as unfinished:
         model.save_weights(unfinished)
         with h5py.File(unfinished, "r+") as file:
-            file[NOTES] = np.frombuffer(json.dumps(notes).encode(), "uint8")
+            file[NOTES] = np.frombuffer(text.encode(), "uint8")
             file.attrs["checksum"] = _checksum(file)
 
 

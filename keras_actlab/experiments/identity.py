@@ -27,7 +27,7 @@ REFERENCES = {"name", "keras_history", "input_layers", "output_layers"}
 SHOWN = 5
 
 
-def identity(
+def run_identity(
     model: keras.Model,
     batches: "grain.MapDataset",
     validation: "grain.MapDataset | None",
@@ -46,15 +46,17 @@ def identity(
         ValueError: If a batch is missing, or is another one when it is read again.
     """
     names = {name for layer in model._flatten_layers() for name in _names(layer)}
-    compiled = {name: value for name, value in model.get_compile_config().items() if name not in NOT_COMPILED}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        whole, optimizer, compiled = _config(model), _config(model.optimizer), _compile_config(model)
     _, processes = distribution.data_shard()
     return {
         "settings": _plain_settings(settings),
         **numbers,
         "processes": processes,
         "backend": keras.backend.backend(),
-        "model": _without_names(_plain(_config(model)), names.__contains__, {}),
-        "optimizer": _without_names(_plain(_config(model.optimizer)), lambda name: True, {}),
+        "model": _without_names(_plain(whole), names.__contains__, {}),
+        "optimizer": _without_names(_plain(optimizer), lambda name: True, {}),
         "compiled": _without_names(_plain(compiled), lambda name: re.search(r"_\d+$", name) is not None, {}),
         "weights": [[variable.name, variable.dtype, *variable.shape] for variable in model.weights],
         "batches": _digests(batches, numbers["steps_per_epoch"] * numbers["epochs"], "batches"),
@@ -91,19 +93,25 @@ def _names(layer: keras.Layer) -> Iterator[str]:
 
 
 def _config(part: Any) -> Any:
-    """Returns the configuration of a model, or of each of its layers where it has none."""
+    """Returns the configuration of a layer, or of the layers that it holds where it has none."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
-            config = keras.saving.serialize_keras_object(part)
+        config = keras.saving.serialize_keras_object(part)
     except Exception:  # whatever a user's get_config raises
         config = {"class_name": type(part).__name__}
-        if isinstance(part, keras.Model):
+        if isinstance(part, keras.Layer):
             inner = part._flatten_layers(include_self=False, recursive=False)
             config["layers"] = [_config(layer) for layer in inner]
     if isinstance(config, dict):
         config.pop("compile_config", None)
     return config
+
+
+def _compile_config(model: keras.Model) -> dict[str, Any]:
+    try:
+        config = model.get_compile_config()
+    except Exception:  # as above
+        return {}
+    return {name: value for name, value in config.items() if name not in NOT_COMPILED}
 
 
 def _plain_settings(settings: Mapping[str, Any]) -> Any:

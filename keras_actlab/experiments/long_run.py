@@ -12,11 +12,14 @@ import pandas as pd
 
 from keras_actlab.distribution import data_shard, is_first_process
 from keras_actlab.experiments import checkpoint
-from keras_actlab.experiments.identity import differences, identity, shown
+from keras_actlab.experiments.identity import differences, run_identity, shown
 from keras_actlab.files import UNFINISHED, atomic_write
 
 if TYPE_CHECKING:
     import grain
+
+# How the name of a checkpoint begins when a newer one was written.
+PREVIOUS = "previous-"
 
 
 def long_run(
@@ -112,7 +115,7 @@ def long_run(
         raise ValueError("`validation` must have a batch. Received: none")
     folder = Path(folder)
     model.optimizer.build(model.trainable_variables)
-    this = identity(
+    identity = run_identity(
         model,
         batches,
         validation,
@@ -122,7 +125,7 @@ def long_run(
         seed=seed,
         save_every=save_every,
     )
-    checkpoints = _Checkpoints(folder, this)
+    checkpoints = _Checkpoints(folder, identity)
     step = checkpoints.restore(model)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
 
@@ -190,29 +193,20 @@ class _Checkpoints(keras.callbacks.Callback):
 
     def restore(self, model: keras.Model) -> int:
         """Gives the model the state of the last checkpoint, if there is one, and returns how many steps it has seen."""
-        before = self._read_settings()
-        paths = [path for path in self.folder.glob("*step-*.weights.h5") if not path.name.startswith(UNFINISHED)]
-        errors = []
-        for path in sorted(paths, key=lambda path: path.name.removeprefix("previous-"), reverse=True):
-            try:
-                notes = checkpoint.read_notes(path)
-            except ValueError as error:
-                errors.append(str(error))
-                continue
-            self._check(notes["identity"])
+        settings = self._read_settings()
+        notes = self._read_newest()
+        before = notes["identity"] if notes else settings
+        if before is not None:
+            self._check(before)
+        if notes:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Skipping")  # Keras' only word on a state that it does not restore
-                model.load_weights(path)
-            self.step, self.rows, self._last = notes["step"], notes["rows"], path
-            break
-        if errors and self._last is None:
-            raise ValueError(f"`folder` must hold a checkpoint that can be read. Received: {'; '.join(errors)}")
-        for error in errors:
-            warnings.warn(f"{error}. The run goes on from {self._last}", stacklevel=3)
+                model.load_weights(self._last)
+            self.step, self.rows = notes["step"], notes["rows"]
         if is_first_process():
             for unfinished in self.folder.glob(f"{UNFINISHED}*"):  # of a run that was killed
                 unfinished.unlink()
-            if before is None:
+            if settings != self.identity:
                 _write(json.dumps(self.identity), self.folder / "settings.json")
             if self.rows:
                 self._write_log()
@@ -220,15 +214,31 @@ class _Checkpoints(keras.callbacks.Callback):
 
     def _read_settings(self) -> dict[str, Any] | None:
         path = self.folder / "settings.json"
-        if not path.exists():
-            return None
         try:
-            before: dict[str, Any] = json.loads(path.read_text())
-        except ValueError as error:
+            return dict(json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (TypeError, ValueError) as error:
             warnings.warn(f"{path} cannot be read and is written again: {error}", stacklevel=4)
             return None
-        self._check(before)
-        return before
+
+    def _read_newest(self) -> dict[str, Any] | None:
+        """Finds the newest checkpoint that is whole, and returns its notes."""
+        paths = [path for path in self.folder.glob("*step-*.weights.h5") if not path.name.startswith(UNFINISHED)]
+        errors = []
+        for path in sorted(paths, key=lambda path: path.name.removeprefix(PREVIOUS), reverse=True):
+            try:
+                notes = checkpoint.read_notes(path)
+            except ValueError as error:
+                errors.append(str(error))
+                continue
+            for damage in errors:
+                warnings.warn(f"{damage}. The run goes on from {path}", stacklevel=4)
+            self._last = path
+            return notes
+        if errors:
+            raise ValueError(f"`folder` must hold a checkpoint that can be read. Received: {'; '.join(errors)}")
+        return None
 
     def _check(self, before: dict[str, Any]) -> None:
         """Raises unless this run is the one whose identity was written down."""
@@ -263,6 +273,10 @@ class _Checkpoints(keras.callbacks.Callback):
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        if self.step % self.steps_per_epoch:
+            raise ValueError(
+                f"`batches` must have a batch at each index: do not filter it. Received: none after step {self.step}"
+            )
         self._check_finite(logs)
         row = {"epoch": epoch, "step": self.step, "seconds": time.perf_counter() - self.start}
         self.rows.append(row | (logs or {}))
@@ -290,16 +304,16 @@ class _Checkpoints(keras.callbacks.Callback):
 
     def _save(self) -> None:
         model = self.model  # at which JAX brings its variables up to date
+        path = self.folder / f"step-{self.step:09d}.weights.h5"
         if is_first_process():
-            path = self.folder / f"step-{self.step:09d}.weights.h5"
             checkpoint.save(model, {"step": self.step, "rows": self.rows, "identity": self.identity}, path)
             previous = self._last
-            if previous is not None and not previous.name.startswith("previous-"):
-                previous = previous.replace(previous.with_name(f"previous-{previous.name}"))
+            if previous is not None and not previous.name.startswith(PREVIOUS):
+                previous = previous.replace(previous.with_name(f"{PREVIOUS}{previous.name}"))
             for other in self.folder.glob("*step-*.weights.h5"):
                 if other not in (path, previous):
                     other.unlink()
-            self._last = path
+        self._last = path
         self.is_seeded = False
 
     def _write_log(self) -> None:

@@ -26,8 +26,11 @@ def run(folder: Path, fatal: int | None = None) -> tuple[keras.Model, list]:
         keras.layers.Dense(3),
     ]
     model = keras.Sequential([keras.Input((4,)), *layers])
-    optimizer = keras.optimizers.Adam(0.01, gradient_accumulation_steps=2)
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    schedule = keras.optimizers.schedules.CosineDecay(0.01, 8)
+    optimizer = keras.optimizers.Adam(schedule, gradient_accumulation_steps=2, use_ema=True)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    at_once = 1 if keras.backend.backend() == "torch" else 2  # PyTorch's trainer has no such option
+    model.compile(optimizer, loss, metrics=["accuracy"], steps_per_execution=at_once)
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((70, 4)).astype("float32"), rng.integers(0, 3, 70)
     read = []

@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import grain
 import keras
@@ -12,6 +13,9 @@ import pytest
 from keras_actlab import distribution, experiments
 from tests.backends import numpy
 from tests.experiments.interrupted import EPOCHS, STEPS, run
+from tests.experiments.power_cut import Disk, restore
+
+_Checkpoints = sys.modules[experiments.long_run.__module__]._Checkpoints  # the package gives the function this name
 
 
 def state(model):
@@ -40,22 +44,73 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path, fatal):
     assert logs[0]["val_loss"].tolist() == logs[1]["val_loss"].tolist()
 
 
-def small(tmp_path, units=2, rate=0.1, epochs=2):
+class KilledError(BaseException):
+    pass
+
+
+X = np.random.default_rng(0).normal(size=(12, 4, 3)).astype("float32")
+BATCHES = grain.MapDataset.source([(x, x[:, :2]) for x in X])
+RATE = 0.1
+
+
+def network(optimizer=None, units=2, **arguments):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(units), keras.layers.Dropout(0.5)])
-    model.compile(keras.optimizers.SGD(rate), "mse")
-    x, y = np.ones((4, 3), "float32"), np.zeros((4, units), "float32")
-    log = experiments.long_run(
-        model,
-        grain.MapDataset.source([(x, y)]).repeat(),
-        tmp_path / "run",
-        steps_per_epoch=2,
-        epochs=epochs,
-        seed=0,
-        settings={"rate": rate},
-        verbose=0,
+    model.compile(optimizer or keras.optimizers.SGD(RATE), "mse", **arguments)
+    return model
+
+
+def train(model, folder, kill=None, batches=BATCHES, epochs=3, **arguments):
+    """Returns the log, or None if the run was killed at a step."""
+    end = _Checkpoints.on_train_batch_end
+
+    def kill_after(self, batch, logs=None):
+        end(self, batch, logs)
+        if self.step == kill:
+            raise KilledError
+
+    arguments = {"steps_per_epoch": 4, "save_every": 2, "verbose": 0, "workers": 1} | arguments
+    with mock.patch.object(_Checkpoints, "on_train_batch_end", kill_after):
+        try:
+            return experiments.long_run(model, batches, folder, epochs=epochs, **arguments)
+        except KilledError:
+            return None
+
+
+def small(tmp_path, units=2, rate=RATE, epochs=2, **arguments):
+    model = network(keras.optimizers.SGD(rate), units)
+    batches = BATCHES.map(lambda batch: (batch[0], batch[0][:, :units]))
+    log = train(
+        model, tmp_path / "run", batches=batches, epochs=epochs, steps_per_epoch=2, settings={"rate": rate}, **arguments
     )
     return model, log
+
+
+def optimizers(kind):
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 5, warmup_target=0.2, warmup_steps=2)
+    match kind:
+        case "averages":
+            return keras.optimizers.Adam(schedule, use_ema=True, ema_momentum=0.8, ema_overwrite_frequency=5)
+        case "accumulates":
+            return keras.optimizers.AdamW(schedule, gradient_accumulation_steps=3, use_ema=True, global_clipnorm=1.0)
+        case "skips steps":  # as at the first scales gradients are infinite
+            inner = keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True)
+            return keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**127, dynamic_growth_steps=3)
+
+
+@pytest.mark.parametrize("kind", ["averages", "accumulates", "skips steps"])
+def test_what_the_optimizer_remembers_is_restored(tmp_path, kind):
+    at_once = 2 if kind == "accumulates" and keras.backend.backend() != "torch" else 1
+    models = [network(optimizers(kind), steps_per_execution=at_once) for _ in range(4)]
+    whole, killed, continued, finished = models
+    train(whole, tmp_path / "whole")
+    assert train(killed, tmp_path / "killed", kill=6) is None
+    log = train(continued, tmp_path / "killed")
+    train(finished, tmp_path / "killed")
+    assert log["step"].tolist() == [4, 8, 12]
+    for expected, *others in zip(*map(state, (whole, continued, finished)), strict=True):
+        for other in others:
+            np.testing.assert_array_equal(other, expected)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
@@ -74,6 +129,141 @@ def test_another_process_than_the_first_writes_nothing_and_waits_for_no_file(tmp
     _, log = small(tmp_path)
     assert log["step"].tolist() == [2, 4]
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch's trainer has no such option")
+def test_steps_are_batches_where_several_are_executed_at_once(tmp_path):
+    model = network(steps_per_execution=4)
+    validation = BATCHES[:6]
+    log = train(model, tmp_path, epochs=1, steps_per_epoch=12, save_every=3, validation=validation)
+    assert log["step"].tolist() == [12]
+    assert int(model.optimizer.iterations) == 12
+    assert [path.name for path in tmp_path.glob("previous*")] == ["previous-step-000000008.weights.h5"]
+    losses = [float(numpy(model.test_on_batch(*validation[index]))) for index in range(6)]
+    np.testing.assert_allclose(log["val_loss"], np.mean(losses), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"`steps_per_epoch` must be a multiple.* steps_per_epoch=6, steps_per_e"):
+        train(model, tmp_path / "other", steps_per_epoch=6, epochs=1)
+
+
+def damage(path):
+    path.write_bytes(path.read_bytes()[:900])
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_the_damaged_one(tmp_path):
+    whole, model = network(), network()
+    train(whole, tmp_path / "whole")
+    train(network(), tmp_path / "run", kill=7)
+    newest = tmp_path / "run" / "step-000000006.weights.h5"
+    damage(newest)
+    with pytest.warns(UserWarning, match=rf"{newest} cannot be read.* goes on from .*previous-step-000000004"):
+        log = train(model, tmp_path / "run")
+    assert log["step"].tolist() == [4, 8, 12]
+    for one, other in zip(state(model), state(whole), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not newest.exists()
+
+
+def test_a_run_without_a_checkpoint_that_can_be_read_is_not_begun_anew(tmp_path):
+    train(network(), tmp_path, kill=7)
+    paths = sorted(tmp_path.glob("*step*"))
+    for path in paths:
+        damage(path)
+    with pytest.raises(ValueError, match=r"`folder` must hold a checkpoint.*000006.* cannot be read.*previous-step"):
+        train(network(), tmp_path)
+    assert sorted(tmp_path.glob("*step*")) == paths
+
+
+@pytest.mark.parametrize("content", [b"", bytes(300), b"[1"])
+def test_damaged_settings_and_logs_are_written_again(tmp_path, content):
+    small(tmp_path)
+    names = ["settings.json", "log.csv"]
+    before = [(tmp_path / "run" / name).read_bytes() for name in names]
+    for name in names:
+        (tmp_path / "run" / name).write_bytes(content)
+    with pytest.warns(UserWarning, match=r"settings.json cannot be read"):
+        _, log = small(tmp_path)
+    assert log["step"].tolist() == [2, 4]
+    assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
+    (tmp_path / "run" / "settings.json").unlink()
+    with pytest.raises(ValueError, match=r"rate=0.2, there 0.1"):  # as the checkpoint says
+        small(tmp_path, rate=0.2)
+
+
+def test_a_power_failure_costs_no_finished_checkpoint(tmp_path, monkeypatch):
+    run, graveyard, left = (tmp_path / name for name in ("run", "graveyard", "left"))
+    graveyard.mkdir()
+    disk = Disk(run, graveyard, monkeypatch)
+    save = _Checkpoints._save
+
+    def noting(self):
+        save(self)
+        disk.saved = self.step
+
+    monkeypatch.setattr(_Checkpoints, "_save", noting)
+    whole = network()
+    train(whole, run)
+    monkeypatch.undo()
+    assert disk.saved == 12
+    assert len(disk.cuts) > 30
+    identity = json.loads((run / "settings.json").read_text())
+    for files, saved in disk.cuts:
+        restore(files, left)
+        assert _Checkpoints(left, identity).restore(network()) >= saved
+    for files, _ in disk.cuts[:: len(disk.cuts) // 2]:
+        restore(files, left)
+        continued = network()
+        train(continued, left)
+        for one, other in zip(state(continued), state(whole), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(tmp_path, value):
+    bad = BATCHES.map_with_index(lambda index, batch: (batch[0], batch[1] * (value if index == 6 else 1)))
+    with pytest.raises(FloatingPointError, match=r"The loss is (nan|inf) at step 8.* checkpoint, .*step-000000006"):
+        train(network(), tmp_path, batches=bad)
+    model = network()
+    model.load_weights(tmp_path / "step-000000006.weights.h5")
+    assert all(np.isfinite(values).all() for values in state(model))
+
+
+def test_weights_that_are_not_finite_end_the_run_before_they_are_saved(tmp_path):
+    model = network(keras.optimizers.SGD(3e38))  # the loss is that of before the step
+    large = BATCHES.map(lambda batch: (1000 * batch[0], batch[1]))
+    with pytest.raises(FloatingPointError, match=r"kernel is not finite at step 1.*there is no checkpoint yet"):
+        train(model, tmp_path, save_every=1, batches=large)
+    assert not list(tmp_path.glob("*.h5"))
+
+
+def test_a_step_that_loss_scaling_skips_does_not_end_the_run(tmp_path):
+    bad = BATCHES.map_with_index(lambda index, batch: (batch[0], batch[1] * (np.nan if index == 6 else 1)))
+    model = network(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))
+    log = train(model, tmp_path, batches=bad)
+    assert log["step"].tolist() == [4, 8, 12]
+    assert int(model.optimizer.iterations) == 11
+
+
+def test_settings_may_hold_nan(tmp_path):
+    settings = {"rate": float("nan"), "range": (0, float("inf"))}
+    train(network(), tmp_path, settings=settings, epochs=1)
+    train(network(), tmp_path, settings=settings, epochs=1)
+    with pytest.raises(ValueError, match=r"settings.rate=0.1, there 'nan'"):
+        train(network(), tmp_path, settings=settings | {"rate": 0.1}, epochs=1)
+
+
+def test_an_optimizer_that_would_not_be_restored_is_refused(tmp_path):
+    model = network()
+    model.other = keras.optimizers.Adam()
+    with pytest.raises(ValueError, match=r"must have no optimizer that is not built.*Received: model\.other"):
+        train(model, tmp_path)
+    model.other.build(model.trainable_variables)
+    train(model, tmp_path, epochs=1)
+
+
+def test_batches_that_end_too_early_are_an_error(tmp_path):
+    filtered = BATCHES.map_with_index(lambda index, batch: (index, *batch)).filter(lambda batch: batch[0] != 5)
+    with pytest.raises(ValueError, match=r"`batches` must have a batch at each index.*none after step 11"):
+        train(network(), tmp_path, batches=filtered.map(lambda batch: batch[1:]))
 
 
 @pytest.mark.parametrize(
