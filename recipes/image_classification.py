@@ -1,14 +1,16 @@
 """What the recipes share that train image classifiers: one run of each method and seed, resumed, tested, compared."""
 
 import contextlib
+import hashlib
 import itertools
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import keras
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import typer
 from cycler import cycler
@@ -16,6 +18,7 @@ from matplotlib.figure import Figure
 
 from keras_actlab import distribution, experiments
 from keras_actlab.colours import COLOURS
+from keras_actlab.files import atomic_write
 from recipes import cli, images, tracking
 from recipes.augmentation import RandAugment
 
@@ -82,7 +85,7 @@ def compare(
     out: Path,
     task: str,
 ) -> pd.DataFrame:
-    """Trains and tests every method with every seed, unless a row of it is in `out/name.csv` already.
+    """Trains and tests every method with every seed, unless a row of the same run is in `out/name.csv` already.
 
     The test part decides nothing: settings are given, and the network is that of the last epoch. It is looked at after
     each epoch, for the curves.
@@ -98,26 +101,58 @@ def compare(
         task: Of several comparisons in one file, the name of this one.
 
     Returns:
-        All rows of the file: task, method, seed, accuracies in %, and seconds for each step.
+        All rows of the file: task, method, seed, settings, numbers of images and a digest of the data, accuracies in %,
+        seconds for each step, and the run, which is the name of its folder. A run with another setting or other data,
+        as with `--limit`, is another one.
 
     Raises:
-        ValueError: If a batch has more pictures than there are, or cannot be shared evenly among the devices.
+        ValueError: If a batch has more pictures than there are, or cannot be shared evenly among the devices; if the
+            file was written by an earlier version.
     """
     path = out / f"{name}.csv"
-    rows = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["run"])
+    if "run" not in rows:
+        raise ValueError(f"`out` must hold results of this version, or none. Received: {path}, without a column `run`")
+    data = {
+        "training images": len(train),
+        "test images": len(test),
+        "data": f"{fingerprint(train)} {fingerprint(test)}",
+    }
     for seed in range(seeds):
         for method, of_method in methods.items():
-            this = {"task": task, "method": method, "seed": seed, **asdict(setting)}
-            this["resize"] = str(setting.resize)
-            if len(rows) and (rows[list(this)].astype(str) == pd.Series(this).astype(str)).all(axis=1).any():
+            this = {"task": task, "method": method, "seed": seed, **_plain(setting), **data}
+            run = this["run"] = _run_name(this)
+            if (rows["run"] == run).any():
                 continue
             print(f"\n{task}, {method}, seed {seed}", flush=True)
-            folder = _folder(out / name, task, method, seed)
-            found = _run(of_method, setting, train, test, seed, folder, {"method": method, "task": task})
+            found = _run(of_method, setting, train, test, seed, out / name / run, {"method": method, "task": task})
             rows = pd.concat([rows, pd.DataFrame([this | found])], ignore_index=True)
-            if distribution.data_shard()[0] == 0:
+            if distribution.is_first_process():
                 tracking.write(rows, path)
     return rows
+
+
+def fingerprint(images: images.Images) -> str:
+    """Returns a digest of all pixels and labels in memory; of files, of their names, sizes and labels."""
+    digest = hashlib.blake2b(np.ascontiguousarray(images.labels).tobytes(), digest_size=8)
+    if hasattr(images, "pixels"):
+        digest.update(np.ascontiguousarray(images.pixels).data)
+    else:
+        for path in images.paths:
+            digest.update(f"{path.parent.name}/{path.name} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _plain(setting: Setting) -> dict[str, Any]:
+    """Returns what of a setting changes results."""
+    values = asdict(setting) | {"resize": str(setting.resize)}
+    return {name: value for name, value in values.items() if name != "workers"}
+
+
+def _run_name(this: dict[str, Any]) -> str:
+    """Returns the name of a run's folder, which tells runs with other settings or data apart."""
+    digest = hashlib.blake2b(repr(sorted(this.items())).encode(), digest_size=4)
+    return f"{this['task']}, {this['method']}, seed {this['seed']}, {digest.hexdigest()}"
 
 
 def _run(
@@ -163,7 +198,7 @@ def _run(
         steps_per_epoch=steps,
         epochs=setting.epochs,
         seed=seed,
-        settings=names | asdict(setting),
+        settings=names | _plain(setting),
         validation=images.evaluation_batches(
             test,
             images.even_batch_size(len(test), setting.batch_size) if setting.data_parallel else setting.batch_size,
@@ -184,14 +219,20 @@ def _run(
     }
 
 
-def _folder(parent: Path, task: str, method: str, seed: int) -> Path:
-    return parent / f"{task}, {method}, seed {seed}"
+def _compared(rows: pd.DataFrame) -> list[str]:
+    """Returns the columns by which runs are told apart: task, method, and what differs between runs of a task."""
+    names = [*(each.name for each in fields(Setting)), "training images", "test images", "data"]
+    differ = [name for name in names if name in rows and rows.groupby("task")[name].nunique().gt(1).any()]
+    return ["task", "method", *differ]
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns mean and standard error over seeds of what was tested, for each task and method."""
+    """Returns mean and standard error over seeds of what was tested, for each task and method.
+
+    If runs of a task differ in a setting or in the data, there is a row for each, and a column that tells them apart.
+    """
     columns = ["test accuracy, %", "test top-5, %", "training loss"]
-    groups = rows.groupby(["task", "method"], sort=False)
+    groups = rows.groupby(_compared(rows), sort=False)
     mean, error, count = groups[columns].mean(), groups[columns].sem(), groups.size()
     text = {
         column: [
@@ -204,21 +245,22 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def logs(name: str, rows: pd.DataFrame, out: Path) -> pd.DataFrame:
     """Returns what was measured after each epoch of each run."""
-    columns = ["task", "method", "seed"]
-    runs = rows[columns].drop_duplicates().to_dict("records")
-    return pd.concat([pd.read_csv(_folder(out / name, *run.values()) / "log.csv").assign(**run) for run in runs])
+    columns = [*_compared(rows), "seed"]
+    runs = rows[["run", *columns]].to_dict("records")
+    return pd.concat([pd.read_csv(out / name / run.pop("run") / "log.csv").assign(**run) for run in runs])
 
 
 def curves(logs: pd.DataFrame) -> Figure:
     """Draws test accuracies over epochs: means over seeds, and the range of the seeds."""
-    tasks = list(logs["task"].unique())
+    tasks, compared = list(logs["task"].unique()), _compared(logs)
     figure, axes = plt.subplots(1, len(tasks), figsize=(6 * len(tasks), 4.5), squeeze=False, layout="constrained")
     plt.close(figure)  # it belongs to the caller alone
     for ax, task in zip(axes[0], tasks, strict=True):
         ax.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=COLOURS))
-        for method, of_method in logs[logs["task"] == task].groupby("method", sort=False):
-            accuracy = 100 * of_method.groupby("epoch")["val_accuracy"].agg(["mean", "min", "max"])
-            (line,) = ax.plot(accuracy.index + 1, accuracy["mean"], label=method)
+        for (_, method, *others), runs in logs[logs["task"] == task].groupby(compared, sort=False):
+            accuracy = 100 * runs.groupby("epoch")["val_accuracy"].agg(["mean", "min", "max"])
+            label = ", ".join([method, *(f"{name} {value}" for name, value in zip(compared[2:], others, strict=True))])
+            (line,) = ax.plot(accuracy.index + 1, accuracy["mean"], label=label)
             band = accuracy["min"], accuracy["max"]
             ax.fill_between(accuracy.index + 1, *band, color=line.get_color(), alpha=0.2, linewidth=0)
         ax.set(title=task, xlabel="epoch", ylabel="test accuracy, %")
@@ -231,10 +273,9 @@ def finish(name: str, rows: pd.DataFrame, out: Path) -> None:
     """Prints the table, and writes it, the curves and their figure."""
     text = table(rows).reset_index().to_markdown(index=False)
     print(f"\n{text}")
-    if distribution.data_shard()[0] == 0:
-        unfinished = out / f"{name}.md.part"
-        unfinished.write_text(f"{text}\n")
-        unfinished.replace(out / f"{name}.md")
+    if distribution.is_first_process():
+        with atomic_write(out / f"{name}.md") as unfinished:
+            unfinished.write_text(f"{text}\n")
         points = tracking.write(logs(name, rows, out), out / f"{name}-curves.csv")
         tracking.write_figure(curves(points), out / f"{name}.png")
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_actlab import distribution
+from keras_actlab import cab, distribution
 from tests.data_parallel_run import learn
 
 BACKEND = keras.backend.backend()
@@ -27,10 +27,10 @@ def assert_same(found, expected, tolerance=1e-4):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-def test_several_devices_learn_what_one_does(alone):
+def test_several_devices_learn_what_one_does(alone, tmp_path):
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"] if BACKEND == "torch" else []
     finished = subprocess.run(
-        [sys.executable, "-m", *launcher, "tests.data_parallel_run"],
+        [sys.executable, "-m", *launcher, "tests.data_parallel_run", tmp_path],
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
         capture_output=True,
         text=True,
@@ -44,6 +44,13 @@ def test_several_devices_learn_what_one_does(alone):
         f"`batch_size` must be a positive multiple of the number of replicas, which is {replicas}. "
         "Received: batch_size=7"
     )
+    # Callbacks write once, and assign the same weights everywhere.
+    processes = [json.loads(path.read_text()) for path in tmp_path.glob("process-*.json")]
+    assert len(processes) == (2 if BACKEND == "torch" else 1)
+    assert all(process == processes[0] for process in processes)
+    assert processes[0]["steps"] == [4, 6, 8, 10, 12]  # at step 2 the sample is too small
+    assert cab.load_tracks(tmp_path / "tracks.npz")["hidden"].steps.tolist() == list(range(13))
+    assert not list(tmp_path.glob("part-*"))
 
 
 def test_one_device_learns_the_same_inside(alone, monkeypatch):
@@ -84,6 +91,8 @@ def test_the_strategy_of_the_scope_around():
 
 def test_without_data_parallelism():
     assert distribution.data_shard() == (0, 1)
+    assert distribution.is_first_process()
+    assert distribution.of_first_process(lambda: [1]) == [1]
     assert distribution.local_batch_size(7) == 7
 
 

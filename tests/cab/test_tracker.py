@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_actlab import cab
+from keras_actlab import cab, distribution
 from keras_actlab.layers import GmPDense
 from tests.backends import numpy
 
@@ -276,6 +276,37 @@ def test_the_file_of_another_run_is_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match="must be a file of tracks"):
             train(model, 1, cab.BoundaryTracker(units_of(model), path=path))
+
+
+def test_one_of_several_processes_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(distribution, "data_shard", lambda: (1, 2))
+    model = network()
+    tracker = cab.BoundaryTracker(units_of(model), path=tmp_path / "run.npz")
+    train(model, 1, tracker)
+    assert whole(tracker).steps.tolist() == [0, 1, 2, 3]
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_may_be_named():
+    model = network()
+    inner = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3, name="dense")], name="inner")
+    both = keras.Sequential([keras.Input((2,)), *model.layers, inner, keras.layers.Dense(1)])
+    both.compile("sgd", "mse")
+    names = tuple(layer.name for layer in model.layers[:-1])
+    by_name, themselves = cab.BoundaryTracker([names[1:], "output"]), cab.BoundaryTracker([units_of(model)])
+    with pytest.raises(ValueError, match="one affine layer"):
+        train(both, 1, by_name)
+    for layers in (("dense", *names[1:]), "dense"):
+        with pytest.raises(ValueError, match=rf"'dense', which 2 have; they are \['dense', '{inner.layers[0].path}'"):
+            train(both, 1, cab.BoundaryTracker(layers))
+    with pytest.raises(ValueError, match=r"'dens', which 0 have; the model has \['dense', 'batch"):
+        train(both, 1, cab.BoundaryTracker("dens"))
+    by_name = cab.BoundaryTracker(names)
+    train(model, 1, by_name, themselves)
+    assert_same(whole(by_name), whole(themselves))
+    by_path = cab.BoundaryTracker([inner.layers[0].path, "output"])
+    train(both, 1, by_path)
+    assert list(by_path.tracks) == ["dense", "output"]
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pandas as pd
@@ -15,8 +17,8 @@ from recipes import (
     imagenet_transformers,
     transformers,
 )
-from recipes.image_classification import Method, Setting, compare, cosine_schedule, step_schedule
-from recipes.images import Arrays
+from recipes.image_classification import Method, Setting, compare, cosine_schedule, fingerprint, step_schedule
+from recipes.images import Arrays, class_folders, first
 from tests.backends import numpy
 from tests.recipes.test_images import CIFAR10, save_batches, save_folders
 
@@ -99,6 +101,49 @@ def test_rows_of_finished_runs_are_kept(tmp_path):
     table = image_classification.table(two)
     mean, error = two.groupby("method")["training loss"].agg(["mean", "sem"]).loc["a"]
     assert table.loc[("task", "a"), "training loss"] == f"{mean:.2f} ± {error:.2f}"
+
+
+def test_other_data_and_settings_make_other_runs(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3)).astype("uint8")
+    full = Arrays(pixels, np.arange(12, dtype="int32") % 6, 6)
+    changed = Arrays(pixels ^ (np.arange(12) == 3)[:, None, None, None].astype("uint8"), full.labels, 6)
+    setting = Setting(batch_size=4, epochs=1, side=4, resize=(4, 4))
+    methods = {"a": Method(tiny, step_schedule(0.1))}
+    for data, of_this in (
+        (first(full, 4), setting),
+        (full, setting),
+        (changed, setting),
+        (full, replace(setting, epochs=2)),
+        (full, setting),
+    ):
+        rows = compare("test", methods, of_this, data, full, 1, tmp_path, "task")
+    assert rows["training images"].tolist() == [4, 12, 12, 12]
+    assert rows["run"].nunique() == len(list((tmp_path / "test").iterdir())) == 4
+    table = image_classification.table(rows)
+    assert table.index.names == ["task", "method", "epochs", "training images", "data"]
+    assert table["seeds"].tolist() == [1, 1, 1, 1]
+    assert image_classification.table(rows[1:2]).index.names == ["task", "method"]
+    logs = image_classification.logs("test", rows[:2], tmp_path)
+    assert logs.groupby("training images")["step"].max().to_dict() == {4: 1, 12: 3}
+    labels = [line.get_label() for line in image_classification.curves(logs.drop(columns="data")).axes[0].lines]
+    assert labels == ["a, training images 4", "a, training images 12"]
+
+
+def test_rows_of_an_earlier_version_are_refused(tmp_path):
+    (tmp_path / "test.csv").write_text("task,method,seed\ntask,a,0\n")
+    arrays = Arrays(np.zeros((8, 4, 4, 3), "uint8"), np.arange(8, dtype="int32") % 6, 6)
+    with pytest.raises(ValueError, match=r"`out` must hold results of this version.*test\.csv, without a column `run`"):
+        compare("test", {}, Setting(4, 1, 4, (4, 4)), arrays, arrays, 1, tmp_path, "task")
+
+
+def test_files_are_told_apart_by_name_and_size(tmp_path):
+    save_folders(tmp_path)
+    train, _ = class_folders(tmp_path)
+    before = fingerprint(train)
+    assert fingerprint(class_folders(tmp_path)[0]) == before
+    with train.paths[0].open("ab") as file:
+        file.write(b"0")
+    assert fingerprint(train) != before
 
 
 def test_each_of_many_methods_has_a_line_of_its_own():
