@@ -13,8 +13,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import keras
 import pytest
+
+# Keras is imported in functions only, because the process that hands out the tests to others starts first.
 
 gc.disable()  # until the tests are collected: their imports make millions of objects, all of which stay
 
@@ -22,6 +23,8 @@ gc.disable()  # until the tests are collected: their imports make millions of ob
 @pytest.fixture(autouse=True)
 def _same_start():
     """Gives every test the same random state and leaves Keras' global settings as they were."""
+    import keras
+
     policy, data_format = keras.config.dtype_policy(), keras.config.image_data_format()
     keras.utils.set_random_seed(0)
     yield
@@ -32,6 +35,8 @@ def _same_start():
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory():
     """Frees what a test file's models and compiled programs hold: several gigabytes over the whole suite."""
+    import keras
+
     yield
     keras.utils.clear_session()
     if keras.backend.backend() == "jax":
@@ -74,4 +79,6 @@ def pytest_collection_finish():
 
 
 def pytest_report_header():
+    import keras
+
     return f"keras {keras.__version__}, backend {keras.backend.backend()}"

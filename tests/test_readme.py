@@ -3,6 +3,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -19,6 +20,7 @@ def test_the_example_runs():
     assert tuple(keras.ops.shape(model(x))) == (4, 10)
 
 
+@pytest.mark.one_backend
 def test_the_conversion_runs(capsys):
     code = EXAMPLES[1]
     small = "ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)"

@@ -11,6 +11,9 @@ from keras_actlab.cab.plots import slice_2d
 from keras_actlab.cab.regions import activation_patterns, preactivations
 from keras_actlab.cab.slices import Plane, slice_regions
 
+# Geometry in NumPy, of pre-activations that test_regions.py compares on every backend.
+pytestmark = pytest.mark.one_backend
+
 ROWS = 2048
 SQUARE = ((-2.0, 2.0), (-1.0, 3.0))
 

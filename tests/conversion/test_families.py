@@ -17,8 +17,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:`shuffle=True` was passed"),
     pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match"),
 ]
-# JAX compiles each operation for each new shape, a minute for each of these.
-LARGE = ["MobileNetV2", "EfficientNetB0", "VGG16"] if keras.backend.backend() == "jax" else []
+# JAX compiles each operation for each new shape, a minute for each of these; TensorFlow traces each model.
+LARGE = ["MobileNetV2", "EfficientNetB0", "VGG16"] if keras.backend.backend() != "torch" else []
 ALL_RELU = ["ResNet50", "VGG16", "ResNetBackbone", "VGGBackbone", "ResNetV2Backbone"]
 
 

@@ -62,6 +62,7 @@ def small(request):
     return model
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("make", "side", "classes", "patch_size", "without", "with_scalars"), PUBLISHED)
 def test_parameters_are_as_many_as_published(make, side, classes, patch_size, without, with_scalars):
     model = make((side, side, 3), classes, patch_size)
