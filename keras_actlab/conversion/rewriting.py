@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import keras
 
+from keras_actlab._private.object_graph import duplicate
 from keras_actlab.conversion import surgery
 from keras_actlab.conversion.modified import Steps, amend, record, steps_from
 from keras_actlab.conversion.report import Report, Row, remember
@@ -88,18 +89,12 @@ def rewrite(
         )
     own = places(model)
     selections = _select(own, where, candidate)
-    result = surgery.copy(model)
-    # By steps, not by names, of which Keras gives the copy new ones where it makes them up.
-    copies = {place.steps: place for place in places(result)}
-    chosen = []
-    for original, selection in zip(own, selections, strict=True):
-        if selection:
-            if original.steps not in copies:
-                raise ValueError(
-                    "`model` must have the same layers once it is saved and loaded. "
-                    f"Received: model={model.name!r}, of which {original} is missing then"
-                )
-            chosen.append(replace(copies[original.steps], path=original.path, selected_by=selection))
+    result, copies = duplicate(model)
+    chosen = [
+        replace(place, layer=copies[id(place.layer)], holder=copies[id(place.holder)], selected_by=selection)
+        for place, selection in zip(own, selections, strict=True)
+        if selection
+    ]
     chosen = prepare(result, chosen)
     originals = {}
     rows = []

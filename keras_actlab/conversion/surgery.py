@@ -4,17 +4,13 @@ Keras has no public way to do so. This is the one module of the package that cha
 """
 
 import itertools
-import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from functools import update_wrapper
-from pathlib import Path
-from types import CellType, FunctionType
 from typing import Any
 
 import keras
 
+from keras_actlab._private.object_graph import rebind
 from keras_actlab.graph import calls, children
 
 
@@ -47,7 +43,7 @@ def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
     vars(layer).clear()
     vars(layer).update(vars(other) | graph)
     # Keras' wrappers of these methods, which it keeps on the instance, would still act on `other`.
-    _bind_wrappers(layer)
+    rebind(layer, other)
     # Keras recorded the arguments of each call in a graph, defaults such as mask=None among them, which not every layer
     # takes.
     for node in layer._inbound_nodes:
@@ -59,21 +55,8 @@ def move(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Returns an object of its own that is what `layer` was, so that `layer` can become something that holds it."""
     moved = object.__new__(type(layer))
     vars(moved).update(vars(layer) | {"_inbound_nodes": [], "_outbound_nodes": []})
-    _bind_wrappers(moved)
+    rebind(moved, layer)
     return moved
-
-
-def _bind_wrappers(layer: keras.layers.Layer) -> None:
-    """Makes Keras' wrappers of `build` and `quantize`, which it keeps on the instance they act on, act on `layer`."""
-    for name in ("build", "quantize"):
-        wrapper = vars(layer)[name]
-        cells = (
-            CellType(layer if variable == "obj" else cell.cell_contents.__func__.__get__(layer))
-            for variable, cell in zip(wrapper.__code__.co_freevars, wrapper.__closure__, strict=True)
-        )
-        bound = FunctionType(wrapper.__code__, wrapper.__globals__, name, wrapper.__defaults__, tuple(cells))
-        bound.__kwdefaults__ = wrapper.__kwdefaults__
-        vars(layer)[name] = update_wrapper(bound, wrapper)
 
 
 def set_activation(layer: keras.layers.Layer, activation: Any) -> None:
@@ -94,31 +77,6 @@ def track_parameters(layer: keras.layers.Layer) -> None:
         for module in layer.modules():
             if isinstance(module, keras.layers.Layer) and module.built:
                 module._track_variables()
-
-
-def copy(model: keras.Model) -> keras.Model:
-    """Returns a model of its own that equals `model`, not compiled: what survives saving is in it."""
-    # The user's own classes and functions need not be registered to be found again here. (The last class of a name
-    # counts: a Modified one comes before its own.)
-    objects = [
-        used for layer in model._flatten_layers() for used in (*type(layer).__mro__, getattr(layer, "activation", None))
-    ]
-    custom = {
-        used.__name__: used
-        for used in objects
-        if isinstance(used, type | FunctionType) and used.__module__.split(".")[0] != "keras"
-    }
-    try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is unsafe to load from a file of unknown origin
-            path = Path(folder) / "model.keras"
-            model.save(path)
-            return keras.saving.load_model(path, custom_objects=custom, compile=False, safe_mode=False)
-    except Exception as error:  # whatever the user's get_config raises
-        raise ValueError(
-            f"`model` must be one that Keras can save and load, for the result starts as a copy of it. Received: "
-            f"model={model.name!r} (of type {type(model).__name__}), which fails with: {error}"
-        ) from error
 
 
 def separate(layer: keras.layers.Layer, model: keras.Model) -> list[keras.layers.Layer]:

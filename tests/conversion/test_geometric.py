@@ -149,7 +149,7 @@ def test_what_a_layer_is_besides_its_weights():
     model = model_of(layer, (3, 8, 8, 2))
     (new,) = keras_actlab.to_gmp(model).layers
     assert (new.name, new.dtype_policy.name, new.trainable) == ("it", "mixed_bfloat16", False)
-    assert [weight.path for weight in new.weights] == ["it/angles", "it/radius", "it/scale"]
+    assert [weight.path for weight in new.weights] == [f"{layer.path}/{name}" for name in ("angles", "radius", "scale")]
 
 
 def test_training_goes_on():

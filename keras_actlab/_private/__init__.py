@@ -1,0 +1,1 @@
+"""What touches private parts of Keras and of its backends, each trick with the version in which it was read."""
