@@ -192,7 +192,7 @@ def _entries(layer: keras.layers.Layer) -> Entries:
 
     with suppress(
         Exception
-    ):  # whatever a get_config raises that nobody was meant to call: such an object shows nothing
+    ):  # whatever a get_config raises that nobody was meant to call
         collect(_own_class(layer).get_config(layer))
     return entries
 
