@@ -1,16 +1,17 @@
 """Layers and models that hold other layers than their constructor makes.
 
 A Functional or Sequential model lists its layers in its config, so a layer that took another's place there is saved
-and loaded without further ado. Other objects that hold layers, such as the models of keras-hub, list the arguments of
-their constructor, which know nothing of the change. `amend` makes such an object remember: it becomes an instance of a
-subclass of its own class, whose config holds, beside the original one, the layers that took others' places.
+and loaded without further ado. Other objects that hold layers, such as the blocks and models of keras-hub, list the
+arguments of their constructor, which know nothing of the change. `amend` makes each such object, at every depth,
+remember: it becomes an instance of a subclass of its own class, whose config holds, beside the original one, the layers
+that took others' places. So a block keeps its changes in whichever model it is used.
 """
 
+import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import keras
@@ -26,16 +27,36 @@ Steps: TypeAlias = tuple[tuple[str, int], ...]
 Entries: TypeAlias = dict[tuple[str | None, str | None], list[dict[str, Any]]]
 
 # Ends of the keys, in configs, of what decides how a layer starts or trains, but not what it computes.
-NOT_COMPUTED_WITH = ("_initializer", "_regularizer", "_constraint", "compile_config", "shared_object_id")
+NOT_COMPUTED_WITH = ("_initializer", "_regularizer", "_constraint", "compile_config", "shared_object_id", "replaced")
 
 
 @dataclass(frozen=True)
 class Change:
-    """A layer that took the place of one that the constructor made, and what `record` says of that one."""
+    """A layer that took the place of one that the constructor made."""
 
     steps: Steps
-    original: dict[str, Any]
     layer: keras.layers.Layer
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What was in the place of a layer when its holder was made: the `record` of it, and a description for reports."""
+
+    record: dict[str, Any]
+    description: dict[str, Any] | None = None
+
+
+def origin(layer: keras.layers.Layer) -> Origin | None:
+    """Returns what was in the place of `layer` before conversions; None if they left it as it was made."""
+    found: Origin | None = vars(layer).get("_keras_actlab_origin")
+    return found
+
+
+def set_origin(layer: keras.layers.Layer, origin: Origin | None) -> None:
+    """Marks `layer` as one that a conversion put in the place of another, or in place of nothing else with None."""
+    vars(layer).pop("_keras_actlab_origin", None)
+    if origin is not None:
+        vars(layer)["_keras_actlab_origin"] = origin
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -55,17 +76,25 @@ class Modified(keras.layers.Layer):
                 "build_config": self.get_build_config(),
             },
             "changes": [
-                {"steps": change.steps, "layer": keras.saving.serialize_keras_object(change.layer)}
+                {
+                    "steps": change.steps,
+                    "layer": keras.saving.serialize_keras_object(change.layer),
+                    "replaced": found.description,
+                }
                 for change in self.changes
+                if (found := origin(change.layer)) is not None
             ],
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.layers.Layer:
         del cls  # the config names the class to return
-        layer = keras.saving.deserialize_keras_object(config["original"], custom_objects=custom_objects)
+        # keras-hub adds arguments of its own to the config of a preset.
+        added = {key: value for key, value in config.items() if key not in ("original", "changes")}
+        own = {**config["original"], "config": config["original"]["config"] | added}
+        layer = keras.saving.deserialize_keras_object(own, custom_objects=custom_objects)
         within = dict(_within(layer))
-        changes = []
+        done = set()
         for entry in config["changes"]:
             steps = tuple((class_name, index) for class_name, index in entry["steps"])
             if steps not in within:
@@ -74,12 +103,23 @@ class Modified(keras.layers.Layer):
                     f"{steps}. Was it saved with another version of the package that defines it?"
                 )
             changed = within[steps]
-            original = record(changed)
+            if id(changed) in done:
+                continue  # it is held in two places
+            done.add(id(changed))
+            original = Origin(record(changed), entry.get("replaced"))
+            new = entry["layer"]
+            if added.get("dtype") is not None:
+                new = {**new, "config": new["config"] | {"dtype": changed.get_config()["dtype"]}}
             with scope_of(changed):
-                become(changed, keras.saving.deserialize_keras_object(entry["layer"], custom_objects=custom_objects))
-            changes.append(Change(steps, original, changed))
-        _remember(layer, changes)
+                become(changed, keras.saving.deserialize_keras_object(new, custom_objects=custom_objects))
+            set_origin(changed, original)
+        amend(layer)
         return layer
+
+    def __reduce__(self) -> Any:
+        _, arguments = super().__reduce__()
+        # By a class that pickle finds by its name.
+        return keras.layers.Layer._unpickle_model, arguments
 
 
 def record(layer: keras.layers.Layer) -> dict[str, Any]:
@@ -90,72 +130,103 @@ def record(layer: keras.layers.Layer) -> dict[str, Any]:
         return {"class_name": type(layer).__name__}
 
 
-def amend(layer: keras.layers.Layer, originals: dict[int, dict[str, Any]]) -> None:
-    """Makes what is saved of `layer` tell of layers within that were changed in place.
+def amend(layer: keras.layers.Layer) -> None:
+    """Makes what is saved of `layer`, and of each object within, tell of layers within that were changed in place.
 
-    `originals` holds, by the id of each layer that was changed, the `record` of it from before. An object in which all
-    layers are again what its constructor made is again an instance of its own class, and needs nothing of this package
-    to be loaded.
+    These are the layers that `set_origin` marks. An object in which all layers are again what its constructor made is
+    again an instance of its own class, and needs nothing of this package to be loaded.
     """
-    if isinstance(layer, Modified):
-        originals = originals | {id(change.layer): change.original for change in layer.changes}
-    # What the config shows saves its own changes; what shows them, and what not, is clear once these are amended.
-    in_config = _entries(layer)
-    for _, inner in _within(layer, originals, lambda inner: _is_among(inner, in_config)):
-        if _is_among(inner, in_config):
-            amend(inner, originals)
-    in_config = _entries(layer)
-    _remember(
-        layer,
-        [
-            Change(steps, originals[id(inner)], inner)
-            for steps, inner in _within(
-                layer, originals, lambda inner: id(inner) in originals or _is_among(inner, in_config)
-            )
-            if id(inner) in originals
-            and not _is_among(inner, in_config)
-            and not _compute_the_same(record(inner), originals[id(inner)])
-        ],
+    records: dict[int, dict[str, Any]] = {}
+    for holder in _bottom_up(layer):
+        original = origin(holder)
+        if original is not None and _compute_the_same(record(holder), original.record):
+            set_origin(holder, None)
+        _remember(holder, _changes_within(holder, records))
+
+
+def _bottom_up(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """`layer` and all layers within, each once, behind those that it holds."""
+    found: dict[int, keras.layers.Layer] = {}
+    visited = set()
+
+    def visit(holder: keras.layers.Layer) -> None:
+        visited.add(id(holder))
+        for child in children(holder):
+            if id(child) not in visited:
+                visit(child)
+        found[id(holder)] = holder
+
+    visit(layer)
+    return list(found.values())
+
+
+def _changes_within(holder: keras.layers.Layer, records: dict[int, dict[str, Any]]) -> list[Change]:
+    """The layers within `holder` that are not what it would make from its config."""
+    within = _bottom_up(holder)[:-1]
+    if not any(map(origin, within)):
+        return []
+    entries = _entries(holder)
+    if not entries and not _can_be_saved(holder):
+        return []  # what holds this holder remembers in its place
+    # What the config shows saves its own changes, and hands them to whatever the constructor makes of it.
+    shown = [inner for inner in within if _is_among(inner, entries, records)]
+    covered = {id(inner) for one in shown for inner in _bottom_up(one)}
+    changes: dict[int, Change] = {}
+    steps_and_layers = _within(
+        holder,
+        lambda inner: None if id(inner) in covered else origin(inner),
+        lambda inner: id(inner) in covered or origin(inner) is not None,
     )
+    for steps, inner in steps_and_layers:
+        if id(inner) not in covered and origin(inner) is not None:
+            changes.setdefault(id(inner), Change(steps, inner))
+    return list(changes.values())
 
 
 def steps_from(
-    holder: keras.layers.Layer, originals: Mapping[int, dict[str, Any]] = MappingProxyType({})
+    holder: keras.layers.Layer, origin: Callable[[keras.layers.Layer], Origin | None] = lambda layer: None
 ) -> Iterator[tuple[tuple[str, int], keras.layers.Layer]]:
-    """What `holder` holds, each with the step to it; `originals` tells what was something else when it was made."""
+    """What `holder` holds, each with the step to it; `origin` tells what was something else when it was made."""
     counts: Counter[str] = Counter()
     for child in children(holder):
-        class_name = originals[id(child)]["class_name"] if id(child) in originals else type(child).__name__
+        original = origin(child)
+        class_name = original.record["class_name"] if original is not None else type(child).__name__
         yield (class_name, counts[class_name]), child
         counts[class_name] += 1
 
 
 def _within(
     holder: keras.layers.Layer,
-    originals: Mapping[int, dict[str, Any]] = MappingProxyType({}),
+    origin: Callable[[keras.layers.Layer], Origin | None] = lambda layer: None,
     is_end: Callable[[keras.layers.Layer], bool] = lambda layer: False,
 ) -> Iterator[tuple[Steps, keras.layers.Layer]]:
-    """All layers within `holder`, each with the way to it, but not those within an `is_end`."""
-    for step, child in steps_from(holder, originals):
+    """All layers within `holder`, each with the ways to it, but not those within an `is_end`."""
+    for step, child in steps_from(holder, origin):
         yield (step,), child
         if not is_end(child):
-            for steps, inner in _within(child, originals, is_end):
+            for steps, inner in _within(child, origin, is_end):
                 yield (step, *steps), inner
 
 
 def _remember(layer: keras.layers.Layer, changes: list[Change]) -> None:
     cls = _own_class(layer)
     if changes:
-        modified = type(cls.__name__, (Modified, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
-        # Every such class is saved under the one name of Modified, whose `from_config` serves all of them.
-        keras.saving.register_keras_serializable("keras_actlab", "Modified")(modified)
-        keras.saving.register_keras_serializable("keras_actlab")(Modified)
-        set_class(layer, modified)
+        set_class(layer, _modified(cls))
         # Past Keras, which would take the layers in it for new ones.
         object.__setattr__(layer, "changes", tuple(changes))
     elif isinstance(layer, Modified):
         set_class(layer, cls)
         object.__delattr__(layer, "changes")
+
+
+@functools.cache
+def _modified(cls: type) -> type:
+    """The class of objects of the class `cls` that remember changes."""
+    modified = type(cls.__name__, (Modified, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    # Every such class is saved under the one name of Modified, whose `from_config` serves all of them.
+    keras.saving.register_keras_serializable("keras_actlab", "Modified")(modified)
+    keras.saving.register_keras_serializable("keras_actlab")(Modified)
+    return modified
 
 
 def _own_class(layer: Any) -> Any:
@@ -177,6 +248,13 @@ def _essence(config: Any) -> Any:
     return config
 
 
+def _can_be_saved(layer: keras.layers.Layer) -> bool:
+    with suppress(Exception):
+        _own_class(layer).get_config(layer)
+        return True
+    return False
+
+
 def _entries(layer: keras.layers.Layer) -> Entries:
     """The dictionaries of classes, at any depth, in the config of `layer` without the changes that it remembers."""
     entries: Entries = defaultdict(list)
@@ -190,19 +268,30 @@ def _entries(layer: keras.layers.Layer) -> Entries:
             for value in config:
                 collect(value)
 
-    with suppress(
-        Exception
-    ):  # whatever a get_config raises that nobody was meant to call
+    with suppress(Exception):  # whatever a get_config raises that nobody was meant to call
         collect(_own_class(layer).get_config(layer))
     return entries
 
 
-def _is_among(layer: keras.layers.Layer, entries: Entries) -> bool:
+def _is_among(layer: keras.layers.Layer, entries: Entries, records: dict[int, dict[str, Any]]) -> bool:
     """Whether one of the configs in `entries` is that of `layer`."""
     # Only those of its name are compared, as serializing each of many layers takes seconds; some configs have no name.
-    class_name = type(layer).__name__
-    candidates = entries.get((class_name, layer.name), []) + entries.get((class_name, None), [])
+    class_name, name = type(layer).__name__, getattr(layer, "name", None)
+    candidates = entries.get((class_name, name), []) + entries.get((class_name, None), [])
     if not candidates:
         return False
-    own = record(layer)
-    return len(own) > 1 and any(all(entry.get(key) == value for key, value in own.items()) for entry in candidates)
+    if id(layer) not in records:
+        records[id(layer)] = _without_build_config(record(layer))
+    own = records[id(layer)]
+    return len(own) > 1 and any(
+        all(entry.get(key) == value for key, value in own.items()) for entry in map(_without_build_config, candidates)
+    )
+
+
+def _without_build_config(config: Any) -> Any:
+    """`config` without what some wrappers leave out of the configs of the layers that they hold."""
+    if isinstance(config, dict):
+        return {key: _without_build_config(value) for key, value in config.items() if key != "build_config"}
+    if isinstance(config, list | tuple):
+        return [_without_build_config(value) for value in config]
+    return config

@@ -10,7 +10,7 @@ import keras
 
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab.conversion import surgery
-from keras_actlab.conversion.modified import Steps, amend, record, steps_from
+from keras_actlab.conversion.modified import Origin, Steps, amend, origin, record, set_origin, steps_from
 from keras_actlab.conversion.report import Report, Row, remember
 
 Criterion: TypeAlias = str | type | Callable[[keras.layers.Layer], bool]
@@ -96,10 +96,11 @@ def rewrite(
         if selection
     ]
     chosen = prepare(result, chosen)
-    originals = {}
     rows = []
     for place in chosen:
-        before, description, parameters = record(place.layer), describe(place.layer), _parameters(place.layer)
+        description, parameters = describe(place.layer), _parameters(place.layer)
+        original = origin(place.layer) or Origin(record(place.layer))
+        is_frozen = not place.layer.trainable
         try:
             if not place.layer.built:
                 raise Stays("it is not built")
@@ -107,12 +108,14 @@ def rewrite(
         except Stays as reason:
             rows.append(Row(place.path, description, None, parameters, parameters, str(reason)))
         else:
-            originals[id(place.layer)] = before
+            if is_frozen:
+                place.layer.trainable = False
+            set_origin(place.layer, original)
             after = describe(place.layer), _parameters(place.layer)
             rows.append(Row(place.path, description, after[0], parameters, after[1], note))
     if where is not None:
         _check_effect(where, chosen, rows)
-    amend(result, originals)
+    amend(result)
     surgery.track_parameters(result)
     remember(result, Report(tuple(rows), _parameters(model), _parameters(result)))
     return result

@@ -13,11 +13,12 @@ from keras_actlab.layers.arguments import (
     channel_spec,
     channels_along,
 )
+from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, along_axis, integer
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
-class CRReLU(keras.layers.Layer):
+class CRReLU(Replacement):
     """Correction Regularized Rectified Linear Unit, with a learned size of the correction.
 
     `y = max(0, x) + epsilon * x * exp(-x**2 / 2)`

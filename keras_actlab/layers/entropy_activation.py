@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_actlab import constraints, ops
 from keras_actlab.layers.arguments import Activation, Regularizer, Shape, boolean
+from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, concrete, integer
 
 # Number of recent training calls that the sample represents.
@@ -16,7 +17,7 @@ CALLS_IN_SAMPLE = 16
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
-class EntropyActivation(keras.layers.Layer):
+class EntropyActivation(Replacement):
     """Piecewise linear activation, the same for all channels, to be trained or to be set as a whole.
 
     `y = values[k] + slope[k] * (x - knots[k])  for  knots[k] <= x < knots[k + 1]`

@@ -9,10 +9,11 @@ import numpy as np
 from keras_actlab import ops
 from keras_actlab.initializers import UniformSphereAngles
 from keras_actlab.layers.arguments import Activation, Constraint, Initializer, Regularizer, Shape, boolean
+from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, along_axis, concrete
 
 
-class GmP(keras.layers.Layer):
+class GmP(Replacement):
     """`z = scale * activation(direction . x + radius)`: what `GmPDense` and the `GmPConv` layers share.
 
     A subclass says how many `units` there are, on which axis of the output they lie (`unit_axis`), which shape the

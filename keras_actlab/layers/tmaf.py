@@ -16,12 +16,13 @@ from keras_actlab.layers.arguments import (
     channel_spec,
     channels_along,
 )
+from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.matrix_activation import check_thresholds
 from keras_actlab.ops.tensor import Tensor, integer
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
-class TMAF(keras.layers.Layer):
+class TMAF(Replacement):
     """Trainable matrix activation function: `y = A(x) x`, with a banded matrix of piecewise constant entries.
 
     `y[i] = sum over |d| <= bandwidth of a[d, i + d](x[i + d]) * x[i + d]`, where the entry of column `j`, `d` places

@@ -7,11 +7,12 @@ import keras
 
 from keras_actlab import ops
 from keras_actlab.layers.arguments import Shape
+from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, concrete
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
-class WeightNormalization(keras.layers.Wrapper):
+class WeightNormalization(Replacement, keras.layers.Wrapper):
     """Weight normalization: gives a layer a kernel whose lengths and directions are parameters of their own.
 
     `kernel = scale * v / norm(v)` (equation 2 of the paper), the norm over the weights of each unit
