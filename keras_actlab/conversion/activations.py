@@ -39,7 +39,7 @@ SIGMOIDS = (keras.activations.sigmoid, keras.activations.hard_sigmoid)
 SOFTMAXES = (keras.activations.softmax, keras.activations.log_softmax, keras.activations.sparsemax)
 
 
-def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.Model:
+def swap_activations(model: keras.Model, to: To, where: Where = None, *, check: bool = True) -> keras.Model:
     """Returns a copy of `model` with other activations.
 
     Found are the activations of layers, as in `Dense(8, activation="relu")`, and activations that are layers, such as
@@ -51,7 +51,7 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
     in any case are the activations of recurrent cells.
 
     Args:
-        model: A model that is built and that Keras can save. It stays as it is. Composite layers and models within,
+        model: A model that is built. It is left unchanged. Composite layers and models within,
             such as those of keras-hub, are searched, too.
         to: What takes the place: the name of an activation ("crrelu", "tmaf", "prelu" with one slope for each channel,
             or any of `keras.activations`), a function of `keras.activations`, a class of layers, a layer as a template,
@@ -60,6 +60,8 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
             the channels first, names and classes get `axis=1` where they have a channel axis.
         where: Which layers: a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class of layers, a
             function of a layer that returns True or False, or a list of these. None for all.
+        check: Whether to compare the copy, before anything is changed, with `model` on a small random batch. A
+            difference raises a ValueError; where no such batch can be made, the report says so.
 
     Returns:
         A model of the same class, not compiled. Save and load it like the original, with `import keras_actlab`.
@@ -67,7 +69,7 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is not built, Keras cannot save it, the name of the activation is not known, the
+        ValueError: If the model is not built, the copy differs from it, the name of the activation is not known, the
             activation does not fit a shape, or an entry of `where` matches no layer, or none that can be changed.
 
     Example:
@@ -97,7 +99,7 @@ def swap_activations(model: keras.Model, to: To, where: Where = None) -> keras.M
             _swap_layer(place, chosen)
         return ""
 
-    return rewrite(model, where, _has_activation, change, prepare)
+    return rewrite(model, where, _has_activation, change, prepare, check=check, equal=False)
 
 
 def _chooser(to: To) -> Callable[[keras.layers.Layer], Any]:
@@ -214,8 +216,9 @@ def _swap_attribute(place: Place, to: To) -> None:
     if layer.quantization_mode is not None:
         raise Stays("it is quantized")
     shape = layer.compute_output_shape(build_config["input_shape"])
-    new = _make(to, "activation", layer.dtype_policy.name, shape, _has_channels_first(layer))
-    with surgery.scopes(layer.path):
+    name = surgery.activation_name(layer, place.holder)
+    new = _make(to, name, layer.dtype_policy.name, shape, _has_channels_first(layer))
+    with surgery.scope_of(layer):
         _build(new, shape, place)
     surgery.set_activation(layer, new)
 

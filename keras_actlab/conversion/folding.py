@@ -17,7 +17,7 @@ from keras_actlab.layers.gmp import GmP
 PLAIN = {geometric: plain for plain, geometric in COUNTERPARTS.items()}
 
 
-def fold(model: keras.Model) -> keras.Model:
+def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
     """Returns a copy of `model` for inference, in plain Keras layers as far as there are any, with the same outputs.
 
     - Geometric layers become Dense and Conv layers with `kernel = scale * direction` and `bias = scale * radius`. Where
@@ -33,14 +33,16 @@ def fold(model: keras.Model) -> keras.Model:
     and scale are dropped.
 
     Args:
-        model: A model that is built and that Keras can save. It stays as it is.
+        model: A model that is built. It is left unchanged.
+        check: Whether to compare the copy with `model`, and the result, too, on a small random batch. A difference
+            raises a ValueError; where no such batch can be made, the report says so.
 
     Returns:
         A model of the same class, not compiled.
 
     Raises:
         TypeError: If `model` is not a model.
-        ValueError: If the model is not built, or Keras cannot save it.
+        ValueError: If the model is not built, or the outputs differ.
 
     Example:
 
@@ -68,7 +70,7 @@ def fold(model: keras.Model) -> keras.Model:
             case _:
                 raise Stays("it has no plain counterpart")
 
-    return rewrite(model, None, _is_ours, change, prepare)
+    return rewrite(model, None, _is_ours, change, prepare, check=check)
 
 
 def _is_ours(place: Place) -> bool:

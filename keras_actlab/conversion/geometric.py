@@ -18,7 +18,7 @@ COUNTERPARTS: dict[type, type] = {
 EXTENT = ("units", "filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "groups")
 
 
-def to_gmp(model: keras.Model, where: Where = None) -> keras.Model:
+def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
     """Returns a copy of `model` with its Dense and Conv layers in geometric form, and the same outputs.
 
     A unit `activation(w . x + b)` becomes `r * activation(u(theta) . x + lambda)` (equation 13 of the paper) with
@@ -34,10 +34,12 @@ def to_gmp(model: keras.Model, where: Where = None) -> keras.Model:
     without.
 
     Args:
-        model: A model that is built and that Keras can save. It stays as it is. Composite layers and models within,
+        model: A model that is built. It is left unchanged. Composite layers and models within,
             such as those of keras-hub, are searched, too.
         where: Which layers: a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class of layers, a
             function of a layer that returns True or False, or a list of these. None for all.
+        check: Whether to compare the copy with `model`, and the result, too, on a small random batch. A difference
+            raises a ValueError; where no such batch can be made, the report says so.
 
     Returns:
         A model of the same class, not compiled. Save and load it like the original, with `import keras_actlab`.
@@ -45,8 +47,8 @@ def to_gmp(model: keras.Model, where: Where = None) -> keras.Model:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is not built, Keras cannot save it, or an entry of `where` matches no layer, or none
-            that can be converted.
+        ValueError: If the model is not built, the outputs differ, or an entry of `where` matches no layer, or none that
+            can be converted.
 
     Example:
 
@@ -63,10 +65,10 @@ def to_gmp(model: keras.Model, where: Where = None) -> keras.Model:
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
       Parameterization for ReLU Networks".
     """
-    return rewrite(model, where, _has_kernel, _to_geometric, prepare=lambda copied, places: places)
+    return rewrite(model, where, _has_kernel, _to_geometric, prepare=lambda copied, places: places, check=check)
 
 
-def to_weight_normalization(model: keras.Model, where: Where = None) -> keras.Model:
+def to_weight_normalization(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
     """Returns a copy of `model` with each layer that has a kernel in `WeightNormalization`, and the same outputs.
 
     A kernel `w` becomes `g * v / ||v||`, which starts with `v = w` and `g = ||w||`.
@@ -74,14 +76,15 @@ def to_weight_normalization(model: keras.Model, where: Where = None) -> keras.Mo
     Args:
         model: As in `keras_actlab.to_gmp`.
         where: As in `keras_actlab.to_gmp`.
+        check: As in `keras_actlab.to_gmp`.
 
     Returns:
         A model of the same class, not compiled; see `keras_actlab.to_gmp`.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is not built, Keras cannot save it, or an entry of `where` matches no layer, or none
-            that can be converted.
+        ValueError: If the model is not built, the outputs differ, or an entry of `where` matches no layer, or none that
+            can be converted.
 
     Example:
 
@@ -94,7 +97,7 @@ def to_weight_normalization(model: keras.Model, where: Where = None) -> keras.Mo
 
     - [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868), "Weight Normalization".
     """
-    return rewrite(model, where, _has_kernel, _to_weight_normalized, prepare=lambda copied, places: places)
+    return rewrite(model, where, _has_kernel, _to_weight_normalized, prepare=lambda copied, places: places, check=check)
 
 
 def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a conversion did to a model, as a table."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -8,6 +9,9 @@ import keras
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from keras_actlab.conversion.modified import origin
+from keras_actlab.conversion.places import count, describe, places
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Report:
             `note`.
         parameters_before: Number of parameters of the whole model before.
         parameters_after: The same after.
+        notes: What the result lacks, such as the state of an optimizer, or what could not be checked, and why.
 
     Example:
 
@@ -44,6 +49,7 @@ class Report:
     rows: tuple[Row, ...]
     parameters_before: int
     parameters_after: int
+    notes: tuple[str, ...] = ()
 
     @property
     def changed(self) -> tuple[Row, ...]:
@@ -71,7 +77,8 @@ class Report:
             file=text, width=120, markup=False, force_jupyter=False, force_terminal=False, color_system=None
         )
         console.print(table)
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
+        lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
+        return "\n".join([*lines, *self.notes])
 
 
 _REPORTS: WeakKeyDictionary[keras.Model, Report] = WeakKeyDictionary()
@@ -86,15 +93,17 @@ def report(model: keras.Model) -> Report:
     """Returns what the conversion that made `model` did: which layers it changed, and which stay as they are, and why.
 
     Args:
-        model: What `to_gmp`, `to_weight_normalization`, `swap_activations` or `fold` returned. The report is not saved
-            with it.
+        model: What `to_gmp`, `to_weight_normalization`, `swap_activations` or `fold` returned, or what was saved and
+            loaded, or built, from it. Then the report is about all conversions, and has the layers alone that differ
+            from what they were at first and are, or hold, layers of this package, or are within an object whose config
+            does not list its layers.
 
     Returns:
         A `Report`, with `rows`, of which some are `changed` and the others `skipped`. Printed, it is a table of layer,
         from, to, parameters before and after, and note.
 
     Raises:
-        ValueError: If `model` is not such a result.
+        ValueError: If `model` is not such a result, or nothing that can be told from its layers is left.
 
     Example:
 
@@ -105,9 +114,30 @@ def report(model: keras.Model) -> Report:
       hidden   Dense (relu)   GmPDense (relu)     16 -> 16
       model                                       16 -> 16
     """
-    if model not in _REPORTS:
+    if model in _REPORTS:
+        return _REPORTS[model]
+    rows = tuple(_recalled(model))
+    if not rows:
         raise ValueError(
-            "`model` must be what a conversion returned, in this process. Received: "
+            "`model` must be what a conversion returned, or hold layers that one changed. Received: "
             f"model={getattr(model, 'name', model)!r} (of type {type(model).__name__})"
         )
-    return _REPORTS[model]
+    added = sum(row.parameters_after - row.parameters_before for row in rows)
+    return Report(rows, count(model) - added, count(model))
+
+
+def _recalled(model: keras.Model) -> Iterator[Row]:
+    """The rows that the layers of a model remember."""
+    done: list[str] = []
+    for place in places(model):
+        if place.path.startswith(tuple(f"{path}/" for path in done)):
+            continue  # within a layer that was replaced as a whole
+        original = origin(place.layer)
+        owner, path = place.layer, place.path
+        said = original.description if original is not None else getattr(place.layer, "replaced", None)
+        if said is None:
+            continue
+        if original is None and said["is_activation"]:
+            owner, path = place.holder, path.rpartition("/")[0]
+        done.append(path)
+        yield Row(path, said["before"], describe(owner), said["parameters_before"], count(owner), said["note"])

@@ -1,62 +1,26 @@
 """The way that every conversion takes: choose layers, copy the model, change them, see that the changes are saved."""
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab.conversion import surgery
-from keras_actlab.conversion.modified import Origin, Steps, amend, origin, record, set_origin, steps_from
+from keras_actlab.conversion.modified import Origin, amend, origin, record, set_origin
+from keras_actlab.conversion.places import Criterion, Place, count, describe, places
+from keras_actlab.conversion.probe import EXACT, Comparison, NoProbeError, rounding
 from keras_actlab.conversion.report import Report, Row, remember
+from keras_actlab.layers.replacement import Replacement
 
-Criterion: TypeAlias = str | type | Callable[[keras.layers.Layer], bool]
 Where: TypeAlias = Criterion | Sequence[Criterion] | None
 
 
 class Stays(Exception):  # noqa: N818  # not an error, but a reason
     """Raised by a change, before it changes anything, with the reason why a layer stays as it is."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A layer within a model: the names and steps on the way to it, what holds it, and what in `where` selects it."""
-
-    path: str
-    steps: Steps
-    layer: keras.layers.Layer
-    holder: keras.layers.Layer
-    selected_by: tuple[Criterion, ...] = ()
-
-    @property
-    def named(self) -> bool:
-        """Whether `where` gives the very name: then the layer is meant, even where a conversion would rather not."""
-        return any(criterion in self.names for criterion in self.selected_by)
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """What a name in `where` may be: the path, or its last part, the layer's own name."""
-        return self.path, self.path.rpartition("/")[2]
-
-    def __str__(self) -> str:
-        return f"{self.path} ({type(self.layer).__name__})"
-
-
-def places(model: keras.Model) -> list[Place]:
-    """All layers within `model`, at any depth, each once."""
-    found: dict[int, Place] = {}
-
-    def visit(holder: keras.layers.Layer, path: str, steps: Steps) -> None:
-        for step, child in steps_from(holder):
-            if id(child) not in found:
-                found[id(child)] = Place(path + child.name, (*steps, step), child, holder)
-                visit(child, f"{path}{child.name}/", (*steps, step))
-
-    visit(model, "", ())
-    return list(found.values())
 
 
 def rewrite(
@@ -65,6 +29,8 @@ def rewrite(
     candidate: Callable[[Place], bool],
     change: Callable[[Place], str],
     prepare: Callable[[keras.Model, list[Place]], list[Place]],
+    check: bool = True,
+    equal: bool = True,
 ) -> keras.Model:
     """Returns a copy of `model` in which `change` was applied to the layers that `where` selects.
 
@@ -74,11 +40,13 @@ def rewrite(
         candidate: Whether a layer is meant where the user does not say which.
         change: Changes a layer in place and returns a note for the report, or raises `Stays`.
         prepare: Given the copy and its selected places, before anything is changed; returns the places to change.
+        check: Whether to compare the copy, and the result, with `model` on a small batch.
+        equal: Whether the result is to have the outputs of `model`.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is not built or cannot be copied, or an entry of `where` selects nothing, or nothing
-            that can be changed.
+        ValueError: If the model is not built, an entry of `where` selects nothing, or nothing that can be changed, or
+            outputs differ that are to be equal.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r} (of type {type(model).__name__})")
@@ -90,6 +58,9 @@ def rewrite(
     own = places(model)
     selections = _select(own, where, candidate)
     result, copies = duplicate(model)
+    comparison, notes = _compare(model, result, own, copies) if check else (None, [])
+    if model.compiled:
+        notes.append("The result is not compiled, and the state of the optimizer is not kept.")
     chosen = [
         replace(place, layer=copies[id(place.layer)], holder=copies[id(place.holder)], selected_by=selection)
         for place, selection in zip(own, selections, strict=True)
@@ -98,7 +69,7 @@ def rewrite(
     chosen = prepare(result, chosen)
     rows = []
     for place in chosen:
-        description, parameters = describe(place.layer), _parameters(place.layer)
+        description, parameters = describe(place.layer), count(place.layer)
         original = origin(place.layer) or Origin(record(place.layer))
         is_frozen = not place.layer.trainable
         try:
@@ -110,23 +81,53 @@ def rewrite(
         else:
             if is_frozen:
                 place.layer.trainable = False
-            set_origin(place.layer, original)
-            after = describe(place.layer), _parameters(place.layer)
+            said = original.description or {"before": description, "parameters_before": parameters, "note": note}
+            set_origin(place.layer, Origin(original.record, said))
+            _describe_replacement(place.layer, said)
+            after = describe(place.layer), count(place.layer)
             rows.append(Row(place.path, description, after[0], parameters, after[1], note))
     if where is not None:
         _check_effect(where, chosen, rows)
+    surgery.settle_activations([place.layer for place in chosen])
     amend(result)
     surgery.track_parameters(result)
-    remember(result, Report(tuple(rows), _parameters(model), _parameters(result)))
+    if comparison is not None and equal:
+        comparison.check(result, rounding(result), "The conversion")
+    remember(result, Report(tuple(rows), count(model), count(result), tuple(notes)))
     return result
 
 
-def describe(layer: keras.layers.Layer) -> str:
-    """The class of `layer`, and in brackets its activation, if it has one."""
+def _describe_replacement(layer: keras.layers.Layer, said: dict[str, Any]) -> None:
+    """Keeps what a report says in the config of `layer`, or of its activation, if that is one of this package."""
     activation = getattr(layer, "activation", None)
-    if activation is None or activation is keras.activations.linear:
-        return type(layer).__name__
-    return f"{type(layer).__name__} ({getattr(activation, '__name__', type(activation).__name__)})"
+    for one in (layer, activation):
+        if isinstance(one, Replacement):
+            # Past Keras, which would track the dictionary.
+            object.__setattr__(one, "replaced", said | {"is_activation": one is activation})
+            return
+
+
+def _compare(
+    model: keras.Model, copied: keras.Model, own: list[Place], copies: dict[int, Any]
+) -> tuple[Comparison | None, list[str]]:
+    """Compares a copy with its original: variables one by one, and outputs. Returns notes on what was not compared."""
+    for variable in model.variables:
+        if not np.array_equal(_values(variable), _values(copies[id(variable)]), equal_nan=True):
+            raise ValueError(
+                f"The copy of model={model.name!r} must have its weights, and has others in {variable.path}"
+            )
+    pairs = [(str(place), place.layer, copies[id(place.layer)]) for place in own]
+    try:
+        comparison = Comparison(model, copied, pairs)
+    except NoProbeError as reason:
+        return None, [f"Outputs were not compared with those of the original model: {reason}."]
+    comparison.check(copied, EXACT, "The copy")
+    return comparison, []
+
+
+def _values(variable: keras.Variable) -> np.ndarray:
+    values = np.asarray(keras.ops.convert_to_numpy(variable.value))
+    return values if values.dtype.kind in "fiubc" else values.astype("float32")  # bfloat16 is a type of its own
 
 
 def _select(places: list[Place], where: Where, candidate: Callable[[Place], bool]) -> list[tuple[Criterion, ...]]:
@@ -142,10 +143,6 @@ def _select(places: list[Place], where: Where, candidate: Callable[[Place], bool
                 f"none of: {', '.join(map(str, places))}"
             )
     return selections
-
-
-def _parameters(layer: keras.layers.Layer) -> int:
-    return sum(math.prod(weight.shape) for weight in layer.weights)
 
 
 def _criteria(where: Where) -> tuple[Criterion, ...]:

@@ -1,10 +1,7 @@
-"""Exchanging layers within a model that is built.
-
-Keras has no public way to do so. This is the one module of the package that changes what Keras keeps to itself.
-"""
+"""Exchanging layers within a model that is built, for which Keras has no public way."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -12,6 +9,8 @@ import keras
 
 from keras_actlab._private.object_graph import rebind
 from keras_actlab.graph import calls, children
+from keras_actlab.layers.gmp import GmP
+from keras_actlab.layers.weight_normalization import WeightNormalization
 
 
 @contextmanager
@@ -68,6 +67,43 @@ def set_activation(layer: keras.layers.Layer, activation: Any) -> None:
         del layer.activation
     layer.activation = activation
     layer._tracker.lock()
+
+
+def activation_name(layer: keras.layers.Layer, holder: keras.layers.Layer) -> str:
+    """A name for a new activation of `layer` that no other layer of `holder` has."""
+    taken = {child.name for child in children(holder)}
+    names = (f"{layer.name}_activation{end}" for end in itertools.chain([""], (f"_{k}" for k in itertools.count(1))))
+    return next(name for name in names if name not in taken)
+
+
+def settle_activations(layers: Iterable[keras.layers.Layer]) -> None:
+    """Gives the variables of activations, and of what a wrapper holds, the paths that they have once they are loaded.
+
+    Keras' layers load an activation before they are built, beside them. What keeps the config of a layer from it, as
+    the layers of this package do, builds it within.
+    """
+    for layer in layers:
+        for child in children(layer):
+            is_within = isinstance(layer, GmP | WeightNormalization)
+            scope = layer.path if is_within else (layer.path or "").rpartition("/")[0]
+            if is_within or child is getattr(layer, "activation", None):
+                set_path(child, f"{scope}/{child.name}" if scope else child.name)
+        inner = getattr(layer, "layer", None)
+        if isinstance(layer, WeightNormalization) and isinstance(inner.activation, keras.layers.Layer):
+            set_path(inner.activation, f"{layer.path}/{inner.activation.name}")
+
+
+def set_path(layer: keras.layers.Layer, path: str) -> None:
+    """Makes `path` the path of `layer`, and the start of those of all that it holds."""
+    old = layer.path
+    if old in (None, path):
+        return
+    for one in layer._flatten_layers():
+        if one.path is not None and f"{one.path}/".startswith(f"{old}/"):
+            vars(one)["_path"] = path + one.path[len(old) :]
+    for variable in layer.variables:
+        if variable.path.startswith(f"{old}/"):
+            variable._path = path + variable.path[len(old) :]
 
 
 def track_parameters(layer: keras.layers.Layer) -> None:

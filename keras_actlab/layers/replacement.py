@@ -9,8 +9,8 @@ class Replacement(keras.layers.Layer):
     """A layer whose config says what it took the place of, if a conversion put it there.
 
     `replaced` is None, or a description for `keras_actlab.conversion.report`: a dictionary of `before`, the class and
-    activation that there were, `parameters_before`, `note`, and `is_owner`: whether the layer itself is what was
-    replaced, and not the activation of the layer in question.
+    activation that there were, `parameters_before`, `note`, and `is_activation`: whether what is described is not the
+    layer itself, but the layer of which it is the activation.
     """
 
     replaced: dict[str, Any] | None = None

@@ -1,0 +1,193 @@
+"""Comparing a model with its copy on a small batch, drawn from what the model says of its inputs."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+# For axes of unknown length, each is tried in turn: some models need more than a few pixels or tokens.
+SIZES = (8, 32, 128)
+# A batch must not take up more memory than a model; 2**24 numbers are 64 MB.
+MOST_NUMBERS = 2**24
+
+Batch = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+# How far outputs may be apart, relative to the largest: of a copy, and of what is computed in another way, in float32
+# and in half precision.
+EXACT, ROUNDED, ROUNDED_HALF = 1e-5, 1e-3, 0.1
+
+Pairs = Sequence[tuple[str, keras.layers.Layer, keras.layers.Layer]]
+
+
+class NoProbeError(Exception):
+    """Raised, with the reason, where a model cannot be called on a batch made up for it."""
+
+
+class Comparison:
+    """A batch for `model`, and what it puts out, with which those of its copy are compared.
+
+    `pairs` are the name, the layer and the copy of each layer within.
+
+    Raises:
+        NoProbeError: With the reason, if outputs cannot be compared.
+    """
+
+    def __init__(self, model: keras.Model, copied: keras.Model, pairs: Pairs) -> None:
+        self.model, self.pairs = model, pairs
+        unbuilt = [name for name, _, twin in pairs if not twin.built]
+        # The copy first: a call that builds a layer would change the caller's model.
+        self.batch, _ = _probe(copied)
+        built = [name for name, _, twin in pairs if name in unbuilt and twin.built]
+        if built:
+            raise NoProbeError(f"{built[0]} was not built")
+        self.outputs = outputs(model, self.batch)
+        if differ(outputs(model, self.batch), self.outputs, EXACT):
+            raise NoProbeError("two calls of it on the same batch have different outputs")
+
+    def check(self, other: keras.Model, tolerance: float, what: str) -> None:
+        """Raises a ValueError that names the first layer whose outputs differ, if those of `other` differ."""
+        found = outputs(other, self.batch)
+        if differ(found, self.outputs, tolerance):
+            first = first_difference(self.model, other, self.batch, self.pairs, tolerance)
+            where = (
+                f"The first layer whose outputs differ is {first}." if first else "No single layer's outputs differ."
+            )
+            raise ValueError(
+                f"{what} of model={self.model.name!r} must have its outputs, and has others on a small random batch. "
+                f"{where} `check=False` leaves out this comparison"
+            )
+
+
+def rounding(model: keras.Model) -> float:
+    """How far outputs may be apart that are computed in another way."""
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers())
+    return ROUNDED_HALF if half else ROUNDED
+
+
+def _probe(model: keras.Model) -> tuple[Batch, list[np.ndarray]]:
+    reason = "no size fits its inputs"
+    for size in SIZES:
+        batch = _batch(model, size)
+        try:
+            return batch, outputs(model, batch)
+        except Exception as error:  # whatever a model raises on inputs that it is not made for
+            reason = f"it cannot be called on a batch made up for it: {_first_line(error)}"
+    raise NoProbeError(reason)
+
+
+def outputs(model: keras.Model, batch: Batch) -> list[np.ndarray]:
+    """Returns what `model` puts out at inference, and leaves its state (seeds, moving means) as it is."""
+    arguments, keywords = batch
+    if "training" in model.call_signature_parameters:
+        keywords = keywords | {"training": False}
+    with keras.StatelessScope():
+        return _arrays(model(*arguments, **keywords))
+
+
+def differ(one: Sequence[np.ndarray], other: Sequence[np.ndarray], tolerance: float) -> bool:
+    """Whether entries differ by more than `tolerance` times the largest."""
+    if [array.shape for array in one] != [array.shape for array in other]:
+        return True
+    return any(
+        _difference(x, y) > tolerance * (np.nanmax(np.abs(y), initial=0.0) + 1e-6)
+        for x, y in zip(one, other, strict=True)
+    )
+
+
+def first_difference(
+    model: keras.Model,
+    other: keras.Model,
+    batch: Batch,
+    pairs: Pairs,
+    tolerance: float,
+) -> str | None:
+    """Returns the name of the first layer whose outputs differ, of `pairs` of a name and a layer of each model."""
+    records = []
+    for one, layers in ((model, [pair[1] for pair in pairs]), (other, [pair[2] for pair in pairs])):
+        with _recorded(layers) as record:
+            outputs(one, batch)
+        records.append(record)
+    names = {id(layer): (name, id(twin)) for name, layer, twin in pairs}
+    for key, found in records[0].items():
+        name, twin = names[key]
+        if twin in records[1] and differ(records[1][twin], found, tolerance):
+            return name
+    return None
+
+
+@contextmanager
+def _recorded(layers: Sequence[keras.layers.Layer]) -> Iterator[dict[int, list[np.ndarray]]]:
+    """Within, the outputs of the first call of each of `layers` are recorded, in the order in which the calls end."""
+    record: dict[int, list[np.ndarray]] = {}
+
+    def spy(layer: keras.layers.Layer) -> Callable[..., Any]:
+        call = layer.call
+
+        def recording(*arguments: Any, **keywords: Any) -> Any:
+            found = call(*arguments, **keywords)
+            record.setdefault(id(layer), _arrays(found))
+            return found
+
+        return recording
+
+    unique = {id(layer): layer for layer in layers if "call" not in vars(layer)}.values()
+    for layer in unique:
+        vars(layer)["call"] = spy(layer)
+    try:
+        yield record
+    finally:
+        for layer in unique:
+            del vars(layer)["call"]
+
+
+def _batch(model: keras.Model, size: int) -> Batch:
+    """Random inputs for `model`, in which axes of unknown length have the length `size`."""
+    rng = np.random.default_rng(0)
+
+    def array(tensor: keras.KerasTensor) -> np.ndarray:
+        shape = (tensor.shape[0] or 2, *(length or size for length in tensor.shape[1:]))
+        if math.prod(shape) > MOST_NUMBERS:
+            raise NoProbeError(f"a batch of the shape {shape} is too large to compare outputs on")
+        name = str(tensor.name)
+        if tensor.dtype == "bool" or "mask" in name:
+            return np.ones(shape, tensor.dtype)
+        if "int" in tensor.dtype:
+            return rng.integers(0, 2, shape).astype(tensor.dtype)
+        if "float" in tensor.dtype:
+            return keras.ops.convert_to_tensor(rng.standard_normal(shape), dtype=tensor.dtype)
+        raise NoProbeError(f"its input {name!r} has the dtype {tensor.dtype}")
+
+    if getattr(model, "inputs", None):
+        structure = model.input if hasattr(model, "_inputs_struct") else model.inputs
+        return (keras.tree.map_structure(array, structure),), {}
+    shapes = model.get_build_config() or {}
+    shapes = shapes.get("shapes_dict", shapes)
+    if not shapes:
+        raise NoProbeError("the shape of its input is not known")
+    arrays = {
+        name.removesuffix("_shape"): keras.tree.map_shape_structure(
+            lambda shape: array(keras.KerasTensor(shape, dtype=model.input_dtype, name="input")), shape
+        )
+        for name, shape in shapes.items()
+    }
+    return ((next(iter(arrays.values())),), {}) if len(arrays) == 1 else ((), arrays)
+
+
+def _arrays(outputs: Any) -> list[np.ndarray]:
+    tensors = [one for one in keras.tree.flatten(outputs) if keras.ops.is_tensor(one)]
+    return [np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(one, "float32"))) for one in tensors]
+
+
+def _difference(x: np.ndarray, y: np.ndarray) -> float:
+    if not np.array_equal(np.isfinite(x), np.isfinite(y)):
+        return math.inf
+    return float(np.max(np.abs(x - y), where=np.isfinite(x - y), initial=0.0))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
