@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import keras
 
+from keras_actlab._private.custom_objects import look_up, set_registered_name
 from keras_actlab.conversion.surgery import become, scope_of, set_class
 from keras_actlab.graph import children
 
@@ -108,8 +109,8 @@ class Modified(keras.layers.Layer):
             done.add(id(changed))
             original = Origin(record(changed), entry.get("replaced"))
             new = entry["layer"]
-            if added.get("dtype") is not None:
-                new = {**new, "config": new["config"] | {"dtype": changed.get_config()["dtype"]}}
+            if "dtype" in added:
+                new = _replaced(new, new["config"].get("dtype"), changed.get_config().get("dtype"))
             with scope_of(changed):
                 become(changed, keras.saving.deserialize_keras_object(new, custom_objects=custom_objects))
             set_origin(changed, original)
@@ -120,6 +121,15 @@ class Modified(keras.layers.Layer):
         _, arguments = super().__reduce__()
         # By a class that pickle finds by its name.
         return keras.layers.Layer._unpickle_model, arguments
+
+
+def _replaced(config: Any, old: Any, new: Any) -> Any:
+    """`config` with the dtype `new` wherever it was `old`."""
+    if isinstance(config, dict):
+        return {
+            key: new if key == "dtype" and value == old else _replaced(value, old, new) for key, value in config.items()
+        }
+    return [_replaced(value, old, new) for value in config] if isinstance(config, list | tuple) else config
 
 
 def record(layer: keras.layers.Layer) -> dict[str, Any]:
@@ -223,10 +233,44 @@ def _remember(layer: keras.layers.Layer, changes: list[Change]) -> None:
 def _modified(cls: type) -> type:
     """The class of objects of the class `cls` that remember changes."""
     modified = type(cls.__name__, (Modified, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
-    # Every such class is saved under the one name of Modified, whose `from_config` serves all of them.
-    keras.saving.register_keras_serializable("keras_actlab", "Modified")(modified)
-    keras.saving.register_keras_serializable("keras_actlab")(Modified)
+    # Such classes are saved under the one name of Modified, whose `from_config` serves all of them. Presets alone need
+    # to tell of which class an object is before it is made.
+    name = keras.saving.get_registered_name(Modified)
+    if hasattr(cls, "from_preset"):
+        name = f"{name} {keras.saving.get_registered_name(cls)}"
+    set_registered_name(modified, name)
     return modified
+
+
+class ModifiedOf:
+    """Stands for the class of the modified objects of a class `cls` of keras-hub, where a preset names it.
+
+    keras-hub asks whether it is a subclass, for which Python looks at `__bases__`, and whether it is the class of the
+    backbone of a task, which compares as equal.
+    """
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
+        self.__name__ = cls.__name__
+        self.__bases__ = (cls,)
+
+    def __eq__(self, other: object) -> bool:
+        return self.cls is (other.cls if isinstance(other, ModifiedOf) else other)
+
+    def __hash__(self) -> int:
+        return hash(self.cls)
+
+    def from_config(self, config: dict[str, Any]) -> keras.layers.Layer:
+        return Modified.from_config(config)
+
+
+def _modified_of(name: str) -> ModifiedOf | None:
+    """What a name of a modified class stands for, given that of its own class."""
+    cls = keras.saving.get_registered_object(name)
+    return ModifiedOf(cls) if isinstance(cls, type) else None
+
+
+look_up(f"{keras.saving.get_registered_name(Modified)} ", _modified_of)
 
 
 def _own_class(layer: Any) -> Any:
