@@ -14,7 +14,7 @@ Without it Keras downloads them.
 import keras
 
 from keras_actlab import models
-from keras_actlab.conversion.activations import To
+from keras_actlab.conversion.target import To
 from keras_actlab.layers import TMAF, CRReLU
 from recipes.image_classification import Method, command, step_schedule
 

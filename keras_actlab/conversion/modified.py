@@ -17,8 +17,9 @@ from typing import Any, TypeAlias
 import keras
 
 from keras_actlab._private.custom_objects import look_up, set_registered_name
+from keras_actlab._private.keras_graph import track_layers
 from keras_actlab.conversion.surgery import become, scope_of, set_class
-from keras_actlab.graph import children
+from keras_actlab.graph import children, parts
 
 # The way from a layer to one within: on each level the class of the next one, as the constructor made it, and its
 # number among those of that class. Names will not do, for Keras numbers layers without a name anew in each process.
@@ -114,6 +115,7 @@ class Modified(keras.layers.Layer):
             with scope_of(changed):
                 become(changed, keras.saving.deserialize_keras_object(new, custom_objects=custom_objects))
             set_origin(changed, original)
+        track_layers(layer)
         amend(layer)
         return layer
 
@@ -198,7 +200,7 @@ def steps_from(
 ) -> Iterator[tuple[tuple[str, int], keras.layers.Layer]]:
     """What `holder` holds, each with the step to it; `origin` tells what was something else when it was made."""
     counts: Counter[str] = Counter()
-    for child in children(holder):
+    for child in parts(holder):
         original = origin(child)
         class_name = original.record["class_name"] if original is not None else type(child).__name__
         yield (class_name, counts[class_name]), child

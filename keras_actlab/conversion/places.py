@@ -9,7 +9,7 @@ import keras
 
 from keras_actlab.conversion.modified import Steps, steps_from
 
-Criterion: TypeAlias = str | type | Callable[[keras.layers.Layer], bool]
+Criterion: TypeAlias = str | type | keras.layers.Layer | Callable[..., object]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,9 @@ class Place:
     @property
     def named(self) -> bool:
         """Whether `where` gives the very name: then the layer is meant, even where a conversion would rather not."""
-        return any(criterion in self.names for criterion in self.selected_by)
+        return any(
+            criterion in self.names or isinstance(criterion, keras.layers.Layer) for criterion in self.selected_by
+        )
 
     @property
     def names(self) -> tuple[str, str]:
@@ -60,4 +62,4 @@ def describe(layer: keras.layers.Layer) -> str:
 
 def count(layer: keras.layers.Layer) -> int:
     """The number of parameters of `layer`."""
-    return sum(math.prod(weight.shape) for weight in layer.weights)
+    return sum(math.prod(weight.shape) for weight in getattr(layer, "weights", []))

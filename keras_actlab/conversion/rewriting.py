@@ -1,6 +1,7 @@
 """The way that every conversion takes: choose layers, copy the model, change them, see that the changes are saved."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
@@ -8,12 +9,15 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_actlab._private.keras_graph import track_layers
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab.conversion import surgery
 from keras_actlab.conversion.modified import Origin, amend, origin, record, set_origin
 from keras_actlab.conversion.places import Criterion, Place, count, describe, places
 from keras_actlab.conversion.probe import EXACT, Comparison, NoProbeError, rounding
-from keras_actlab.conversion.report import Report, Row, remember
+from keras_actlab.conversion.report import Report, Row, remember, report
+from keras_actlab.conversion.target import is_function_of_tensors
+from keras_actlab.graph import activation_name, applied_activation, as_layer
 from keras_actlab.layers.replacement import Replacement
 
 Where: TypeAlias = Criterion | Sequence[Criterion] | None
@@ -71,9 +75,9 @@ def rewrite(
     for place in chosen:
         description, parameters = describe(place.layer), count(place.layer)
         original = origin(place.layer) or Origin(record(place.layer))
-        is_frozen = not place.layer.trainable
+        is_frozen = not getattr(place.layer, "trainable", True)
         try:
-            if not place.layer.built:
+            if not getattr(place.layer, "built", True):  # an operation is not built
                 raise Stays("it is not built")
             note = change(place)
         except Stays as reason:
@@ -88,12 +92,21 @@ def rewrite(
             rows.append(Row(place.path, description, after[0], parameters, after[1], note))
     if where is not None:
         _check_effect(where, chosen, rows)
+    track_layers(result)
     surgery.settle_activations([place.layer for place in chosen])
     amend(result)
     surgery.track_parameters(result)
     if comparison is not None and equal:
         comparison.check(result, rounding(result), "The conversion")
     remember(result, Report(tuple(rows), count(model), count(result), tuple(notes)))
+    return result
+
+
+def warned(result: keras.Model) -> keras.Model:
+    """Returns `result`, what a conversion returns to the user, with a warning if nothing was changed in it."""
+    done = report(result)
+    if not done.changed:
+        warnings.warn(f"Nothing was changed in {result.name!r}:\n{done}", UserWarning, stacklevel=3)
     return result
 
 
@@ -116,7 +129,8 @@ def _compare(
             raise ValueError(
                 f"The copy of model={model.name!r} must have its weights, and has others in {variable.path}"
             )
-    pairs = [(str(place), place.layer, copies[id(place.layer)]) for place in own]
+    layers = [place for place in own if isinstance(place.layer, keras.layers.Layer)]
+    pairs = [(str(place), place.layer, copies[id(place.layer)]) for place in layers]
     try:
         comparison = Comparison(model, copied, pairs)
     except NoProbeError as reason:
@@ -135,7 +149,9 @@ def _select(places: list[Place], where: Where, candidate: Callable[[Place], bool
     if where is None:
         return [(candidate,) if candidate(place) else () for place in places]
     criteria = _criteria(where)
-    selections = [tuple(criterion for criterion in criteria if _matches(criterion, place)) for place in places]
+    # A name with characters that patterns treat specially stands for itself.
+    names = {name for place in places for name in place.names}
+    selections = [tuple(criterion for criterion in criteria if _matches(criterion, place, names)) for place in places]
     for criterion in criteria:
         if not any(criterion in selection for selection in selections):
             raise ValueError(
@@ -151,20 +167,40 @@ def _criteria(where: Where) -> tuple[Criterion, ...]:
         is_other_class = isinstance(criterion, type) and not issubclass(criterion, keras.layers.Layer)
         if is_other_class or not (isinstance(criterion, str) or callable(criterion)):
             raise TypeError(
-                "`where` must be a name, a pattern such as 'block1_*', a class of layers, a function of a layer that "
-                f"returns True or False, or a list of these. Received: where={where!r}"
+                "`where` must be a layer, a name, a pattern such as 'block1_*', a class of layers, an activation, a "
+                f"function of a layer that returns True or False, or a list of these. Received: where={where!r}"
             )
     if not criteria:
         raise ValueError(f"`where` must not be empty. Received: where={where!r}")
     return criteria
 
 
-def _matches(criterion: Criterion, place: Place) -> bool:
+def _matches(criterion: Criterion, place: Place, names: Collection[str]) -> bool:
     if isinstance(criterion, str):
+        if criterion in names:
+            return criterion in place.names
         return any(fnmatchcase(name, criterion) for name in place.names)
+    if _is_layer(criterion):
+        return place.layer is criterion
     if isinstance(criterion, type):
         return isinstance(place.layer, criterion)
-    return bool(criterion(place.layer))
+    if is_function_of_tensors(criterion):
+        applied = applied_activation(place.layer)
+        if criterion in (applied, getattr(applied, "activation", None)):
+            return True
+        name = activation_name(criterion)
+        return name is not None and activation_name(applied) == name
+    try:
+        return bool(criterion(as_layer(place.layer)))
+    except Exception as error:
+        raise ValueError(
+            f"`where` must return True or False for each layer, if it is a function. Received: where={criterion!r}, "
+            f"which fails on {place}: {error}"
+        ) from error
+
+
+def _is_layer(criterion: Criterion) -> bool:
+    return isinstance(criterion, keras.layers.Layer)
 
 
 def _check_effect(where: Where, chosen: list[Place], rows: list[Row]) -> None:

@@ -24,7 +24,7 @@ def scopes(path: str) -> Iterator[None]:
 
 def scope_of(layer: keras.layers.Layer) -> AbstractContextManager[None]:
     """Within, a layer that is built gets the variable paths that it would get in the place of `layer`."""
-    return scopes((layer.path or "").rpartition("/")[0])
+    return scopes((getattr(layer, "path", None) or "").rpartition("/")[0])
 
 
 def set_class(layer: keras.layers.Layer, cls: type) -> None:

@@ -1,9 +1,10 @@
 """What the layers accept as arguments, and the checks that they share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from keras_actlab.ops.tensor import Tensor, integer
 
@@ -14,6 +15,44 @@ Regularizer: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | Non
 Constraint: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
 
 Shape: TypeAlias = tuple[int | None, ...]
+
+
+def check_is_no_tensor(layer: keras.layers.Layer, name: str, value: Any) -> None:
+    """Raises a TypeError where `value`, the first argument of the constructor, is what `call` is for.
+
+    So it is in `CRReLU(x)`, and in `Dense(8, activation=CRReLU)`, which calls the class.
+    """
+    if isinstance(value, keras.KerasTensor | keras.Variable | np.ndarray) or keras.ops.is_tensor(value):
+        cls = type(layer).__name__
+        raise TypeError(
+            f"{cls} is a layer: make one, and call that, as in `{cls}()(x)`. As an activation, give a layer, "
+            f"`activation={cls}()`, not its class. Received: {name}={value!r}"
+        )
+
+
+def check_keywords(layer: keras.layers.Layer, keywords: Mapping[str, Any], instead: Mapping[str, str]) -> None:
+    """Raises a ValueError which names the right argument where `keywords` holds one that a layer like this might have.
+
+    Args:
+        layer: The layer that got the keywords.
+        keywords: What is left for the base layer.
+        instead: For each such argument, what to give in its place.
+    """
+    for name in keywords.keys() & instead.keys():
+        raise ValueError(
+            f"{type(layer).__name__} has no argument `{name}`; give {instead[name]}. "
+            f"Received: {name}={keywords[name]!r}"
+        )
+
+
+def activation_function(value: Activation) -> Callable[[Tensor], Tensor]:
+    """Returns the activation that `value` stands for; raises a TypeError if it is a class."""
+    if isinstance(value, type):
+        raise TypeError(
+            f"`activation` must be a name, a function or a layer, such as `{value.__name__}()`, not a class. "
+            f"Received: activation={value!r}"
+        )
+    return keras.activations.get(value)
 
 
 def boolean(name: str, value: Any) -> bool:

@@ -12,6 +12,8 @@ from keras_actlab.layers.arguments import (
     Shape,
     channel_spec,
     channels_along,
+    check_is_no_tensor,
+    check_keywords,
 )
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, along_axis, integer
@@ -45,7 +47,7 @@ class CRReLU(Replacement):
         Same as the input.
 
     Raises:
-        ValueError: If `axis` is not a non-batch axis of the input.
+        ValueError: If `axis` is not a non-batch axis of the input, or an argument is not known.
         TypeError: If `axis` is not an integer.
 
     Example:
@@ -69,6 +71,8 @@ class CRReLU(Replacement):
         epsilon_constraint: Constraint = None,
         **kwargs: Any,
     ) -> None:
+        check_is_no_tensor(self, "axis", axis)
+        check_keywords(self, kwargs, {"epsilon": "`epsilon_initializer`, the number that epsilon starts as"})
         super().__init__(**kwargs)
         self.supports_masking = True
         self.axis = None if axis is None else integer("axis", axis)

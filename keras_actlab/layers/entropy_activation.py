@@ -8,7 +8,15 @@ import keras
 import numpy as np
 
 from keras_actlab import constraints, ops
-from keras_actlab.layers.arguments import Activation, Regularizer, Shape, boolean
+from keras_actlab.layers.arguments import (
+    Activation,
+    Regularizer,
+    Shape,
+    activation_function,
+    boolean,
+    check_is_no_tensor,
+    check_keywords,
+)
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, concrete, integer
 
@@ -88,11 +96,20 @@ class EntropyActivation(Replacement):
         values_regularizer: Regularizer = None,
         **kwargs: Any,
     ) -> None:
+        check_is_no_tensor(self, "activation", activation)
+        check_keywords(
+            self,
+            kwargs,
+            {
+                "knots": "`num_knots`, `lower` and `upper`",
+                "values": "`activation`, whose values at the knots they start as",
+            },
+        )
         super().__init__(**kwargs)
         self.supports_masking = True
         if isinstance(activation, keras.layers.Layer):
             raise TypeError(f"`activation` must be a function, not a layer. Received: activation={activation}")
-        self.activation = keras.activations.get(activation)
+        self.activation = activation_function(activation)
         self.num_knots = integer("num_knots", num_knots)
         if self.num_knots < 2:
             raise ValueError(f"`num_knots` must be at least 2. Received: num_knots={num_knots}")

@@ -15,6 +15,8 @@ from keras_actlab.layers.arguments import (
     boolean,
     channel_spec,
     channels_along,
+    check_is_no_tensor,
+    check_keywords,
 )
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.matrix_activation import check_thresholds
@@ -95,6 +97,8 @@ class TMAF(Replacement):
         levels_constraint: Constraint = None,
         **kwargs: Any,
     ) -> None:
+        check_is_no_tensor(self, "bandwidth", bandwidth)
+        check_keywords(self, kwargs, {"levels": "`levels_initializer`", "threshold": "`thresholds`"})
         super().__init__(**kwargs)
         self.supports_masking = True
         if bandwidth != "full":

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_actlab.conversion.activations import FUNCTIONS, LAYERS
+from keras_actlab.conversion.target import FUNCTIONS, LAYERS
 from keras_actlab.layers.arguments import positive_integer
 
 

@@ -3,7 +3,7 @@
 import keras
 
 from keras_actlab.conversion import swap_activations
-from keras_actlab.conversion.activations import To
+from keras_actlab.conversion.target import To
 from keras_actlab.models import hub
 from keras_actlab.models.arguments import check_activation, check_images, check_patches
 

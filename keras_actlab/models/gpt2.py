@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_actlab.conversion import swap_activations
-from keras_actlab.conversion.activations import To
+from keras_actlab.conversion.target import To
 from keras_actlab.layers.arguments import positive_integer
 from keras_actlab.models import hub
 from keras_actlab.models.arguments import check_activation

@@ -6,7 +6,7 @@ from functools import partial
 import keras
 
 from keras_actlab.conversion import swap_activations
-from keras_actlab.conversion.activations import To
+from keras_actlab.conversion.target import To
 from keras_actlab.models import convolution
 from keras_actlab.models.arguments import check_activation, check_images
 from keras_actlab.ops.tensor import Tensor

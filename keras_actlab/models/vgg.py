@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_actlab.conversion import swap_activations
-from keras_actlab.conversion.activations import To
+from keras_actlab.conversion.target import To
 from keras_actlab.models import convolution
 from keras_actlab.models.arguments import check_activation, check_images
 

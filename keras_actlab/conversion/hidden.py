@@ -1,0 +1,66 @@
+"""Which activations are those of hidden layers, and which are outputs or gates."""
+
+from typing import Any
+
+import keras
+
+from keras_actlab import graph
+from keras_actlab.conversion.rewriting import Place, Stays
+from keras_actlab.graph import activation_name
+
+# Layers that hand on what they get, or a part of it.
+PASS_ON = (
+    keras.layers.Dropout,
+    keras.layers.Flatten,
+    keras.layers.Identity,
+    keras.layers.Permute,
+    keras.layers.RepeatVector,
+    keras.layers.Reshape,
+)
+SOFTMAXES = ("softmax", "log_softmax", "sparsemax")
+SIGMOIDS = ("sigmoid", "hard_sigmoid", "sparse_sigmoid")
+# Activations whose range is what an output needs: bounded, positive or a logarithm of a probability.
+RANGES = ("exponential", "hard_tanh", "log_sigmoid", "softplus", "softsign", "sparse_plus", "squareplus", "tanh")
+
+
+def check_hidden(place: Place, holders: list[keras.layers.Layer]) -> None:
+    """Raises `Stays` where the activation is an output or a gate, and `where` does not give its name.
+
+    Args:
+        place: A layer or operation that is an activation, or a layer that applies the one in its attribute.
+        holders: All layers that hold it.
+    """
+    if place.named:
+        return
+    layer = place.layer
+    name = activation_name(graph.applied_activation(layer))
+    if name == "linear":
+        raise Stays("it has no activation")
+    if name in SOFTMAXES:
+        raise Stays("softmax is no hidden activation; give its name to swap it")
+    takers = [taker for holder in holders for taker in _takers(layer, holder)]
+    gates = not takers or any(taker is None or type(taker).__name__ == "Multiply" for taker in takers)
+    if name in SIGMOIDS and gates:
+        raise Stays(f"this {name} is, or may be, an output or a gate; give its name to swap it")
+    if name in RANGES and None in takers:
+        raise Stays(f"this {name} is an output; give its name to swap it")
+    if name == "relu6" and any(_adds_three(node) for holder in holders for node in graph.calls(layer, holder)):
+        raise Stays("this relu6 of x + 3 is a hard sigmoid, a gate; give its name to swap it")
+
+
+def _takers(layer: keras.Operation, holder: keras.layers.Layer) -> list[keras.Operation | None]:
+    """What computes with the output of `layer`, past what only passes it on; None for an output of the model."""
+    takers: list[keras.Operation | None] = [None] if graph.is_output(layer, holder) else []
+    for follower in graph.consumers(layer, holder):
+        takers += _takers(follower, holder) if isinstance(follower, PASS_ON) else [follower]
+    return takers
+
+
+def _adds_three(node: Any) -> bool:
+    """Whether what the node gets is the sum of something and the number 3."""
+    history = node.input_tensors[0]._keras_history
+    adder = history.operation
+    if type(adder).__name__ != "Add":
+        return False
+    arguments = adder._inbound_nodes[history.node_index].arguments
+    return 3 in [value for value in (*arguments.args, *arguments.kwargs.values()) if isinstance(value, int | float)]
