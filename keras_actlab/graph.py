@@ -101,11 +101,13 @@ def as_layer(operation: keras.Operation) -> keras.layers.Layer:
     return keras.layers.Activation(activation_operations()[type(operation)], name=operation.name)
 
 
-def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+def children(layer: keras.Operation) -> list[keras.layers.Layer]:
     """The layers that `layer` holds itself, save inputs: those of its graph, if it has one, and then the others.
 
     The order in which it came to hold them would be simpler, but in subclasses of Functional depends on the backend.
     """
+    if not isinstance(layer, keras.layers.Layer):
+        return []
     held = [operation for operation in getattr(layer, "operations", []) if isinstance(operation, keras.layers.Layer)]
     held += layer._flatten_layers(include_self=False, recursive=False)
     return [one for one in dict.fromkeys(held) if not isinstance(one, keras.layers.InputLayer)]
@@ -113,8 +115,6 @@ def children(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 def parts(layer: keras.Operation) -> list[keras.Operation]:
     """The `children` of `layer` and the operations of its graph that are activations, in the order of the graph."""
-    if not isinstance(layer, keras.layers.Layer):
-        return []
     held = children(layer)
     known = set(held)
     in_graph = [one for one in getattr(layer, "operations", []) if one in known or is_activation_operation(one)]

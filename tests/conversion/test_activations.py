@@ -59,7 +59,7 @@ def test_each_place_gets_its_own_parameters():
     swapped = keras_actlab.swap_activations(mixed_model(), layers.CRReLU(epsilon_initializer=0.2))
     epsilons = [weight for weight in swapped.weights if weight.name == "epsilon"]
     assert sorted(epsilon.path for epsilon in epsilons) == sorted(
-        f"{name}/epsilon" if name in ("layer", "function") else f"{name}/activation/epsilon" for name in HIDDEN
+        f"{name}/epsilon" if name in ("layer", "function") else f"{name}_activation/epsilon" for name in HIDDEN
     )
     assert [float(numpy(epsilon)) for epsilon in epsilons] == pytest.approx([0.2] * 6)
 
@@ -432,7 +432,8 @@ def test_a_layer_without_a_config_is_skipped():
 
 
 def test_a_swap_that_changes_nothing_warns():
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "softmax", name="classes")])
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(4, "softmax", name="classes")(inputs))
     with pytest.warns(UserWarning, match=r"(?s)Nothing was changed in .*classes +Dense \(softmax\) +stays") as caught:
         keras_actlab.swap_activations(model, "crrelu")
     assert caught[0].filename == __file__

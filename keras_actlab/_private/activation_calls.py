@@ -1,0 +1,114 @@
+"""Observing the calls of activation functions, whichever way code has imported them.
+
+`keras.activations.relu` and `keras.ops.relu` both call `keras.src.backend.nn.relu`, which they look up at each call;
+what is put in its place there is called by code that imported either function by its name, too. (Read in Keras 3.15.1:
+`keras/src/activations/activations.py`, `keras/src/ops/nn.py`.) Functions of the backend are observed where they are
+looked up in its public modules.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from types import ModuleType
+from typing import Any
+
+import keras
+from keras.src import backend
+from keras.src.ops.operation import Operation
+
+from keras_actlab.graph import FUNCTIONS
+
+# Functions from here on the stack belong to the call of an activation, not to the code that calls it.
+INNER = ("keras/src/activations/", "keras/src/backend/", "keras/src/ops/", "keras/src/utils/", "keras_actlab/_private/")
+
+
+@contextmanager
+def observed(
+    on_call: Callable[[str, Any, str], None], on_operation: Callable[[keras.Operation, bool], None]
+) -> Iterator[None]:
+    """Within, calls of activation functions and of operations are reported.
+
+    Args:
+        on_call: Gets the name of the function, its first argument, and the file and line that call it. Calls of one
+            activation function by another are not reported.
+        on_operation: Gets an operation, such as a layer, when its call starts, with True, and when it ends, with False.
+    """
+    depth = 0
+
+    def observe(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function, updated=())
+        def observing(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal depth
+            if depth == 0 and arguments:
+                keras_name, line = _caller()
+                on_call(keras_name or name, arguments[0], line)
+            depth += 1
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                depth -= 1
+
+        return observing
+
+    call = Operation.__call__
+
+    def observing_call(self: Operation, *arguments: Any, **keywords: Any) -> Any:
+        on_operation(self, True)
+        try:
+            return call(self, *arguments, **keywords)
+        finally:
+            on_operation(self, False)
+
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(Operation, "__call__", observing_call))
+        for module, name in _functions():
+            stack.enter_context(_replaced(module, name, observe(name, getattr(module, name))))
+        yield
+
+
+def _functions() -> list[tuple[ModuleType, str]]:
+    match keras.backend.backend():
+        case "torch":
+            import torch
+
+            own = [torch.nn.functional, torch]
+        case "jax":
+            import jax
+
+            own = [jax.nn, jax.numpy]
+        case "tensorflow":
+            import tensorflow as tf
+
+            own = [tf.nn, tf]
+        case _:
+            own = []
+    names = set(FUNCTIONS) - {"exponential", "linear", "threshold"}
+    return [
+        (module, name)
+        for module in (backend.nn, backend.numpy, *own)
+        for name in sorted(names)
+        if callable(vars(module).get(name))
+    ]
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    previous = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, previous)
+
+
+def _caller() -> tuple[str | None, str]:
+    """The name of the activation of Keras that is called, if it is one, and the file and line which call it."""
+    name = None
+    frame = sys._getframe(2)
+    while frame.f_back is not None and any(inner in frame.f_code.co_filename for inner in INNER):
+        if frame.f_code.co_name in FUNCTIONS:
+            name = frame.f_code.co_name
+        frame = frame.f_back
+    path = frame.f_code.co_filename
+    return name, f"{path.rpartition('site-packages/')[2]}:{frame.f_lineno}"

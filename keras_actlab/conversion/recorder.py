@@ -1,0 +1,158 @@
+"""Which activation functions a model calls while it runs, and from where."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_actlab._private.activation_calls import observed
+from keras_actlab.conversion.target import is_function_of_tensors
+from keras_actlab.layers.arguments import Shape
+
+# In turn, lengths of the axes of unknown length: some models need more than a few pixels or tokens. Two of each, so
+# that what follows from them can be told from what does not.
+SIZES = ((8, 16), (32, 64), (128, 256))
+# No more than this many numbers are made up as input.
+MOST_NUMBERS = 2**24
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of an activation function.
+
+    Attributes:
+        name: The name of the function.
+        layer: The layer that was running; None outside of all.
+        attribute: The name of the attribute of `layer` that the function was called as; None if it was not.
+        shape: The shape of its input.
+        line: The file and line that called it.
+    """
+
+    name: str
+    layer: keras.layers.Layer | None
+    attribute: str | None
+    shape: Shape
+    line: str
+
+
+@contextmanager
+def recorded(layers: Sequence[keras.layers.Layer] = ()) -> Iterator[list[Call]]:
+    """Within, calls of activation functions are recorded, in the list that this returns.
+
+    Recorded are functions of `keras.activations` and `keras.ops`, whichever way they were imported, of `jax.nn`,
+    `tensorflow.nn` or `torch.nn.functional`, and what is called as an attribute of one of `layers`. Calls within a
+    recorded call are not.
+    """
+    calls: list[Call] = []
+    running: list[keras.layers.Layer] = []
+    within = 0
+
+    def on_operation(operation: keras.Operation, starts: bool) -> None:
+        if isinstance(operation, keras.layers.Layer):
+            running.append(operation) if starts else running.pop()
+
+    def on_call(name: str, x: Any, line: str) -> None:
+        if not within:
+            calls.append(Call(name, running[-1] if running else None, None, _shape(x), line))
+
+    def spy(layer: keras.layers.Layer, attribute: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def spying(*arguments: Any, **keywords: Any) -> Any:
+            nonlocal within
+            if not within and len(arguments) == 1 and not keywords:
+                frame = inspect.currentframe()
+                caller = frame.f_back if frame is not None else None
+                line = f"{caller.f_code.co_filename}:{caller.f_lineno}" if caller is not None else ""
+                name = getattr(function, "__name__", str(function))
+                calls.append(Call(name, layer, attribute, _shape(arguments[0]), line))
+            within += 1
+            try:
+                return function(*arguments, **keywords)
+            finally:
+                within -= 1
+
+        return spying
+
+    spied = [(layer, name, function) for layer in layers for name, function in _function_attributes(layer)]
+    try:
+        # Past Keras, which would track what is set.
+        for layer, name, function in spied:
+            vars(layer)[name] = spy(layer, name, function)
+        with observed(on_call, on_operation):
+            yield calls
+    finally:
+        for layer, name, function in spied:
+            vars(layer)[name] = function
+
+
+def _function_attributes(layer: keras.layers.Layer) -> list[tuple[str, Callable[..., Any]]]:
+    """The attributes of `layer` that are activation functions, by what they are or by their name."""
+    return [
+        (name, value)
+        for name, value in vars(layer).items()
+        if inspect.isfunction(value) and (is_function_of_tensors(value) or "act" in name)
+        if value is not keras.activations.linear
+    ]
+
+
+def _shape(x: Any) -> Shape:
+    return tuple(size if isinstance(size, int) else None for size in getattr(x, "shape", ()))
+
+
+def calls_of(model: keras.Model, layers: Sequence[keras.layers.Layer]) -> list[Call] | None:
+    """Returns the calls of activations while `model` runs once; None if it cannot be run without data.
+
+    It runs on symbols, not on numbers. Axes of unknown length have the length None in the shapes.
+    """
+    for sizes in SIZES:
+        with suppress(Exception):  # whatever a model raises on inputs that it is not made for
+            one, other = (_trace(model, layers, size) for size in sizes)
+            return [_unknown(call, twin) for call, twin in zip(one, other, strict=True)]
+    return None
+
+
+def _unknown(call: Call, other: Call) -> Call:
+    shape = tuple(size if size == twin else None for size, twin in zip(call.shape, other.shape, strict=True))
+    return Call(call.name, call.layer, call.attribute, (None, *shape[1:]), call.line)
+
+
+def _trace(model: keras.Model, layers: Sequence[keras.layers.Layer], size: int) -> list[Call]:
+    calls: list[Call] = []
+
+    def run(inputs: Any) -> Any:
+        with recorded(layers) as found:
+            outputs = model(**inputs) if isinstance(inputs, _Keywords) else model(inputs)
+        calls[:] = found  # some backends try twice
+        return [one for one in keras.tree.flatten(outputs) if keras.ops.is_tensor(one)][0]
+
+    # A Lambda layer that does not know the shape of its output traces the function, without data.
+    keras.layers.Lambda(run, dtype=model.dtype_policy)(_inputs(model, size))
+    return calls
+
+
+class _Keywords(dict[str, Any]):
+    """Inputs that are arguments of their own, not the entries of a dictionary."""
+
+
+def _inputs(model: keras.Model, size: int) -> Any:
+    def symbol(shape: Shape, dtype: str) -> keras.KerasTensor:
+        known = (2, *(length or size for length in shape[1:]))
+        if math.prod(known) > MOST_NUMBERS:
+            raise ValueError(f"an input of the shape {known} is too large")
+        return keras.KerasTensor(known, dtype=dtype)
+
+    if getattr(model, "inputs", None):
+        structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+        return keras.tree.map_structure(lambda tensor: symbol(tensor.shape, tensor.dtype), structure)
+    shapes = model.get_build_config() or {}
+    shapes = shapes.get("shapes_dict", shapes)
+    symbols = {
+        name.removesuffix("_shape"): keras.tree.map_shape_structure(
+            lambda shape: symbol(shape, model.compute_dtype), shape
+        )
+        for name, shape in shapes.items()
+    }
+    return next(iter(symbols.values())) if len(symbols) == 1 else _Keywords(symbols)
