@@ -25,14 +25,17 @@ INNER = ("keras/src/activations/", "keras/src/backend/", "keras/src/ops/", "kera
 
 @contextmanager
 def observed(
-    on_call: Callable[[str, Any, str], None], on_operation: Callable[[keras.Operation, bool], None]
+    on_call: Callable[[str, Any, str], None],
+    on_start: Callable[[keras.Operation, Any], None],
+    on_end: Callable[[keras.Operation], None],
 ) -> Iterator[None]:
     """Within, calls of activation functions and of operations are reported.
 
     Args:
         on_call: Gets the name of the function, its first argument, and the file and line that call it. Calls of one
             activation function by another are not reported.
-        on_operation: Gets an operation, such as a layer, when its call starts, with True, and when it ends, with False.
+        on_start: Gets an operation, such as a layer, and its first argument, when its call starts.
+        on_end: Gets the operation when its call ends.
     """
     depth = 0
 
@@ -54,11 +57,11 @@ def observed(
     call = Operation.__call__
 
     def observing_call(self: Operation, *arguments: Any, **keywords: Any) -> Any:
-        on_operation(self, True)
+        on_start(self, arguments[0] if arguments else None)
         try:
             return call(self, *arguments, **keywords)
         finally:
-            on_operation(self, False)
+            on_end(self)
 
     with ExitStack() as stack:
         stack.enter_context(_replaced(Operation, "__call__", observing_call))
@@ -105,10 +108,14 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def _caller() -> tuple[str | None, str]:
     """The name of the activation of Keras that is called, if it is one, and the file and line which call it."""
     name = None
-    frame = sys._getframe(2)
-    while frame.f_back is not None and any(inner in frame.f_code.co_filename for inner in INNER):
-        if frame.f_code.co_name in FUNCTIONS:
-            name = frame.f_code.co_name
-        frame = frame.f_back
-    path = frame.f_code.co_filename
-    return name, f"{path.rpartition('site-packages/')[2]}:{frame.f_lineno}"
+    depth = 2
+    while (frame := sys._getframe(depth)).f_back and any(inner in frame.f_code.co_filename for inner in INNER):
+        name = frame.f_code.co_name if frame.f_code.co_name in FUNCTIONS else name
+        depth += 1
+    return name, line_of_caller(depth)
+
+
+def line_of_caller(depth: int) -> str:
+    """The file and line that are executed `depth` calls above the caller of this function."""
+    frame = sys._getframe(depth + 1)
+    return f"{frame.f_code.co_filename.rpartition('site-packages/')[2]}:{frame.f_lineno}"

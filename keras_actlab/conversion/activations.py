@@ -6,9 +6,12 @@ from typing import Any
 import keras
 
 from keras_actlab import graph
-from keras_actlab.conversion import surgery
+from keras_actlab.conversion import recorder, surgery
+from keras_actlab.conversion.attributes import originals, set_activations
 from keras_actlab.conversion.hidden import check_hidden
-from keras_actlab.conversion.rewriting import Place, Stays, Where, rewrite, warned
+from keras_actlab.conversion.places import Place, places
+from keras_actlab.conversion.report import remember, report
+from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
 from keras_actlab.conversion.target import To, chooser, is_function_of_tensors, make, resolve
 from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.layers.arguments import Shape
@@ -63,6 +66,12 @@ def swap_activations(model: keras.Model, to: To, where: Where = None, *, check: 
     """
     choose = chooser(to)
     holders: dict[int, list[keras.layers.Layer]] = {}
+    used = recorder.uses(model) if isinstance(model, keras.Model) and model.built else {}
+    # By the way to a layer, which is the same in the copy.
+    uses = {place.steps: used[id(place.layer)] for place in (places(model) if used else []) if id(place.layer) in used}
+
+    def is_candidate(place: Place) -> bool:
+        return _has_activation(place) or place.steps in uses
 
     def prepare(copied: keras.Model, places: list[Place]) -> list[Place]:
         holders.update(graph.holders(copied))
@@ -73,14 +82,33 @@ def swap_activations(model: keras.Model, to: To, where: Where = None, *, check: 
         if chosen is None:
             raise Stays("`to` returns None for it")
         # A layer that was separated from another has the holder that it was made for.
-        check_hidden(place, holders.get(id(place.layer), [place.holder]))
+        held_by = holders.get(id(place.layer), [place.holder])
+        use = uses.get(place.steps)
         if _is_itself(place):
-            _swap_layer(place, chosen, holders.get(id(place.layer), [place.holder]))
+            check_hidden(place, graph.applied_activation(place.layer), held_by)
+            _swap_layer(place, chosen, held_by, use)
+        elif use is not None:
+            return _swap_uses(place, chosen, use)
         else:
+            check_hidden(place, graph.applied_activation(place.layer), held_by)
             _swap_attribute(place, chosen)
         return ""
 
-    return warned(rewrite(model, where, _has_activation, change, prepare, check=check, equal=False))
+    result = rewrite(model, where, is_candidate, change, prepare, check=check, equal=False)
+    if used is None:
+        _note(result, "Activations that layers call as functions were not looked for: the model cannot be traced.")
+    elif id(model) in used:
+        _note(result, f"Functions in the `call` of the model itself are left unchanged: {_lines(used[id(model)])}.")
+    return warned(result)
+
+
+def _note(model: keras.Model, text: str) -> None:
+    done = report(model)
+    remember(model, replace(done, notes=(*done.notes, text)))
+
+
+def _lines(use: recorder.Use) -> str:
+    return ", ".join(use.functions)
 
 
 def _has_activation(place: Place) -> bool:
@@ -96,7 +124,8 @@ def _is_itself(place: Place) -> bool:
 def _owns_activation(layer: keras.layers.Layer) -> bool:
     """Whether `layer` itself applies the activation that it has, and does not hand it on to layers within."""
     activation = getattr(layer, "activation", None)
-    return callable(activation) and all(child is activation for child in graph.children(layer))
+    # Once an attribute was exchanged, the activation is a layer like others, within.
+    return callable(activation) and not originals(layer) and all(child is activation for child in graph.children(layer))
 
 
 def _one_place_per_call(places: list[Place], holders: dict[int, list[keras.layers.Layer]]) -> list[Place]:
@@ -114,14 +143,14 @@ def _one_place_per_call(places: list[Place], holders: dict[int, list[keras.layer
     return found
 
 
-def _swap_layer(place: Place, to: To, holders: list[keras.layers.Layer]) -> None:
+def _swap_layer(place: Place, to: To, holders: list[keras.layers.Layer], use: recorder.Use | None) -> None:
     layer = place.layer
     to = resolve(to)
     policy = _policy(layer)
     if is_function_of_tensors(to):
         surgery.become(layer, keras.layers.Activation(to, name=layer.name, dtype=policy))
         return
-    shape = _shape(layer, holders)
+    shape = _shape(layer, holders, use)
     siblings = graph.children(place.holder)
     new = make(to, layer.name, policy, shape, any(map(_has_channels_first, siblings)))
     with surgery.scopes("" if graph.is_functional(place.holder) else place.holder.path or ""):
@@ -129,7 +158,7 @@ def _swap_layer(place: Place, to: To, holders: list[keras.layers.Layer]) -> None
     surgery.become(layer, new)
 
 
-def _shape(layer: keras.Operation, holders: list[keras.layers.Layer]) -> Shape:
+def _shape(layer: keras.Operation, holders: list[keras.layers.Layer], use: recorder.Use | None) -> Shape:
     """The shape of the one input that `layer` gets; raises `Stays` unless it is one, and known."""
     # Two models on one graph, an encoder and its autoencoder say, hold the same layers and the same calls.
     nodes = {id(node): node for holder in holders for node in graph.calls(layer, holder)}
@@ -138,7 +167,7 @@ def _shape(layer: keras.Operation, holders: list[keras.layers.Layer]) -> Shape:
         return node.input_tensors[0].shape
     if len(holders) > 1:
         raise Stays("several layers hold it")
-    shapes = surgery.input_shapes(layer, holders[0])
+    shapes = use.inputs if use is not None else surgery.input_shapes(layer, holders[0])
     if len(shapes) != 1:
         raise Stays(f"{len(shapes)} calls share it" if shapes else "the shape of its input is not known")
     return shapes[0]
@@ -154,6 +183,41 @@ def _policy(layer: keras.Operation) -> str:
         producer = producer._inbound_nodes[0].input_tensors[0]._keras_history.operation
     policy = getattr(producer, "dtype_policy", None)
     return policy.name if getattr(policy, "compute_dtype", None) == dtype else dtype
+
+
+def _swap_uses(place: Place, to: To, use: recorder.Use) -> str:
+    """Swaps what the `call` of a layer applies, as far as the layer holds it as attributes. Returns a note."""
+    layer = place.layer
+    functions = f"functions in its `call` are left unchanged: {_lines(use)}" if use.functions else ""
+    attributes = {}
+    reasons = []
+    for name, shapes in use.attributes.items():
+        try:
+            check_hidden(place, getattr(layer, name), [])
+            attributes[name] = _new_attribute(place, to, name, shapes)
+        except Stays as reason:
+            reasons.append(f"{name}: {reason}")
+    if not attributes:
+        raise Stays("; ".join([*reasons, functions] if functions else reasons))
+    set_activations(layer, attributes)
+    others = [f"its attribute {name}" for name in attributes if name != "activation"]
+    return "; ".join(one for one in (*others, *reasons, functions) if one)
+
+
+def _new_attribute(place: Place, to: To, name: str, shapes: list[Shape]) -> Any:
+    layer = place.layer
+    if layer.quantization_mode is not None:
+        raise Stays("the layer is quantized")
+    to = resolve(to)
+    if is_function_of_tensors(to):
+        return to
+    if len(set(shapes)) > 1:
+        raise Stays(f"it is called on inputs of the shapes {', '.join(map(str, sorted(set(shapes), key=str)))}")
+    new_name = surgery.activation_name(layer, place.holder) if name == "activation" else f"{layer.name}_{name}"
+    new = make(to, new_name, layer.dtype_policy.name, shapes[0], _has_channels_first(layer))
+    with surgery.scope_of(layer):
+        _build(new, shapes[0], place)
+    return new
 
 
 def _swap_attribute(place: Place, to: To) -> None:

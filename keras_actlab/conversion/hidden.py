@@ -5,7 +5,8 @@ from typing import Any
 import keras
 
 from keras_actlab import graph
-from keras_actlab.conversion.rewriting import Place, Stays
+from keras_actlab.conversion.places import Place
+from keras_actlab.conversion.rewriting import Stays
 from keras_actlab.graph import activation_name
 
 # Layers that hand on what they get, or a part of it.
@@ -23,17 +24,18 @@ SIGMOIDS = ("sigmoid", "hard_sigmoid", "sparse_sigmoid")
 RANGES = ("exponential", "hard_tanh", "log_sigmoid", "softplus", "softsign", "sparse_plus", "squareplus", "tanh")
 
 
-def check_hidden(place: Place, holders: list[keras.layers.Layer]) -> None:
+def check_hidden(place: Place, activation: Any, holders: list[keras.layers.Layer]) -> None:
     """Raises `Stays` where the activation is an output or a gate, and `where` does not give its name.
 
     Args:
-        place: A layer or operation that is an activation, or a layer that applies the one in its attribute.
-        holders: All layers that hold it.
+        place: A layer or operation that is an activation, or a layer that applies the one in an attribute.
+        activation: That activation.
+        holders: The layers whose graphs show what follows; none where that is a function.
     """
     if place.named:
         return
     layer = place.layer
-    name = activation_name(graph.applied_activation(layer))
+    name = activation_name(activation)
     if name == "linear":
         raise Stays("it has no activation")
     if name in SOFTMAXES:

@@ -18,6 +18,7 @@ import keras
 
 from keras_actlab._private.custom_objects import look_up, set_registered_name
 from keras_actlab._private.keras_graph import track_layers
+from keras_actlab.conversion.attributes import originals, set_activations, with_originals
 from keras_actlab.conversion.surgery import become, scope_of, set_class
 from keras_actlab.graph import children, parts
 
@@ -34,10 +35,14 @@ NOT_COMPUTED_WITH = ("_initializer", "_regularizer", "_constraint", "compile_con
 
 @dataclass(frozen=True)
 class Change:
-    """A layer that took the place of one that the constructor made."""
+    """A layer that took the place of one that the constructor made, or has other activations than that one.
+
+    `activations` are the names of the attributes in the latter case, which is saved without the rest of the layer.
+    """
 
     steps: Steps
     layer: keras.layers.Layer
+    activations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,14 @@ class Modified(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         cls = _own_class(self)
+        with with_originals(self):
+            config = super().get_config()
         return {
             "original": {
                 "module": cls.__module__,
                 "class_name": cls.__name__,
                 "registered_name": keras.saving.get_registered_name(cls),
-                "config": super().get_config(),
+                "config": config,
                 "build_config": self.get_build_config(),
             },
             "changes": [
@@ -84,7 +91,17 @@ class Modified(keras.layers.Layer):
                     "replaced": found.description,
                 }
                 for change in self.changes
-                if (found := origin(change.layer)) is not None
+                if not change.activations and (found := origin(change.layer)) is not None
+            ]
+            + [
+                {
+                    "steps": change.steps,
+                    "activations": {
+                        name: keras.activations.serialize(getattr(change.layer, name)) for name in change.activations
+                    },
+                }
+                for change in self.changes
+                if change.activations
             ],
         }
 
@@ -95,7 +112,7 @@ class Modified(keras.layers.Layer):
         added = {key: value for key, value in config.items() if key not in ("original", "changes")}
         own = {**config["original"], "config": config["original"]["config"] | added}
         layer = keras.saving.deserialize_keras_object(own, custom_objects=custom_objects)
-        within = dict(_within(layer))
+        within = {(): layer, **dict(_within(layer))}
         done = set()
         for entry in config["changes"]:
             steps = tuple((class_name, index) for class_name, index in entry["steps"])
@@ -107,6 +124,12 @@ class Modified(keras.layers.Layer):
             changed = within[steps]
             if id(changed) in done:
                 continue  # it is held in two places
+            if "activations" in entry:
+                with scope_of(changed), keras.saving.custom_object_scope(custom_objects or {}):
+                    set_activations(
+                        changed, {name: keras.activations.get(one) for name, one in entry["activations"].items()}
+                    )
+                continue
             done.add(id(changed))
             original = Origin(record(changed), entry.get("replaced"))
             new = entry["layer"]
@@ -175,7 +198,7 @@ def _bottom_up(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def _changes_within(holder: keras.layers.Layer, records: dict[int, dict[str, Any]]) -> list[Change]:
     """The layers within `holder` that are not what it would make from its config."""
     within = _bottom_up(holder)[:-1]
-    if not any(map(origin, within)):
+    if not any(map(origin, within)) and not any(map(originals, (holder, *within))):
         return []
     entries = _entries(holder)
     if not entries and not _can_be_saved(holder):
@@ -189,9 +212,15 @@ def _changes_within(holder: keras.layers.Layer, records: dict[int, dict[str, Any
         lambda inner: None if id(inner) in covered else origin(inner),
         lambda inner: id(inner) in covered or origin(inner) is not None,
     )
+    if originals(holder):
+        changes[id(holder)] = Change((), holder, tuple(originals(holder)))
     for steps, inner in steps_and_layers:
-        if id(inner) not in covered and origin(inner) is not None:
+        if id(inner) in covered:
+            continue
+        if origin(inner) is not None:
             changes.setdefault(id(inner), Change(steps, inner))
+        elif originals(inner):
+            changes.setdefault(id(inner), Change(steps, inner, tuple(originals(inner))))
     return list(changes.values())
 
 

@@ -9,8 +9,10 @@ from typing import Any
 
 import keras
 
-from keras_actlab._private.activation_calls import observed
+from keras_actlab._private.activation_calls import line_of_caller, observed
+from keras_actlab.conversion.hidden import SOFTMAXES
 from keras_actlab.conversion.target import is_function_of_tensors
+from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.layers.arguments import Shape
 
 # In turn, lengths of the axes of unknown length: some models need more than a few pixels or tokens. Two of each, so
@@ -25,11 +27,11 @@ class Call:
     """A call of an activation function.
 
     Attributes:
-        name: The name of the function.
-        layer: The layer that was running; None outside of all.
+        name: The name of the function, or of the class of a layer that is an activation.
+        layer: The layer that was running, or that was called; None outside of all.
         attribute: The name of the attribute of `layer` that the function was called as; None if it was not.
         shape: The shape of its input.
-        line: The file and line that called it.
+        line: The file and line that called a function; empty for a layer.
     """
 
     name: str
@@ -37,6 +39,53 @@ class Call:
     attribute: str | None
     shape: Shape
     line: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """How one layer applies activations.
+
+    Attributes:
+        attributes: The attributes that it calls, each with the shapes of their inputs.
+        functions: The functions that its `call` calls, each with the file and line.
+        inputs: The shapes of the inputs of a layer that is an activation.
+    """
+
+    attributes: dict[str, list[Shape]]
+    functions: list[str]
+    inputs: list[Shape]
+
+
+def uses(model: keras.Model) -> dict[int, Use] | None:
+    """Returns how layers that Keras does not define, and `model` itself, apply activations, by the id of each.
+
+    Layers that are activations are among them, too. Softmax is left out. Returns None if that cannot be found out,
+    because `model` cannot be run without data.
+    """
+    layers = [layer for layer in model._flatten_layers() if not is_known(layer)]
+    if not layers:
+        return {}
+    calls = calls_of(model, layers)
+    if calls is None:
+        return None
+    found: dict[int, Use] = {}
+    for call in calls:
+        is_layer = isinstance(call.layer, ACTIVATION_LAYERS)
+        if call.layer is None or call.name in SOFTMAXES or (is_known(call.layer) and not (is_layer and not call.line)):
+            continue
+        use = found.setdefault(id(call.layer), Use({}, [], []))
+        if is_layer:
+            use.inputs.append(call.shape)
+        elif call.attribute is not None:
+            use.attributes.setdefault(call.attribute, []).append(call.shape)
+        elif (function := f"{call.name} ({call.line})") not in use.functions:
+            use.functions.append(function)
+    return found
+
+
+def is_known(layer: keras.layers.Layer) -> bool:
+    """Whether Keras or this package define what `layer` does when it is called."""
+    return (type(layer).call.__module__ or "").startswith(("keras.src.", "keras_actlab."))
 
 
 @contextmanager
@@ -51,9 +100,15 @@ def recorded(layers: Sequence[keras.layers.Layer] = ()) -> Iterator[list[Call]]:
     running: list[keras.layers.Layer] = []
     within = 0
 
-    def on_operation(operation: keras.Operation, starts: bool) -> None:
+    def on_start(operation: keras.Operation, x: Any) -> None:
+        if isinstance(operation, ACTIVATION_LAYERS) and not within:
+            calls.append(Call(type(operation).__name__, operation, None, _shape(x), ""))
         if isinstance(operation, keras.layers.Layer):
-            running.append(operation) if starts else running.pop()
+            running.append(operation)
+
+    def on_end(operation: keras.Operation) -> None:
+        if isinstance(operation, keras.layers.Layer):
+            running.pop()
 
     def on_call(name: str, x: Any, line: str) -> None:
         if not within:
@@ -63,11 +118,7 @@ def recorded(layers: Sequence[keras.layers.Layer] = ()) -> Iterator[list[Call]]:
         def spying(*arguments: Any, **keywords: Any) -> Any:
             nonlocal within
             if not within and len(arguments) == 1 and not keywords:
-                frame = inspect.currentframe()
-                caller = frame.f_back if frame is not None else None
-                line = f"{caller.f_code.co_filename}:{caller.f_lineno}" if caller is not None else ""
-                name = getattr(function, "__name__", str(function))
-                calls.append(Call(name, layer, attribute, _shape(arguments[0]), line))
+                calls.append(Call(function.__name__, layer, attribute, _shape(arguments[0]), line_of_caller(1)))
             within += 1
             try:
                 return function(*arguments, **keywords)
@@ -81,7 +132,7 @@ def recorded(layers: Sequence[keras.layers.Layer] = ()) -> Iterator[list[Call]]:
         # Past Keras, which would track what is set.
         for layer, name, function in spied:
             vars(layer)[name] = spy(layer, name, function)
-        with observed(on_call, on_operation):
+        with observed(on_call, on_start, on_end):
             yield calls
     finally:
         for layer, name, function in spied:
@@ -126,7 +177,7 @@ def _trace(model: keras.Model, layers: Sequence[keras.layers.Layer], size: int) 
         with recorded(layers) as found:
             outputs = model(**inputs) if isinstance(inputs, _Keywords) else model(inputs)
         calls[:] = found  # some backends try twice
-        return [one for one in keras.tree.flatten(outputs) if keras.ops.is_tensor(one)][0]
+        return next(one for one in keras.tree.flatten(outputs) if keras.ops.is_tensor(one))
 
     # A Lambda layer that does not know the shape of its output traces the function, without data.
     keras.layers.Lambda(run, dtype=model.dtype_policy)(_inputs(model, size))

@@ -12,6 +12,7 @@ import numpy as np
 from keras_actlab._private.keras_graph import track_layers
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab.conversion import surgery
+from keras_actlab.conversion.attributes import originals
 from keras_actlab.conversion.modified import Origin, amend, origin, record, set_origin
 from keras_actlab.conversion.places import Criterion, Place, count, describe, places
 from keras_actlab.conversion.probe import EXACT, Comparison, NoProbeError, rounding
@@ -86,7 +87,8 @@ def rewrite(
             if is_frozen:
                 place.layer.trainable = False
             said = original.description or {"before": description, "parameters_before": parameters, "note": note}
-            set_origin(place.layer, Origin(original.record, said))
+            if origin(place.layer) is not None or not originals(place.layer):  # it was replaced as a whole
+                set_origin(place.layer, Origin(original.record, said))
             _describe_replacement(place.layer, said)
             after = describe(place.layer), count(place.layer)
             rows.append(Row(place.path, description, after[0], parameters, after[1], note))
@@ -112,11 +114,10 @@ def warned(result: keras.Model) -> keras.Model:
 
 def _describe_replacement(layer: keras.layers.Layer, said: dict[str, Any]) -> None:
     """Keeps what a report says in the config of `layer`, or of its activation, if that is one of this package."""
-    activation = getattr(layer, "activation", None)
-    for one in (layer, activation):
+    for one in (layer, *(getattr(layer, name, None) for name in ("activation", *originals(layer)))):
         if isinstance(one, Replacement):
             # Past Keras, which would track the dictionary.
-            object.__setattr__(one, "replaced", said | {"is_activation": one is activation})
+            object.__setattr__(one, "replaced", said | {"is_activation": one is not layer})
             return
 
 

@@ -58,14 +58,14 @@ def move(layer: keras.layers.Layer) -> keras.layers.Layer:
     return moved
 
 
-def set_activation(layer: keras.layers.Layer, activation: Any) -> None:
-    """Sets `layer.activation`, which a built layer refuses where the old or the new one is a layer."""
-    previous = layer.activation
+def set_activation(layer: keras.layers.Layer, activation: Any, name: str = "activation") -> None:
+    """Sets the attribute `name` of `layer`, which a built layer refuses where the old or the new one is a layer."""
+    previous = getattr(layer, name)
     layer._tracker.unlock()
     if isinstance(previous, keras.layers.Layer):
         layer._tracker.untrack(previous)
-        del layer.activation
-    layer.activation = activation
+        delattr(layer, name)
+    setattr(layer, name, activation)
     layer._tracker.lock()
 
 
