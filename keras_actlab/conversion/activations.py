@@ -9,15 +9,18 @@ from keras_actlab import graph
 from keras_actlab.conversion import recorder, surgery
 from keras_actlab.conversion.attributes import originals, set_activations
 from keras_actlab.conversion.hidden import check_hidden
+from keras_actlab.conversion.imitation import imitate
 from keras_actlab.conversion.places import Place, places
 from keras_actlab.conversion.report import remember, report
 from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
-from keras_actlab.conversion.target import To, chooser, is_function_of_tensors, make, resolve
+from keras_actlab.conversion.target import Target, To, chooser, make, resolve
 from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.layers.arguments import Shape
 
 
-def swap_activations(model: keras.Model, to: To, where: Where = None, *, check: bool = True) -> keras.Model:
+def swap_activations(
+    model: keras.Model, to: To, where: Where = None, *, start: str = "own", check: bool = True
+) -> keras.Model:
     """Returns a copy of `model` with other activations.
 
     It finds the activations of layers, as in `Dense(8, activation="relu")`, activations that are layers, such as
@@ -44,6 +47,9 @@ def swap_activations(model: keras.Model, to: To, where: Where = None, *, check: 
         where: Which layers: a layer of `model`, a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class
             of layers, the old activation, such as `keras.activations.relu`, a function of a layer that returns True or
             False, or a list of these. None for all.
+        start: What new activations start as: "own" for what their class says, or "same" for the old activation, as
+            close as their form allows on [-4, 4]. The note of each row of the report says how far they are off at most.
+            TMAF, EntropyActivation and CRReLU can be fitted, and any layer with a method `set_curve` like theirs.
         check: Whether to compare the copy, before anything is changed, with `model` on a small random batch. A
             difference raises a ValueError; where no such batch can be made, the report says so.
 
@@ -54,8 +60,8 @@ def swap_activations(model: keras.Model, to: To, where: Where = None, *, check: 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the model is not built, the copy differs from it, the name of the activation is not known, the
-            activation does not fit a shape, a function in `to` or `where` fails on a layer, or an entry of `where`
-            matches no layer, or none that can be changed.
+            activation does not fit a shape or, with `start="same"`, cannot be fitted, a function in `to` or `where`
+            fails on a layer, or an entry of `where` matches no layer, or none that can be changed.
 
     Example:
 
@@ -64,6 +70,8 @@ def swap_activations(model: keras.Model, to: To, where: Where = None, *, check: 
     >>> [keras_actlab.conversion.report(swapped).changed[0].after, swapped.layers[1].activation.__name__]
     ['Dense (TMAF)', 'sigmoid']
     """
+    if start not in ("own", "same"):
+        raise ValueError(f'`start` must be "own" or "same". Received: start={start!r}')
     choose = chooser(to)
     holders: dict[int, list[keras.layers.Layer]] = {}
     used = recorder.uses(model) if isinstance(model, keras.Model) and model.built else {}
@@ -84,15 +92,14 @@ def swap_activations(model: keras.Model, to: To, where: Where = None, *, check: 
         # A layer that was separated from another has the holder that it was made for.
         held_by = holders.get(id(place.layer), [place.holder])
         use = uses.get(place.steps)
+        target = Target(resolve(chosen), start == "same")
         if _is_itself(place):
             check_hidden(place, graph.applied_activation(place.layer), held_by)
-            _swap_layer(place, chosen, held_by, use)
-        elif use is not None:
-            return _swap_uses(place, chosen, use)
-        else:
-            check_hidden(place, graph.applied_activation(place.layer), held_by)
-            _swap_attribute(place, chosen)
-        return ""
+            return _swap_layer(place, target, held_by, use)
+        if use is not None:
+            return _swap_uses(place, target, use)
+        check_hidden(place, graph.applied_activation(place.layer), held_by)
+        return _swap_attribute(place, target)
 
     result = rewrite(model, where, is_candidate, change, prepare, check=check, equal=False)
     if used is None:
@@ -143,19 +150,17 @@ def _one_place_per_call(places: list[Place], holders: dict[int, list[keras.layer
     return found
 
 
-def _swap_layer(place: Place, to: To, holders: list[keras.layers.Layer], use: recorder.Use | None) -> None:
+def _swap_layer(place: Place, target: Target, holders: list[keras.layers.Layer], use: recorder.Use | None) -> str:
     layer = place.layer
-    to = resolve(to)
     policy = _policy(layer)
-    if is_function_of_tensors(to):
-        surgery.become(layer, keras.layers.Activation(to, name=layer.name, dtype=policy))
-        return
-    shape = _shape(layer, holders, use)
-    siblings = graph.children(place.holder)
-    new = make(to, layer.name, policy, shape, any(map(_has_channels_first, siblings)))
+    if target.is_function:
+        surgery.become(layer, keras.layers.Activation(target.to, name=layer.name, dtype=policy))
+        return ""
+    channels_first = any(map(_has_channels_first, graph.children(place.holder)))
     with surgery.scopes("" if graph.is_functional(place.holder) else place.holder.path or ""):
-        _build(new, shape, place)
+        new, note = _made(place, target, layer, layer.name, policy, _shape(layer, holders, use), channels_first)
     surgery.become(layer, new)
+    return note
 
 
 def _shape(layer: keras.Operation, holders: list[keras.layers.Layer], use: recorder.Use | None) -> Shape:
@@ -185,42 +190,45 @@ def _policy(layer: keras.Operation) -> str:
     return policy.name if getattr(policy, "compute_dtype", None) == dtype else dtype
 
 
-def _swap_uses(place: Place, to: To, use: recorder.Use) -> str:
+def _swap_uses(place: Place, target: Target, use: recorder.Use) -> str:
     """Swaps what the `call` of a layer applies, as far as the layer holds it as attributes. Returns a note."""
     layer = place.layer
-    functions = f"functions in its `call` are left unchanged: {_lines(use)}" if use.functions else ""
     attributes = {}
-    reasons = []
+    notes = []
     for name, shapes in use.attributes.items():
         try:
             check_hidden(place, getattr(layer, name), [])
-            attributes[name] = _new_attribute(place, to, name, shapes)
+            attributes[name], note = _new_attribute(place, target, name, shapes)
         except Stays as reason:
-            reasons.append(f"{name}: {reason}")
+            note = str(reason)
+        shown = "" if name == "activation" else f"its attribute {name}"
+        notes.append(": ".join(filter(None, (shown, note))))
+    if use.functions:
+        notes.append(f"functions in its `call` are left unchanged: {_lines(use)}")
+    note = "; ".join(filter(None, notes))
     if not attributes:
-        raise Stays("; ".join([*reasons, functions] if functions else reasons))
+        raise Stays(note)
     set_activations(layer, attributes)
-    others = [f"its attribute {name}" for name in attributes if name != "activation"]
-    return "; ".join(one for one in (*others, *reasons, functions) if one)
+    return note
 
 
-def _new_attribute(place: Place, to: To, name: str, shapes: list[Shape]) -> Any:
+def _new_attribute(place: Place, target: Target, name: str, shapes: list[Shape]) -> tuple[Any, str]:
     layer = place.layer
     if layer.quantization_mode is not None:
         raise Stays("the layer is quantized")
-    to = resolve(to)
-    if is_function_of_tensors(to):
-        return to
-    if len(set(shapes)) > 1:
-        raise Stays(f"it is called on inputs of the shapes {', '.join(map(str, sorted(set(shapes), key=str)))}")
+    if target.is_function:
+        return target.to, ""
+    if len({len(shape) for shape in shapes}) > 1:
+        raise Stays("it is called on inputs of several ranks")
+    shape = tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))
     new_name = surgery.activation_name(layer, place.holder) if name == "activation" else f"{layer.name}_{name}"
-    new = make(to, new_name, layer.dtype_policy.name, shapes[0], _has_channels_first(layer))
     with surgery.scope_of(layer):
-        _build(new, shapes[0], place)
-    return new
+        return _made(
+            place, target, getattr(layer, name), new_name, layer.dtype_policy.name, shape, _has_channels_first(layer)
+        )
 
 
-def _swap_attribute(place: Place, to: To) -> None:
+def _swap_attribute(place: Place, target: Target) -> str:
     layer = place.layer
     if not _owns_activation(layer):
         raise Stays("it applies no activation itself")
@@ -229,18 +237,19 @@ def _swap_attribute(place: Place, to: To) -> None:
     build_config = layer.get_build_config()
     if "activation" not in _config(layer) or set(build_config or {}) != {"input_shape"}:
         raise Stays("it applies its activation in a way of its own")
-    to = resolve(to)
-    if is_function_of_tensors(to):
-        surgery.set_activation(layer, to)
-        return
+    if target.is_function:
+        surgery.set_activation(layer, target.to)
+        return ""
     if layer.quantization_mode is not None:
         raise Stays("it is quantized")
     shape = layer.compute_output_shape(build_config["input_shape"])
     name = surgery.activation_name(layer, place.holder)
-    new = make(to, name, layer.dtype_policy.name, shape, _has_channels_first(layer))
     with surgery.scope_of(layer):
-        _build(new, shape, place)
+        new, note = _made(
+            place, target, layer.activation, name, layer.dtype_policy.name, shape, _has_channels_first(layer)
+        )
     surgery.set_activation(layer, new)
+    return note
 
 
 def _config(layer: keras.layers.Layer) -> dict[str, Any]:
@@ -254,17 +263,23 @@ def _has_channels_first(layer: keras.layers.Layer) -> bool:
     return getattr(layer, "data_format", None) == "channels_first"
 
 
-def _build(activation: keras.layers.Layer, shape: Shape, place: Place) -> None:
+def _made(
+    place: Place, target: Target, old: Any, name: str, policy: str, shape: Shape, channels_first: bool
+) -> tuple[keras.layers.Layer, str]:
+    """Returns the new activation, built for inputs of `shape`, and a note on how far it is from the `old` one."""
+    new = make(target.to, name, policy, shape, channels_first)
     try:
-        activation.build(shape)
-        inputs = keras.KerasTensor(shape, dtype=activation.compute_dtype)
-        output_shape = tuple(activation.compute_output_spec(inputs).shape)
+        new.build(shape)
+        inputs = keras.KerasTensor(shape, dtype=new.compute_dtype)
+        output_shape = tuple(new.compute_output_spec(inputs).shape)
         if output_shape != tuple(shape):
             raise ValueError(f"its output has the shape {output_shape}")
+        note = imitate(new, old, shape) if target.start_same else ""
     except ValueError as error:
         if None in shape[1:]:
-            raise Stays(f"{type(activation).__name__} does not take an input of shape {tuple(shape)}") from error
+            raise Stays(f"{type(new).__name__} does not take an input of shape {tuple(shape)}") from error
         raise ValueError(
-            f"`to` must fit every layer that it is for. Received: to={activation!r}, which does not fit {place} with "
+            f"`to` must fit every layer that it is for. Received: to={new!r}, which does not fit {place} with "
             f"input_shape={tuple(shape)}: {error}"
         ) from error
+    return new, note

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
@@ -14,7 +15,28 @@ from keras_actlab.layers.arguments import Shape
 To: TypeAlias = str | type[keras.layers.Layer] | Callable[..., Any]
 
 LAYERS: dict[str, type[keras.layers.Layer]] = {**ACTIVATIONS, "prelu": keras.layers.PReLU}
+
 OTHER_LIBRARIES = ("flax", "jax", "tensorflow", "torch")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What takes the place of an activation, a name resolved, and whether it is to start as that activation."""
+
+    to: Any
+    start_same: bool
+
+    def __post_init__(self) -> None:
+        if self.start_same and not hasattr(self.to, "set_curve"):
+            raise ValueError(
+                '`start="same"` needs activations that can be fitted to others: TMAF, EntropyActivation, CRReLU, or a '
+                f"layer with a method `set_curve` like theirs. Received: to={self.to!r}"
+            )
+
+    @property
+    def is_function(self) -> bool:
+        """Whether it is a function of tensors, which has no parameters."""
+        return is_function_of_tensors(self.to)
 
 
 def chooser(to: To) -> Callable[[keras.layers.Layer], Any]:

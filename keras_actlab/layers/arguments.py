@@ -55,6 +55,21 @@ def activation_function(value: Activation) -> Callable[[Tensor], Tensor]:
     return keras.activations.get(value)
 
 
+def curve_values(
+    layer: keras.layers.Layer, function: Callable[[np.ndarray], np.ndarray], points: np.ndarray
+) -> np.ndarray:
+    """Returns the values of `function` at `points`, (n, channels) or (n, 1); raises unless they are finite."""
+    if not layer.built:
+        raise ValueError(f"The layer must be built before its curve is set. Received: {layer.name}, not built")
+    values = np.asarray(function(points))
+    if values.ndim not in (1, 2) or len(values) != len(points) or not np.all(np.isfinite(values)):
+        raise ValueError(
+            f"`function` must return a finite value for each of {len(points)} points, or one for each point and "
+            f"channel. Received: function={function!r}, which returned values of the shape {values.shape}"
+        )
+    return values.reshape(len(points), -1)
+
+
 def boolean(name: str, value: Any) -> bool:
     """Returns `value`; raises a TypeError that names the argument if it is not a bool."""
     if not isinstance(value, bool):

@@ -1,8 +1,10 @@
 """CRReLU with a learned correction."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_actlab import ops
 from keras_actlab.layers.arguments import (
@@ -14,6 +16,7 @@ from keras_actlab.layers.arguments import (
     channels_along,
     check_is_no_tensor,
     check_keywords,
+    curve_values,
 )
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, along_axis, integer
@@ -102,6 +105,25 @@ class CRReLU(Replacement):
         if self.axis is None:
             return ops.crrelu(inputs, self.epsilon)
         return ops.crrelu(inputs, along_axis(self.epsilon, self.axis, len(inputs.shape)))
+
+    def set_curve(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Makes the layer the least-squares fit to `function` on [-4, 4].
+
+        `epsilon = sum((function(x) - max(0, x)) * g(x)) / sum(g(x)**2)` over evenly spaced points,
+        `g(x) = x * exp(-x**2 / 2)`.
+
+        Args:
+            function: Takes points, (n,), float64, and returns its values there, (n,), or (n, channels) for a function
+                of its own for each channel.
+
+        Raises:
+            ValueError: If the layer is not built, or the values have another shape or are not finite.
+        """
+        x = np.linspace(-4.0, 4.0, 801)
+        values = curve_values(self, function, x)
+        correction = (x * np.exp(-(x**2) / 2))[:, None]
+        fit = np.sum((values - np.maximum(x, 0)[:, None]) * correction, axis=0) / np.sum(correction**2)
+        self.epsilon.assign(np.mean(fit) if self.axis is None else np.broadcast_to(fit, self.epsilon.shape))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

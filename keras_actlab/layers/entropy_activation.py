@@ -171,7 +171,8 @@ class EntropyActivation(Replacement):
         """Makes the layer the piecewise linear interpolation of `function`; what is compiled stays so.
 
         Args:
-            function: Takes the knots, (num_knots,), float64, and returns the values at them.
+            function: Takes the knots, (num_knots,), float64, and returns the values at them, or (num_knots, channels),
+                of which the mean over the channels is taken.
             lower: The first knot; None for where it is.
             upper: The last knot; None for where it is.
 
@@ -190,7 +191,8 @@ class EntropyActivation(Replacement):
         )
         knots = _even(lower, upper, self.num_knots)
         with np.errstate(over="ignore"):
-            values = np.asarray(function(knots.astype("float64"))).astype("float32")
+            values = np.asarray(function(knots.astype("float64")))
+            values = (values.mean(axis=1) if values.ndim == 2 else values).astype("float32")
         if values.shape != knots.shape or not np.all(np.isfinite(values)):
             raise ValueError(
                 f"`function` must return {self.num_knots} finite values, in float32. Received: function={function!r}, "

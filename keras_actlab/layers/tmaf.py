@@ -1,6 +1,7 @@
 """Trainable matrix activation functions."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ from keras_actlab.layers.arguments import (
     channels_along,
     check_is_no_tensor,
     check_keywords,
+    curve_values,
 )
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.matrix_activation import check_thresholds
@@ -161,6 +163,36 @@ class TMAF(Replacement):
         inputs = keras.ops.cast(inputs, self.compute_dtype)
         width = self._mean_spacing() if self.train_thresholds else None
         return ops.matrix_activation(inputs, self.levels, self.thresholds, axis=self.axis, surrogate_width=width)
+
+    def set_curve(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Makes the layer the least-squares fit to `function` on [-4, 4], and one place beyond each threshold.
+
+        On the diagonal, the level of an interval becomes `sum(x * function(x)) / sum(x**2)` over evenly spaced points
+        in it; off the diagonal, levels become 0.
+
+        Args:
+            function: Takes points, (n,), float64, and returns its values there, (n,), or (n, channels) for a function
+                of its own for each channel.
+
+        Raises:
+            ValueError: If the layer is not built, or the values have another shape or are not finite.
+        """
+        values = curve_values(self, function, points := self._points())
+        levels = np.zeros(self.levels.shape)
+        interval = np.searchsorted(keras.ops.convert_to_numpy(self.thresholds), points)
+        for k in range(levels.shape[1]):
+            x, y = points[interval == k, None], values[interval == k]
+            fit = np.sum(x * y, axis=0) / np.maximum(np.sum(x**2, axis=0), 1e-12)
+            levels[levels.shape[0] // 2, k] = np.mean(fit) if self.shared else fit
+        self.levels.assign(levels)
+
+    def _points(self) -> np.ndarray:
+        """Evenly spaced points, at least a hundred in each interval."""
+        thresholds = keras.ops.convert_to_numpy(self.thresholds).astype("float64")
+        ends = np.concatenate([[min(-4.0, thresholds[0] - 1)], thresholds, [max(4.0, thresholds[-1] + 1)]])
+        return np.concatenate(
+            [np.linspace(low, high, 100 + int(50 * (high - low)))[1:] for low, high in itertools.pairwise(ends)]
+        )
 
     def _mean_spacing(self) -> float:
         spacings = np.diff(self.initial_thresholds)
