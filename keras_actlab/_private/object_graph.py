@@ -248,7 +248,7 @@ class _Duplication:
             if isinstance(x, Function):
                 self.very_last.append(lambda: _index_nodes(copied))
             if isinstance(x, keras.Model):
-                self.very_last.append(lambda: _uncompile(copied))
+                self.very_last.append(lambda: _uncompile(copied, x.compiled))
         else:
             self._fill_attributes(copied, x)
 
@@ -354,8 +354,8 @@ def _index_nodes(function: Function) -> None:
     )
 
 
-def _uncompile(model: keras.Model) -> None:
-    """Gives a copied model the attributes of one that is not compiled."""
+def _uncompile(model: keras.Model, was_compiled: bool) -> None:
+    """Gives a copied model the attributes of one that was just constructed."""
     attributes = vars(model)
     for name in ("_self_unconditional_checkpoint_dependencies", "_self_unconditional_dependency_names"):
         tracked = attributes.get(name)  # TensorFlow's own book-keeping of attributes
@@ -366,6 +366,8 @@ def _uncompile(model: keras.Model) -> None:
     Trainer.__init__(model)  # which sets nothing but this state
     if hasattr(type(model), "make_generate_function"):
         attributes["generate_function"] = None
+    if was_compiled and any(base.__module__ == "keras_hub.src.models.task" for base in type(model).__mro__):
+        model.compile()  # as the constructors of tasks do, in keras-hub 0.32
 
 
 def _is_backend_state(x: Any) -> bool:

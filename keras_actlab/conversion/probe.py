@@ -148,15 +148,15 @@ def _batch(model: keras.Model, size: int) -> Batch:
     """Random inputs for `model`, in which axes of unknown length have the length `size`."""
     rng = np.random.default_rng(0)
 
-    def array(tensor: keras.KerasTensor) -> np.ndarray:
+    def array(tensor: keras.KerasTensor) -> Any:
         shape = (tensor.shape[0] or 2, *(length or size for length in tensor.shape[1:]))
         if math.prod(shape) > MOST_NUMBERS:
             raise NoProbeError(f"a batch of the shape {shape} is too large to compare outputs on")
         name = str(tensor.name)
         if tensor.dtype == "bool" or "mask" in name:
-            return np.ones(shape, tensor.dtype)
+            return keras.ops.ones(shape, tensor.dtype)
         if "int" in tensor.dtype:
-            return rng.integers(0, 2, shape).astype(tensor.dtype)
+            return keras.ops.convert_to_tensor(rng.integers(0, 2, shape), dtype=tensor.dtype)
         if "float" in tensor.dtype:
             return keras.ops.convert_to_tensor(rng.standard_normal(shape), dtype=tensor.dtype)
         raise NoProbeError(f"its input {name!r} has the dtype {tensor.dtype}")

@@ -65,7 +65,7 @@ def rewrite(
     result, copies = duplicate(model)
     comparison, notes = _compare(model, result, own, copies) if check else (None, [])
     if model.compiled:
-        notes.append("The result is not compiled, and the state of the optimizer is not kept.")
+        notes.append("What `compile` set, and the state of the optimizer, are not kept: compile the result.")
     chosen = [
         replace(place, layer=copies[id(place.layer)], holder=copies[id(place.holder)], selected_by=selection)
         for place, selection in zip(own, selections, strict=True)
@@ -81,6 +81,9 @@ def rewrite(
             if not getattr(place.layer, "built", True):  # an operation is not built
                 raise Stays("it is not built")
             note = change(place)
+        except NotImplementedError:
+            reason = "it has no config"  # of which a change would have to be made
+            rows.append(Row(place.path, description, None, parameters, parameters, reason))
         except Stays as reason:
             rows.append(Row(place.path, description, None, parameters, parameters, str(reason)))
         else:
