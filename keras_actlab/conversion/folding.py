@@ -8,11 +8,12 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.conversion.geometric import COUNTERPARTS, is_positively_homogeneous, shared_arguments, to_float32
+from keras_actlab.conversion.geometric import COUNTERPARTS, shared_arguments, to_float32
 from keras_actlab.conversion.rewriting import Place, Stays, rewrite
 from keras_actlab.conversion.surgery import become, scope_of
 from keras_actlab.graph import calls, consumers, holder_counts, is_functional, is_output
-from keras_actlab.layers.gmp import GmP
+from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
+from keras_actlab.layers.weight_normalization import release
 
 PLAIN = {geometric: plain for plain, geometric in COUNTERPARTS.items()}
 
@@ -80,15 +81,20 @@ def _is_ours(place: Place) -> bool:
 def _fold_geometric(layer: GmP) -> str:
     scale = to_float32(layer.scale)
     direction = to_float32(layer.direction)
+    ones = np.ones_like(scale)
     if layer.scale_inside or layer.activation is keras.activations.linear:
-        inside, outside = scale, np.ones_like(scale)
+        inside, before, after = scale, ones, ones
     elif is_positively_homogeneous(layer.activation):
-        inside, outside = np.abs(scale), np.where(scale < 0, -1.0, 1.0)
+        sign = np.where(scale < 0, -1.0, 1.0)
+        inside, before, after = scale, sign, sign  # so that the plain kernel is `layer.kernel`
     else:
-        inside, outside = np.ones_like(scale), scale
+        inside, before, after = ones, ones, scale
     activation, note = layer.activation, ""
-    if np.any(outside != 1.0):
-        activation, note = _times(activation, outside, layer), "its activation ends with a multiplication by the scale"
+    if np.any(after != 1.0):
+        activation, note = (
+            _between(before, activation, after, layer),
+            "its activation ends with a multiplication by the scale",
+        )
     plain = PLAIN[type(layer)](**shared_arguments(layer), activation=activation)
     with scope_of(layer):
         plain.build_from_config(layer.get_build_config())
@@ -99,18 +105,23 @@ def _fold_geometric(layer: GmP) -> str:
     return note
 
 
-def _times(activation: Callable[..., Any], scale: np.ndarray, layer: GmP) -> keras.Sequential:
-    """The activation, and a multiplication of each channel, in plain Keras."""
+def _between(before: np.ndarray, activation: Callable[..., Any], after: np.ndarray, layer: GmP) -> keras.Sequential:
+    """`after * activation(before * z)` for each channel, in plain Keras."""
     if not isinstance(activation, keras.layers.Layer):
         activation = keras.layers.Activation(activation, dtype=layer.dtype_policy)
-    # Frozen, it does not normalize, but multiply, on any axis.
-    factor = keras.layers.BatchNormalization(
-        axis=layer.unit_axis, center=False, epsilon=0.0, trainable=False, dtype=layer.dtype_policy, name="scale"
-    )
     shape = layer.compute_output_shape(layer.get_build_config()["input_shape"])
-    product = keras.Sequential([keras.Input(batch_shape=shape), activation, factor], name="activation")
-    factor.gamma.assign(scale)
-    return product
+    result = keras.Sequential([keras.Input(batch_shape=shape)], name="activation")
+    for factor, name in ((before, "sign"), (None, ""), (after, "scale")):
+        if factor is None:
+            result.add(activation)
+        elif np.any(factor != 1.0):
+            # Frozen, it does not normalize, but multiply, on any axis.
+            times = keras.layers.BatchNormalization(
+                axis=layer.unit_axis, center=False, epsilon=0.0, trainable=False, dtype=layer.dtype_policy, name=name
+            )
+            result.add(times)
+            times.gamma.assign(factor)
+    return result
 
 
 def _fold_weight_normalized(layer: layers.WeightNormalization) -> str:
@@ -118,6 +129,7 @@ def _fold_weight_normalized(layer: layers.WeightNormalization) -> str:
         variable = getattr(layer.layer, name)
         variable.assign(kernel)
         variable._autocast = True  # as Keras made it, before the wrapper needed all its digits
+    release(layer.layer)
     become(layer, layer.layer)
     return ""
 

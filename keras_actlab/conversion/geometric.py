@@ -8,6 +8,7 @@ import numpy as np
 from keras_actlab import layers
 from keras_actlab.conversion.rewriting import Place, Stays, Where, rewrite
 from keras_actlab.conversion.surgery import become, move, scope_of
+from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
 
 COUNTERPARTS: dict[type, type] = {
     keras.layers.Dense: layers.GmPDense,
@@ -113,20 +114,9 @@ def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
     }
 
 
-def is_positively_homogeneous(activation: object) -> bool:
-    """Whether `activation(r * z) == r * activation(z)` for all r >= 0, as far as is known."""
-    match activation:
-        case keras.layers.ReLU():
-            return activation.max_value is None and activation.threshold == 0
-        case keras.layers.LeakyReLU() | keras.layers.PReLU():
-            return True
-        case keras.layers.Activation():
-            return is_positively_homogeneous(activation.activation)
-        case _:
-            return activation in (None, keras.activations.linear, keras.activations.relu, keras.activations.leaky_relu)
-
-
 def _has_kernel(place: Place) -> bool:
+    if isinstance(place.layer, GmP | layers.WeightNormalization):
+        return False  # it computes its kernel
     return hasattr(place.layer, "kernel") or hasattr(place.layer, "depthwise_kernel")
 
 
@@ -167,7 +157,10 @@ def _to_geometric(place: Place) -> str:
         scale_regularizer=layer.kernel_regularizer if _is_norm_only(layer.kernel_regularizer) else None,
     )
     with scope_of(layer):
-        new.build_from_config(layer.get_build_config())
+        try:
+            new.build_from_config(layer.get_build_config())
+        except ValueError as error:
+            raise Stays(f"it does not say which input it was built for: {error}") from error
     if new.angles is None:
         new.sign.assign(np.where(rows[0] < 0, -1.0, 1.0))
     else:

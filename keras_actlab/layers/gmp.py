@@ -1,7 +1,7 @@
 """The geometric parameterization, for any layer whose units are affine maps."""
 
 import math
-from typing import Any
+from typing import Any, NoReturn, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -9,37 +9,67 @@ import numpy as np
 from keras_actlab import ops
 from keras_actlab.initializers import UniformSphereAngles
 from keras_actlab.layers.arguments import Activation, Constraint, Initializer, Regularizer, Shape, boolean
+from keras_actlab.layers.kernels import from_columns, to_columns
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, along_axis, concrete
 
 
-class GmP(Replacement):
-    """`z = scale * activation(direction . x + radius)`: what `GmPDense` and the `GmPConv` layers share.
+class BaseArguments(TypedDict, total=False):
+    """The arguments of every Keras layer."""
 
-    A subclass says how many `units` there are, on which axis of the output they lie (`unit_axis`), which shape the
-    kernel and the output have for an input (`kernel_shape`, `compute_output_shape`), and how the kernel acts on it
-    (`apply_kernel`).
+    name: str | None
+    dtype: Any
+    trainable: bool
+    autocast: bool
+    activity_regularizer: Regularizer
+
+
+class GeometricArguments(BaseArguments, total=False):
+    """The arguments by name that every geometric layer has."""
+
+    scale_inside: bool
+    kernel_initializer: Initializer
+    angles_initializer: Initializer
+    angles_regularizer: Regularizer
+    angles_constraint: Constraint
+    radius_initializer: Initializer
+    radius_regularizer: Regularizer
+    radius_constraint: Constraint
+    scale_initializer: Initializer
+    scale_regularizer: Regularizer
+    scale_constraint: Constraint
+
+
+class GmP(Replacement):
+    """`z = scale * activation(direction . x + radius)`: what all geometric layers share.
+
+    The kernel may have any rank. Its `unit_axes` count the units, in their order; the other axes, in theirs, hold the
+    weights of one unit (its fan-in). A subclass says which layer of Keras it is the counterpart of (`plain`), which
+    shape the kernel and the output have for an input (`kernel_shape`, `compute_output_shape`), how the kernel acts on
+    the input (`apply_kernel`), and along which axis of the output the units lie (`unit_axis`, or `along_units`).
     """
 
+    plain: type[keras.layers.Layer]
+    unit_axes: tuple[int, ...] = (-1,)
     unit_axis: int = -1
 
     def __init__(
         self,
-        units: int,
-        activation: Activation,
-        use_bias: bool,
-        scale_inside: bool,
-        kernel_initializer: Initializer,
-        angles_initializer: Initializer,
-        angles_regularizer: Regularizer,
-        angles_constraint: Constraint,
-        radius_initializer: Initializer,
-        radius_regularizer: Regularizer,
-        radius_constraint: Constraint,
-        scale_initializer: Initializer,
-        scale_regularizer: Regularizer,
-        scale_constraint: Constraint,
-        **kwargs: Any,
+        activation: Activation = None,
+        use_bias: bool = True,
+        *,
+        scale_inside: bool = False,
+        kernel_initializer: Initializer = None,
+        angles_initializer: Initializer = None,
+        angles_regularizer: Regularizer = None,
+        angles_constraint: Constraint = None,
+        radius_initializer: Initializer = "zeros",
+        radius_regularizer: Regularizer = None,
+        radius_constraint: Constraint = None,
+        scale_initializer: Initializer = None,
+        scale_regularizer: Regularizer = None,
+        scale_constraint: Constraint = None,
+        **kwargs: Unpack[BaseArguments],
     ) -> None:
         super().__init__(**kwargs)
         if kernel_initializer is not None and (angles_initializer is not None or scale_initializer is not None):
@@ -48,7 +78,6 @@ class GmP(Replacement):
                 f"`scale_initializer` must be None beside it. Received: kernel_initializer={kernel_initializer}, "
                 f"angles_initializer={angles_initializer}, scale_initializer={scale_initializer}"
             )
-        self.units = units
         self.angles = self.sign = self.radius = self.scale = None  # variables from `build` on
         self.activation = keras.activations.get(activation)
         self.use_bias = boolean("use_bias", use_bias)
@@ -65,51 +94,60 @@ class GmP(Replacement):
         self.scale_constraint = keras.constraints.get(scale_constraint)
 
     def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
-        """Returns the shape of the plain layer's kernel, the units last; raises where the input does not fit."""
+        """Returns the shape of the plain layer's kernel. Raises ValueError if the input does not fit."""
         raise NotImplementedError
 
     def apply_kernel(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         """Returns what the plain layer would, without bias and activation."""
         raise NotImplementedError
 
+    def along_units(self, vector: Tensor, rank: int) -> Tensor:
+        """Reshapes `vector`, (units,), so that it broadcasts with an output that has `rank` axes."""
+        return along_axis(vector, self.unit_axis, rank)
+
     def build(self, input_shape: Shape) -> None:
         self._kernel_shape = self.kernel_shape(input_shape)
-        fan_in = math.prod(self._kernel_shape[:-1])
-        angles, scale, sign = self._starting_values(fan_in)
-        # Not autocast: the direction is computed in float32 and cast once, whatever the policy.
+        units = math.prod(self._kernel_shape[axis] for axis in self.unit_axes)
+        fan_in = math.prod(self._kernel_shape) // units
+        angles, scale, sign = self._starting_values()
         if fan_in > 1:
-            self.angles = self.add_weight(
-                name="angles",
-                shape=(fan_in - 1, self.units),
-                initializer=angles,
-                regularizer=self.angles_regularizer,
-                constraint=self.angles_constraint,
-                autocast=False,
-            )
+            self.angles = self._add_geometric("angles", (fan_in - 1, units), angles)
         else:
             self.sign = self.add_weight(
-                name="sign", shape=(self.units,), initializer=sign, trainable=False, autocast=False
+                name="sign",
+                shape=(units,),
+                initializer=sign,
+                trainable=False,
+                autocast=False,
+                dtype=self._geometric_dtype,
             )
-        if self.use_bias:
-            self.radius = self.add_weight(
-                name="radius",
-                shape=(self.units,),
-                initializer=self.radius_initializer,
-                regularizer=self.radius_regularizer,
-                constraint=self.radius_constraint,
-            )
-        self.scale = self.add_weight(
-            name="scale",
-            shape=(self.units,),
-            initializer=scale,
-            regularizer=self.scale_regularizer,
-            constraint=self.scale_constraint,
-        )
+        self._add_bias(units)
+        self.scale = self._add_geometric("scale", (units,), scale)
         # A layer that the caller built, or shares, stays as it is.
         if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
             self.activation.build(self.compute_output_shape(input_shape))
 
-    def _starting_values(self, fan_in: int) -> tuple[Initializer, Initializer, Initializer]:
+    def _add_bias(self, units: int) -> None:
+        if self.use_bias:
+            self.radius = self._add_geometric("radius", (units,), self.radius_initializer)
+
+    @property
+    def _geometric_dtype(self) -> str:
+        """Float32 or wider, whatever the dtype of variables: a kernel is a product of thousands of sines of angles."""
+        return keras.backend.result_type(self.variable_dtype, "float32")
+
+    def _add_geometric(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer=initializer,
+            regularizer=getattr(self, f"{name}_regularizer"),
+            constraint=getattr(self, f"{name}_constraint"),
+            autocast=False,  # the kernel is cast once it is computed
+            dtype=self._geometric_dtype,
+        )
+
+    def _starting_values(self) -> tuple[Initializer, Initializer, Initializer]:
         """Returns the initializers of angles, scale and, for a fan-in of 1, sign."""
         initializer = self.kernel_initializer or keras.initializers.RandomNormal(stddev=1.0)
         drawn: list[np.ndarray] = []
@@ -118,11 +156,11 @@ class GmP(Replacement):
             """One draw, from which angles and scale start; placeholders, as long as a backend only traces."""
             if drawn:
                 return keras.ops.convert_to_tensor(drawn[0])
-            rows = keras.ops.reshape(initializer(self._kernel_shape, dtype="float32"), (fan_in, self.units))
-            values = concrete(rows)
+            columns = to_columns(initializer(self._kernel_shape, dtype="float32"), self.unit_axes)
+            values = concrete(columns)
             if values is not None:
                 drawn.append(values)
-            return rows
+            return columns
 
         def angles(shape: Shape, dtype: str) -> Tensor:
             return keras.ops.cast(ops.direction_to_angles(kernel()), dtype)
@@ -140,11 +178,51 @@ class GmP(Replacement):
     @property
     def direction(self) -> Tensor:
         """The unit vectors u(angles) as a kernel, in the shape of the Keras counterpart's; float32 or wider."""
+        return from_columns(self._columns("direction"), self._kernel_shape, self.unit_axes)
+
+    def _columns(self, wanted: str) -> Tensor:
+        """The unit vectors, (fan_in, units)."""
         if not self.built:
             # Not an AttributeError, which PyTorch's attribute look-up would replace with one of its own.
-            raise ValueError(f"Layer {self.name!r} has no `direction` before it is built.")
-        rows = self.sign if self.angles is None else ops.angles_to_direction(self.angles)
-        return keras.ops.reshape(rows, self._kernel_shape)
+            raise ValueError(f"Layer {self.name!r} has no `{wanted}` before it is built.")
+        if self.angles is None:
+            return keras.ops.reshape(self.sign, (1, -1))
+        return ops.angles_to_direction(self.angles)
+
+    @property
+    def kernel(self) -> Tensor:
+        """`scale * direction`, the kernel of the plain layer that `fold` gives, in the compute dtype; read-only.
+
+        With the scale outside an activation there is one only if that is positively homogeneous, such as ReLU. A unit
+        with a negative scale then puts out `-activation(-(kernel . x + bias))`.
+        """
+        self._check_plain("kernel")
+        return keras.ops.cast(self._scaled_kernel(), self.compute_dtype)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """`scale * radius`, which goes with `kernel`, in the shape of the plain layer's; None without a radius."""
+        if not self.use_bias:
+            return None
+        self._check_plain("bias")
+        return keras.ops.cast(self._scaled_bias(), self.compute_dtype)
+
+    def _check_plain(self, wanted: str) -> None:
+        if not (self.scale_inside or is_positively_homogeneous(self.activation)):
+            raise ValueError(
+                f"Layer {self.name!r} has no `{wanted}`, because its scale multiplies the output of an activation that "
+                "is not positively homogeneous, so no plain layer with this activation computes the same. Give the "
+                f"layer scale_inside=True, or read `direction`, `radius` and `scale`. Received: {self.activation}"
+            )
+
+    def _scaled_kernel(self) -> Tensor:
+        columns = self._columns("kernel")
+        return from_columns(columns * keras.ops.convert_to_tensor(self.scale), self._kernel_shape, self.unit_axes)
+
+    def _scaled_bias(self) -> Tensor:
+        if not self.built:
+            raise ValueError(f"Layer {self.name!r} has no `bias` before it is built.")
+        return keras.ops.convert_to_tensor(self.radius) * self.scale
 
     def preactivation(self, inputs: Tensor) -> Tensor:
         """Returns what goes into the activation: `direction . x + radius`, times the scale if that is inside.
@@ -158,20 +236,40 @@ class GmP(Replacement):
         Raises:
             ValueError: If the layer is not built.
         """
-        inputs, direction = (keras.ops.cast(x, self.compute_dtype) for x in (inputs, self.direction))
-        outputs = self.apply_kernel(inputs, direction)
+        return self._affine(inputs, self.scale_inside)
+
+    def _affine(self, inputs: Tensor, scaled: bool) -> Tensor:
+        # The scale multiplies in float32, so that a kernel of half precision is rounded once.
+        kernel = self._scaled_kernel() if scaled else self.direction
+        outputs = self.apply_kernel(*(keras.ops.cast(x, self.compute_dtype) for x in (inputs, kernel)))
         if self.use_bias:
-            outputs = outputs + self._along_units(self.radius, outputs)
-        return outputs * self._along_units(self.scale, outputs) if self.scale_inside else outputs
+            bias = self._scaled_bias() if scaled else self.radius
+            outputs = outputs + self._broadcast(bias, outputs)
+        return outputs
 
     def call(self, inputs: Tensor) -> Tensor:
+        if self.activation is keras.activations.linear:
+            return self._affine(inputs, scaled=True)
         # An activation that is a layer may have a dtype policy of its own.
         outputs = keras.ops.cast(self.activation(self.preactivation(inputs)), self.compute_dtype)
-        return outputs if self.scale_inside else outputs * self._along_units(self.scale, outputs)
+        return outputs if self.scale_inside else outputs * self._broadcast(self.scale, outputs)
 
-    def _along_units(self, vector: Tensor, outputs: Tensor) -> Tensor:
-        # Keras casts variables itself within a call only.
-        return along_axis(keras.ops.cast(vector, self.compute_dtype), self.unit_axis, len(outputs.shape))
+    def _broadcast(self, vector: Tensor, outputs: Tensor) -> Tensor:
+        return self.along_units(keras.ops.cast(vector, self.compute_dtype), len(outputs.shape))
+
+    def quantize(self, mode: Any = None, **kwargs: Any) -> NoReturn:
+        """Raises NotImplementedError, which `keras.Model.quantize` turns into a warning about this layer."""
+        raise NotImplementedError(
+            f"Layer {self.name!r} of type {type(self).__name__} computes its kernel, so it cannot be quantized. Turn "
+            f"it into a plain layer with `keras_actlab.fold(model)` first. Received: mode={mode!r}"
+        )
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises NotImplementedError."""
+        raise NotImplementedError(
+            f"Layer {self.name!r} of type {type(self).__name__} computes its kernel, so it cannot have LoRA. Turn it "
+            "into a plain layer with `keras_actlab.fold(model)` first."
+        )
 
     def get_config(self) -> dict[str, Any]:
         activation = keras.activations.serialize(self.activation)
@@ -194,3 +292,16 @@ class GmP(Replacement):
             "scale_regularizer": keras.regularizers.serialize(self.scale_regularizer),
             "scale_constraint": keras.constraints.serialize(self.scale_constraint),
         }
+
+
+def is_positively_homogeneous(activation: object) -> bool:
+    """Whether `activation(r * z) == r * activation(z)` for all r >= 0, as far as is known."""
+    match activation:
+        case keras.layers.ReLU():
+            return activation.max_value is None and activation.threshold == 0
+        case keras.layers.LeakyReLU() | keras.layers.PReLU():
+            return True
+        case keras.layers.Activation():
+            return is_positively_homogeneous(activation.activation)
+        case _:
+            return activation in (None, keras.activations.linear, keras.activations.relu, keras.activations.leaky_relu)

@@ -1,13 +1,13 @@
 """The geometric counterparts of Conv1D, Conv2D and Conv3D."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 from keras import ops
 
-from keras_actlab.layers.arguments import Activation, Constraint, Initializer, Regularizer, Shape, positive_integer
-from keras_actlab.layers.gmp import GmP
+from keras_actlab.layers.arguments import Activation, Shape, positive_integer
+from keras_actlab.layers.gmp import GeometricArguments, GmP
 from keras_actlab.ops.tensor import Tensor
 
 
@@ -46,40 +46,10 @@ class GmPConv(GmP):
         groups: int = 1,
         activation: Activation = None,
         use_bias: bool = True,
-        *,
-        scale_inside: bool = False,
-        kernel_initializer: Initializer = None,
-        angles_initializer: Initializer = None,
-        angles_regularizer: Regularizer = None,
-        angles_constraint: Constraint = None,
-        radius_initializer: Initializer = "zeros",
-        radius_regularizer: Regularizer = None,
-        radius_constraint: Constraint = None,
-        scale_initializer: Initializer = None,
-        scale_regularizer: Regularizer = None,
-        scale_constraint: Constraint = None,
-        activity_regularizer: Regularizer = None,
-        **kwargs: Any,
+        **kwargs: Unpack[GeometricArguments],
     ) -> None:
-        super().__init__(
-            units=positive_integer("filters", filters),
-            activation=activation,
-            use_bias=use_bias,
-            scale_inside=scale_inside,
-            kernel_initializer=kernel_initializer,
-            angles_initializer=angles_initializer,
-            angles_regularizer=angles_regularizer,
-            angles_constraint=angles_constraint,
-            radius_initializer=radius_initializer,
-            radius_regularizer=radius_regularizer,
-            radius_constraint=radius_constraint,
-            scale_initializer=scale_initializer,
-            scale_regularizer=scale_regularizer,
-            scale_constraint=scale_constraint,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
-        self.filters = self.units
+        super().__init__(activation, use_bias, **kwargs)
+        self.filters = self.units = positive_integer("filters", filters)
         self.kernel_size = self._one_per_axis("kernel_size", kernel_size)
         self.strides = self._one_per_axis("strides", strides)
         self.dilation_rate = self._one_per_axis("dilation_rate", dilation_rate)
@@ -223,6 +193,7 @@ class GmPConv1D(GmPConv):
     """
 
     rank = 1
+    plain = keras.layers.Conv1D
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -294,6 +265,7 @@ class GmPConv2D(GmPConv):
     """
 
     rank = 2
+    plain = keras.layers.Conv2D
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -365,3 +337,4 @@ class GmPConv3D(GmPConv):
     """
 
     rank = 3
+    plain = keras.layers.Conv3D

@@ -1,11 +1,11 @@
 """The geometric counterpart of Dense."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 
-from keras_actlab.layers.arguments import Activation, Constraint, Initializer, Regularizer, Shape, positive_integer
-from keras_actlab.layers.gmp import GmP
+from keras_actlab.layers.arguments import Activation, Shape, positive_integer
+from keras_actlab.layers.gmp import GeometricArguments, GmP
 from keras_actlab.ops.tensor import Tensor
 
 
@@ -72,48 +72,22 @@ class GmPDense(GmP):
       Parameterization for ReLU Networks".
     """
 
+    plain = keras.layers.Dense
+
     def __init__(
         self,
         units: int,
         activation: Activation = None,
         use_bias: bool = True,
-        *,
-        scale_inside: bool = False,
-        kernel_initializer: Initializer = None,
-        angles_initializer: Initializer = None,
-        angles_regularizer: Regularizer = None,
-        angles_constraint: Constraint = None,
-        radius_initializer: Initializer = "zeros",
-        radius_regularizer: Regularizer = None,
-        radius_constraint: Constraint = None,
-        scale_initializer: Initializer = None,
-        scale_regularizer: Regularizer = None,
-        scale_constraint: Constraint = None,
-        activity_regularizer: Regularizer = None,
-        **kwargs: Any,
+        **kwargs: Unpack[GeometricArguments],
     ) -> None:
-        super().__init__(
-            units=positive_integer("units", units),
-            activation=activation,
-            use_bias=use_bias,
-            scale_inside=scale_inside,
-            kernel_initializer=kernel_initializer,
-            angles_initializer=angles_initializer,
-            angles_regularizer=angles_regularizer,
-            angles_constraint=angles_constraint,
-            radius_initializer=radius_initializer,
-            radius_regularizer=radius_regularizer,
-            radius_constraint=radius_constraint,
-            scale_initializer=scale_initializer,
-            scale_regularizer=scale_regularizer,
-            scale_constraint=scale_constraint,
-            activity_regularizer=activity_regularizer,
-            **kwargs,
-        )
+        super().__init__(activation, use_bias, **kwargs)
+        self.units = positive_integer("units", units)
         self.supports_masking = True
 
     def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
-        if len(input_shape) < 2 or input_shape[-1] is None:
+        # Like Dense, it builds from a shape without the batch axis: layers of keras-hub give no more.
+        if not input_shape or input_shape[-1] is None:
             raise ValueError(
                 f"The input must have rank 2 or more and a known last axis. Received: input_shape={tuple(input_shape)}"
             )

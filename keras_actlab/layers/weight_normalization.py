@@ -1,7 +1,7 @@
 """Weight normalization, for any Keras layer with a kernel."""
 
 import math
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import keras
 
@@ -72,6 +72,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         _check_layer(layer)
         super().__init__(layer, **{"dtype": layer.dtype_policy, "trainable": layer.trainable} | kwargs)
         self.supports_masking = layer.supports_masking
+        refuse(layer)
         # Rematerialization (`keras.RematScope`) of the layer alone would compute it once more, in the backward pass,
         # with v in place of the kernel. The wrapper has a mode of its own, which covers the layer too.
         layer._remat_mode = None
@@ -109,6 +110,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
             shape=tuple(v.shape[axis] for axis in unit_axes),
             initializer=norm_of_v,
             autocast=False,
+            dtype=keras.backend.result_type(self.variable_dtype, "float32"),
         )
 
     def normalized_kernels(self) -> dict[str, Tensor]:
@@ -147,6 +149,31 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
             self.add_loss(loss)
         # The wrapped layer, and an activation that is a layer, may have dtype policies of their own.
         return keras.ops.cast(outputs, self.compute_dtype)
+
+    @property
+    def kernel(self) -> Tensor:
+        """The normalized kernel in the compute dtype, for a layer that has one under this name; read-only."""
+        # Not an AttributeError, which PyTorch's attribute look-up would replace with one of its own.
+        kernels = self.normalized_kernels()
+        if "kernel" not in kernels:
+            raise ValueError(
+                f"{type(self.layer).__name__} {self.layer.name!r} has no `kernel`. Read `normalized_kernels()`, which "
+                f"has: {list(kernels)}"
+            )
+        return keras.ops.cast(kernels["kernel"], self.layer.compute_dtype)
+
+    @property
+    def bias(self) -> keras.Variable | None:
+        """The wrapped layer's bias."""
+        return getattr(self.layer, "bias", None)
+
+    def quantize(self, mode: Any = None, **kwargs: Any) -> NoReturn:
+        """Raises NotImplementedError."""
+        _refusal()
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises NotImplementedError."""
+        _refusal()
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
         return self.layer.compute_mask(inputs, previous_mask)
@@ -205,6 +232,26 @@ class _Substitution(keras.StatelessScope):
             super().add_loss(loss)
         else:
             self.original_scope.add_loss(loss)
+
+
+def refuse(layer: keras.Layer) -> None:
+    """Makes `layer` refuse to be quantized or given LoRA, which would replace the kernel that its wrapper computes."""
+    # Both are looked up on the layer, the first by Keras' wrapper of `quantize` before it does anything.
+    vars(layer)["_check_quantize_args"] = vars(layer)["enable_lora"] = _refusal
+
+
+def release(layer: keras.Layer) -> None:
+    """Undoes `refuse`, for a layer that leaves its wrapper."""
+    for name in ("_check_quantize_args", "enable_lora"):
+        vars(layer).pop(name, None)
+
+
+def _refusal(*args: Any, **kwargs: Any) -> NoReturn:
+    # Keras' Model.quantize turns this type of error into a warning, and goes on with the other layers.
+    raise NotImplementedError(
+        "WeightNormalization computes the kernel of the layer that it wraps, so that layer can neither be quantized "
+        "nor given LoRA. Turn it into a plain layer with `keras_actlab.fold(model)` first."
+    )
 
 
 def _check_layer(layer: keras.Layer) -> None:

@@ -96,7 +96,8 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
 def _to_direction(angles: Tensor) -> Tensor:
     sines, cosines = sines_and_cosines(angles)
     cosines = ops.concatenate([cosines, ops.ones_like(angles[:1, :])], axis=0)
-    return _products_before(sines, angles.shape[0] + 1) * cosines
+    # PyTorch's export traces sizes as tensors, for which the arithmetic on rows below would come out differently.
+    return _products_before(sines, int(angles.shape[0]) + 1) * cosines
 
 
 @compiled
@@ -131,9 +132,9 @@ def _products_before(x: Tensor, rows: int) -> Tensor:
     if rows == 1:
         return ops.ones_like(x[:1, :])
     blocks = -(-rows // 3)
-    missing = 3 * blocks - x.shape[0]
+    missing = 3 * blocks - int(x.shape[0])
     if missing > 0:
-        x = ops.concatenate([x, ops.ones((missing, x.shape[1]), x.dtype)], axis=0)
+        x = ops.pad(x, [[0, missing], [0, 0]], constant_values=1.0)
     x, y, z = ops.unstack(ops.reshape(x[: 3 * blocks, :], (blocks, 3, -1)), 3, axis=1)
     first = _products_before(x * y * z, blocks)
     second = first * x

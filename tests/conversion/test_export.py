@@ -1,5 +1,8 @@
 """What exports from which backend to which format, verified by running the file with the format's own runtime."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import keras_actlab
 from keras_actlab import layers
 from keras_actlab.conversion import to_weight_normalization
 from tests.backends import numpy
+from tests.conversion import dynamic_batch
 from tests.conversion.families import vit_backbone
 
 BACKEND = keras.backend.backend()
@@ -94,3 +98,12 @@ def test_the_file_computes_the_same(tmp_path, name, export_format):
     signature = [keras.InputSpec(shape=x.shape, dtype="float32")]
     model.export(path, format=export_format, verbose=False, input_signature=signature)
     np.testing.assert_allclose(run(path, export_format, x), expected, atol=1e-5 * max(1, np.abs(expected).max()))
+
+
+def test_a_batch_of_any_size(tmp_path):
+    """In a process of its own: an exporter that divides by 0 in C++ ends the process."""
+    pytest.importorskip(REQUIRES[BACKEND])
+    finished = subprocess.run(
+        [sys.executable, "-m", dynamic_batch.__name__, str(tmp_path)], capture_output=True, text=True
+    )
+    assert finished.returncode == 0, f"exit status {finished.returncode}: {finished.stdout}{finished.stderr}"

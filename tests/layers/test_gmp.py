@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -274,3 +276,90 @@ def test_the_boundary_does_not_depend_on_the_scale():
     for scale in (1.0, 100.0):
         layer.scale.assign([scale, scale])
         np.testing.assert_allclose(np.diag(numpy(layer(location.T))), 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(("activation", "scale_inside"), [(None, False), ("relu", False), ("tanh", True)])
+def test_kernel_and_bias_are_those_of_the_plain_layer(pair, activation, scale_inside):
+    geometric, plain, arguments, shape = PAIRS[pair]
+    layer, twin = geometric(**arguments, activation=activation, scale_inside=scale_inside), plain(**arguments)
+    layer.build(shape)
+    twin.build(shape)
+    rng = np.random.default_rng(0)
+    layer.scale.assign(rng.uniform(0.5, 2.0, layer.scale.shape))
+    layer.radius.assign(rng.standard_normal(layer.radius.shape))
+    twin.kernel.assign(layer.kernel)
+    twin.bias.assign(layer.bias)
+    twin.activation = keras.activations.get(activation)
+    x = rng.standard_normal(shape).astype("float32")
+    np.testing.assert_allclose(numpy(layer(x)), numpy(twin(x)), atol=1e-5)
+
+
+def test_a_kernel_that_no_plain_layer_has():
+    layer = GmPDense(3, activation="tanh", name="hidden")
+    with pytest.raises(ValueError, match="before it is built"):
+        _ = GmPDense(3).kernel
+    layer.build((None, 4))
+    for name in ("kernel", "bias"):
+        with pytest.raises(ValueError, match=f"'hidden' has no `{name}`, because its scale multiplies .* scale_inside"):
+            getattr(layer, name)
+    assert GmPDense(3, use_bias=False).bias is None
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_parameters_are_wide_whatever_the_dtype_of_variables(dtype):
+    layer = GmPDense(8, kernel_initializer="glorot_uniform", dtype=dtype)
+    layer.build((None, 2048))
+    assert {variable.dtype for variable in layer.weights} == {"float32"}
+    assert keras.backend.standardize_dtype(layer(np.ones((1, 2048))).dtype) == dtype
+    # One rounding of the kernel that it started from.
+    layer = GmPDense(8, kernel_initializer=keras.initializers.GlorotUniform(seed=3), dtype=dtype)
+    layer.build((None, 2048))
+    kernel = numpy(keras.initializers.GlorotUniform(seed=3)((2048, 8)))
+    found = numpy(keras.ops.cast(layer.kernel, "float32"))
+    step = {"bfloat16": 2**-8, "float16": 2**-11}[dtype]
+    np.testing.assert_allclose(found, kernel, rtol=1.1 * step, atol=1e-5 * np.abs(kernel).max())
+
+
+def test_half_precision_files_of_older_versions(tmp_path, monkeypatch):
+    """0.1 kept angles, radius and scale in the dtype of variables."""
+    model = keras.Sequential([keras.Input((6,)), GmPDense(4, activation="relu", dtype="bfloat16")])
+    x = np.random.default_rng(0).standard_normal((3, 6)).astype("float32")
+    old = [keras.Variable(weight, dtype="bfloat16") for weight in model.weights]
+
+    def save(self, store):
+        for index, variable in enumerate(old):
+            store[str(index)] = variable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GmPDense, "save_own_variables", save)
+        model.save_weights(tmp_path / "old.weights.h5")
+    model.load_weights(tmp_path / "old.weights.h5")
+    for weight, value in zip(model.weights, old, strict=True):
+        assert weight.dtype == "float32"
+        np.testing.assert_array_equal(numpy(weight), numpy(keras.ops.cast(value, "float32")))
+    assert np.all(np.isfinite(numpy(keras.ops.cast(model(x), "float32"))))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_an_empty_batch(pair):
+    geometric, _, arguments, shape = PAIRS[pair]
+    layer = geometric(**arguments, activation="relu")
+    expected = layer(np.zeros(shape, "float32")).shape
+    assert tuple(layer(np.zeros((0, *shape[1:]), "float32")).shape) == (0, *expected[1:])
+
+
+def test_fold_first():
+    model = keras.Sequential([keras.Input((4,)), GmPDense(8, "relu"), keras.layers.Dense(2)])
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype("float32")
+    before = numpy(model(x))
+    for call in (lambda layer: layer.quantize("int8"), lambda layer: layer.enable_lora(2)):
+        with pytest.raises(NotImplementedError, match=r"GmPDense computes .* `keras_actlab.fold\(model\)` first"):
+            call(model.layers[0])
+    np.testing.assert_array_equal(numpy(model(x)), before)
+    with warnings.catch_warnings(record=True) as warned:  # of the input, too
+        warnings.simplefilter("always")
+        model.quantize("int8")
+    assert any("`keras_actlab.fold(model)` first" in str(one.message) for one in warned)
+    assert model.layers[1].quantization_mode == "int8"
+    np.testing.assert_allclose(numpy(model(x)), before, atol=0.05)

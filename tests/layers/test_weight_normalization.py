@@ -1,7 +1,10 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
 
+import keras_actlab
 from keras_actlab.layers import CRReLU, MeanOnlyBatchNormalization, WeightNormalization
 from tests.backends import finite_differences, layer_gradients, numpy
 
@@ -397,16 +400,50 @@ def test_a_quantized_or_adapted_layer(layer):
         WeightNormalization(keras.layers.Dense(3, **layer))
 
 
-def test_quantized_or_adapted_afterwards():
-    adapted, quantized = (WeightNormalization(keras.layers.Dense(4)) for _ in range(2))
-    x = data(2, 4)
-    adapted(x)
-    adapted.layer.enable_lora(2)
-    quantized(x)
-    quantized.layer.quantize("int8")
-    for wrapper in (adapted, quantized):
-        with pytest.raises(ValueError, match="`layer` must neither be quantized nor have LoRA"):
-            wrapper(x)
+def test_fold_first():
+    model = keras.Sequential([keras.Input((4,)), WeightNormalization(keras.layers.Dense(8)), keras.layers.Dense(2)])
+    x = data(5, 4)
+    before = numpy(model(x))
+    wrapper = model.layers[0]
+    for layer in (wrapper, wrapper.layer):
+        for call in (lambda layer: layer.quantize("int8"), lambda layer: layer.enable_lora(2)):
+            with pytest.raises(NotImplementedError, match=r"`keras_actlab.fold\(model\)` first"):
+                call(layer)
+    np.testing.assert_array_equal(numpy(model(x)), before)
+    with warnings.catch_warnings(record=True) as warned:  # of the input, too
+        warnings.simplefilter("always")
+        model.quantize("int8")
+    assert any("`keras_actlab.fold(model)` first" in str(one.message) for one in warned)
+    assert (wrapper.layer.quantization_mode, model.layers[1].quantization_mode) == (None, "int8")
+    np.testing.assert_allclose(numpy(model(x)), before, atol=0.05)
+    folded = keras_actlab.fold(model)
+    folded.layers[0].quantize("int8")
+    np.testing.assert_allclose(numpy(folded(x)), before, atol=0.05)
+
+
+def test_kernel_and_bias_for_others_to_read():
+    wrapper = WeightNormalization(keras.layers.Dense(3, dtype="mixed_bfloat16"))
+    wrapper.build((None, 4))
+    wrapper.scale.assign([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(
+        numpy(keras.ops.cast(wrapper.kernel, "float32")), numpy(wrapper.normalized_kernels()["kernel"]), rtol=2**-8
+    )
+    assert keras.backend.standardize_dtype(wrapper.kernel.dtype) == "bfloat16"
+    assert wrapper.bias is wrapper.layer.bias
+    separable = WeightNormalization(keras.layers.SeparableConv1D(3, 2))
+    separable.build((None, 6, 4))
+    with pytest.raises(ValueError, match=r"no `kernel`. Read `normalized_kernels\(\)`"):
+        _ = separable.kernel
+
+
+def test_the_scale_of_a_half_precision_layer_is_wide():
+    wrapper = WeightNormalization(keras.layers.Dense(3, dtype="bfloat16"))
+    wrapper.build((None, 50))
+    assert wrapper.scale.dtype == "float32"
+    assert wrapper.layer.kernel.dtype == "bfloat16"
+    np.testing.assert_array_equal(
+        numpy(keras.ops.cast(wrapper.kernel, "float32")), numpy(keras.ops.cast(wrapper.layer.kernel, "float32"))
+    )
 
 
 def test_kernels_before_they_exist():

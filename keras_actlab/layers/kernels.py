@@ -1,0 +1,30 @@
+"""Kernels of any rank as matrices with one column for each unit."""
+
+import math
+
+import keras
+
+from keras_actlab.ops.tensor import Tensor
+
+
+def to_columns(kernel: Tensor, unit_axes: tuple[int, ...]) -> Tensor:
+    """Returns `kernel` as (fan_in, units): the unit axes in their order, the others in the kernel's own order."""
+    units = math.prod(kernel.shape[axis] for axis in unit_axes)
+    return keras.ops.reshape(keras.ops.moveaxis(kernel, unit_axes, _last(unit_axes)), (-1, units))
+
+
+def from_columns(columns: Tensor, shape: tuple[int, ...], unit_axes: tuple[int, ...]) -> Tensor:
+    """Returns the kernel of the given shape whose `to_columns` is `columns`."""
+    units = tuple(shape[axis] for axis in unit_axes)
+    moved = tuple(shape[axis] for axis in fan_in_axes(len(shape), unit_axes)) + units
+    return keras.ops.moveaxis(keras.ops.reshape(columns, moved), _last(unit_axes), unit_axes)
+
+
+def fan_in_axes(rank: int, unit_axes: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the axes of a kernel along which the weights of one unit lie: all that are not the units'."""
+    units = [axis % rank for axis in unit_axes]
+    return tuple(axis for axis in range(rank) if axis not in units)
+
+
+def _last(unit_axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(range(-len(unit_axes), 0))

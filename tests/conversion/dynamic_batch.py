@@ -1,0 +1,46 @@
+"""Exports models for a batch of any size: `python -m tests.conversion.dynamic_batch FOLDER`.
+
+Exits with the names of the models whose ONNX file does not compute what the model does for another batch size.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnxruntime
+
+import keras_actlab
+from keras_actlab import layers
+
+IMAGE = (6, 6, 2)
+MODELS = {f"GmPDense of {fan_in} inputs": ((fan_in,), layers.GmPDense(4, "relu")) for fan_in in (1, 2, 3, 4, 5, 8, 16)}
+MODELS |= {
+    "GmPConv2D": (IMAGE, layers.GmPConv2D(3, 3, padding="same")),
+    "WeightNormalization": ((5,), layers.WeightNormalization(keras.layers.Dense(3))),
+    "CRReLU": ((5,), layers.CRReLU()),
+    "TMAF": ((5,), layers.TMAF(bandwidth=1)),
+}
+
+
+def main(folder: Path) -> None:
+    failed = []
+    for name, (shape, layer) in MODELS.items():
+        model = keras.Sequential([keras.Input(shape), layer])
+        folded = keras_actlab.fold(model)
+        x = np.random.default_rng(0).standard_normal((3, *shape)).astype("float32")
+        expected = keras.ops.convert_to_numpy(model(x))
+        for one, label in ((model, name), (folded, f"{name}, folded")):
+            path = folder / "model.onnx"
+            one.export(path, format="onnx", verbose=False)
+            session = onnxruntime.InferenceSession(path)
+            found = session.run(None, {session.get_inputs()[0].name: x})[0]
+            if found.shape != expected.shape or np.abs(found - expected).max() > 1e-5:
+                failed.append(label)
+    sys.exit(", ".join(failed) or 0)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # the exporters' own
+    main(Path(sys.argv[1]))
