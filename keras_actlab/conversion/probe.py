@@ -1,6 +1,7 @@
 """Comparing a model with its copy on a small batch, drawn from what the model says of its inputs."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -75,7 +76,7 @@ def _probe(model: keras.Model) -> tuple[Batch, list[np.ndarray]]:
         try:
             return batch, outputs(model, batch)
         except Exception as error:  # whatever a model raises on inputs that it is not made for
-            reason = f"it cannot be called on a batch made up for it: {_first_line(error)}"
+            reason = f"it cannot be called on a batch made up for it: {_shortened(error)}"
     raise NoProbeError(reason)
 
 
@@ -84,7 +85,8 @@ def outputs(model: keras.Model, batch: Batch) -> list[np.ndarray]:
     arguments, keywords = batch
     if "training" in model.call_signature_parameters:
         keywords = keywords | {"training": False}
-    with keras.StatelessScope():
+    with keras.StatelessScope(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what the model says of made-up inputs
         return _arrays(model(*arguments, **keywords))
 
 
@@ -162,7 +164,8 @@ def _batch(model: keras.Model, size: int) -> Batch:
         raise NoProbeError(f"its input {name!r} has the dtype {tensor.dtype}")
 
     if getattr(model, "inputs", None):
-        structure = model.input if hasattr(model, "_inputs_struct") else model.inputs
+        # A Sequential model does not tell the structure.
+        structure = model.input if isinstance(model, keras.Function) else model.inputs[0]
         return (keras.tree.map_structure(array, structure),), {}
     shapes = model.get_build_config() or {}
     shapes = shapes.get("shapes_dict", shapes)
@@ -188,6 +191,5 @@ def _difference(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.max(np.abs(x - y), where=np.isfinite(x - y), initial=0.0))
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+def _shortened(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

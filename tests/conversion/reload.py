@@ -11,6 +11,7 @@ import keras_hub  # noqa: F401  # registers its classes
 import numpy as np
 
 import keras_actlab  # noqa: F401  # all else that a converted model needs
+import tests.conversion.parts  # noqa: F401  # registers its classes
 from tests.backends import numpy
 
 
