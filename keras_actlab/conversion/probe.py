@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 # For axes of unknown length, each is tried in turn: some models need more than a few pixels or tokens.
-SIZES = (8, 32, 128)
+SIZES = (8, 32, 64, 128, 224)
 # A batch must not take up more memory than a model; 2**24 numbers are 64 MB.
 MOST_NUMBERS = 2**24
 
@@ -42,9 +42,9 @@ class Comparison:
         unbuilt = [name for name, _, twin in pairs if not twin.built]
         # The copy first: a call that builds a layer would change the caller's model.
         self.batch, _ = _probe(copied)
-        built = [name for name, _, twin in pairs if name in unbuilt and twin.built]
+        built = [name for name, _, twin in pairs if name in unbuilt and twin.variables]
         if built:
-            raise NoProbeError(f"{built[0]} was not built")
+            raise NoProbeError(f"{built[0]} is not built")
         self.outputs = outputs(model, self.batch)
         if differ(outputs(model, self.batch), self.outputs, EXACT):
             raise NoProbeError("two calls of it on the same batch have different outputs")

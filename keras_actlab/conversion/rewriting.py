@@ -71,6 +71,7 @@ def rewrite(
         for place, selection in zip(own, selections, strict=True)
         if selection
     ]
+    del copies  # and with it the weights of layers that will be replaced
     chosen = prepare(result, chosen)
     rows = []
     for place in chosen:
@@ -129,7 +130,9 @@ def _compare(
 ) -> tuple[Comparison | None, list[str]]:
     """Compares a copy with its original: variables one by one, and outputs. Returns notes on what was not compared."""
     for variable in model.variables:
-        if not np.array_equal(_values(variable), _values(copies[id(variable)]), equal_nan=True):
+        values, copied_values = _values(variable), _values(copies[id(variable)])
+        # Most have no NaN, for which the second comparison would take up memory.
+        if not (np.array_equal(values, copied_values) or np.array_equal(values, copied_values, equal_nan=True)):
             raise ValueError(
                 f"The copy of model={model.name!r} must have its weights, and has others in {variable.path}"
             )
