@@ -88,6 +88,37 @@ CASES = {
         keeps_mask=False,
     ),
     "GmPConv3D": _case(layers.GmPConv3D, (4, 4, 5, 6, 2), FIRST, keeps_mask=False, filters=3, kernel_size=2),
+    "GmPConv1DTranspose": _case(
+        layers.GmPConv1DTranspose, (4, 8, 5), FIRST, keeps_mask=False, filters=3, kernel_size=3, strides=2
+    ),
+    "GmPConv2DTranspose": _case(
+        layers.GmPConv2DTranspose, IMAGE, FIRST, keeps_mask=False, filters=4, kernel_size=2, strides=2,
+        output_padding=1, activation="relu",
+    ),
+    "GmPConv3DTranspose": _case(
+        layers.GmPConv3DTranspose, (4, 2, 3, 2, 2), FIRST, keeps_mask=False, filters=2, kernel_size=2
+    ),
+    "GmPDepthwiseConv1D": _case(
+        layers.GmPDepthwiseConv1D, (4, 8, 5), FIRST, keeps_mask=False, kernel_size=3, use_bias=False
+    ),
+    "GmPDepthwiseConv2D": _case(
+        layers.GmPDepthwiseConv2D, IMAGE, FIRST, keeps_mask=False, kernel_size=3, depth_multiplier=2, activation="gelu"
+    ),
+    "GmPEinsumDense": _case(
+        layers.GmPEinsumDense, (4, 6, 5), keeps_mask=False, equation="abc,cde->abde", output_shape=(None, 2, 3),
+        bias_axes="de", activation="relu",
+    ),
+    "GmPEinsumDense with a plain bias": _case(
+        layers.GmPEinsumDense, (4, 6, 5), keeps_mask=False, equation="abc,bcd->abd", output_shape=(6, 3),
+        bias_axes="d", scale_inside=True,
+    ),
+    "GmPSeparableConv1D": _case(
+        layers.GmPSeparableConv1D, (4, 8, 5), FIRST, keeps_mask=False, filters=3, kernel_size=3
+    ),
+    "GmPSeparableConv2D": _case(
+        layers.GmPSeparableConv2D, IMAGE, FIRST, keeps_mask=False, filters=4, kernel_size=3, depth_multiplier=2,
+        padding="same", activation="relu",
+    ),
     "InputMeanNormalization": _case(layers.InputMeanNormalization, IMAGE, AXIS, learns=False, momentum=0.9),
     "MeanOnlyBatchNormalization": _case(
         layers.MeanOnlyBatchNormalization, IMAGE, AXIS, momentum=0.9, beta_regularizer="l2"
@@ -186,6 +217,14 @@ def test_shapes(name):
     assert symbolic.shape == (None, *expected[1:])
     assert tuple(layer.compute_output_shape(case.shape)) == expected
     assert tuple(layer.compute_output_shape((None, *case.shape[1:]))) == (None, *expected[1:])
+
+
+@each_case
+def test_an_empty_batch(name):
+    case = CASES[name]
+    layer = case.make()
+    expected = layer(data(case.shape)).shape
+    assert tuple(layer(data((0, *case.shape[1:]))).shape) == (0, *expected[1:])
 
 
 @each_case

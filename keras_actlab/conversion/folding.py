@@ -13,17 +13,18 @@ from keras_actlab.conversion.rewriting import Place, Stays, rewrite
 from keras_actlab.conversion.surgery import become, scope_of
 from keras_actlab.graph import calls, consumers, holder_counts, is_functional, is_output
 from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
+from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
+from keras_actlab.layers.kernels import from_columns, to_columns
 from keras_actlab.layers.weight_normalization import release
-
-PLAIN = {geometric: plain for plain, geometric in COUNTERPARTS.items()}
 
 
 def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
     """Returns a copy of `model` for inference, in plain Keras layers as far as there are any, with the same outputs.
 
-    - Geometric layers become Dense and Conv layers with `kernel = scale * direction` and `bias = scale * radius`. Where
-      the scale multiplies the output of the activation, and is negative or the activation not positively homogeneous,
-      the activation becomes a small `Sequential` model of itself and a frozen `BatchNormalization`, which multiplies.
+    - Geometric layers become their plain counterparts with `kernel = scale * direction` and `bias = scale * radius`.
+      Where the scale multiplies the output of the activation, and is negative or the activation not positively
+      homogeneous, the activation becomes a small `Sequential` model of itself and frozen `BatchNormalization` layers,
+      which multiply.
     - What `WeightNormalization` wraps gets its normalized kernel for good.
     - `InputMeanNormalization` and `MeanOnlyBatchNormalization`, at inference a shift of each channel, go into the bias
       of the Dense or Conv layers that follow at once in a Functional or Sequential model, and leave an `Identity`
@@ -62,7 +63,7 @@ def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
 
     def change(place: Place) -> str:
         match place.layer:
-            case GmP():
+            case GmP() | GmPSeparableConv():
                 return _fold_geometric(place.layer)
             case layers.WeightNormalization():
                 return _fold_weight_normalized(place.layer)
@@ -78,31 +79,43 @@ def _is_ours(place: Place) -> bool:
     return type(place.layer).__module__.startswith("keras_actlab.layers.")
 
 
-def _fold_geometric(layer: GmP) -> str:
-    scale = to_float32(layer.scale)
-    direction = to_float32(layer.direction)
+def _fold_geometric(layer: GmP | GmPSeparableConv) -> str:
+    # The depthwise part of a separable convolution is linear.
+    last = layer.pointwise if isinstance(layer, GmPSeparableConv) else layer
+    scale = to_float32(last.scale)
     ones = np.ones_like(scale)
-    if layer.scale_inside or layer.activation is keras.activations.linear:
+    if last.scale_inside or last.activation is keras.activations.linear:
         inside, before, after = scale, ones, ones
-    elif is_positively_homogeneous(layer.activation):
+    elif is_positively_homogeneous(last.activation):
         sign = np.where(scale < 0, -1.0, 1.0)
         inside, before, after = scale, sign, sign  # so that the plain kernel is `layer.kernel`
     else:
         inside, before, after = ones, ones, scale
-    activation, note = layer.activation, ""
+    activation, note = last.activation, ""
     if np.any(after != 1.0):
-        activation, note = (
-            _between(before, activation, after, layer),
-            "its activation ends with a multiplication by the scale",
-        )
-    plain = PLAIN[type(layer)](**shared_arguments(layer), activation=activation)
+        if len(last.unit_axes) > 1 and isinstance(last, layers.GmPEinsumDense):
+            raise Stays("its scale multiplies the output of its activation along several axes")
+        activation = _between(before, activation, after, last)
+        note = "its activation ends with a multiplication by the scale"
+    plain = layer.plain(**shared_arguments(layer), activation=activation)
     with scope_of(layer):
         plain.build_from_config(layer.get_build_config())
-    plain.kernel.assign(direction * inside)
-    if layer.use_bias:
-        plain.bias.assign(to_float32(layer.radius) * inside)
+    if isinstance(layer, GmPSeparableConv):
+        plain.depthwise_kernel.assign(_kernel(layer.depthwise, layer.depthwise.scale))
+        plain.pointwise_kernel.assign(_kernel(last, inside))
+    else:
+        plain.kernel.assign(_kernel(layer, inside))
+    if last.use_bias:
+        bias = to_float32(last.radius) * inside if last.plain_bias is None else last.plain_bias
+        plain.bias.assign(last.in_plain_shape(bias))
     become(layer, plain)
     return note
+
+
+def _kernel(layer: GmP, factor: Any) -> Any:
+    """The kernel `factor * direction`, one factor for each unit."""
+    columns = to_columns(layer.direction, layer.unit_axes)
+    return from_columns(columns * keras.ops.cast(factor, columns.dtype), layer.direction.shape, layer.unit_axes)
 
 
 def _between(before: np.ndarray, activation: Callable[..., Any], after: np.ndarray, layer: GmP) -> keras.Sequential:

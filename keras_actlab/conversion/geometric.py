@@ -1,5 +1,7 @@
 """From plain layers to geometric and to weight-normalized ones."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -9,18 +11,34 @@ from keras_actlab import layers
 from keras_actlab.conversion.rewriting import Place, Stays, Where, rewrite
 from keras_actlab.conversion.surgery import become, move, scope_of
 from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
+from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
 
-COUNTERPARTS: dict[type, type] = {
-    keras.layers.Dense: layers.GmPDense,
-    keras.layers.Conv1D: layers.GmPConv1D,
-    keras.layers.Conv2D: layers.GmPConv2D,
-    keras.layers.Conv3D: layers.GmPConv3D,
-}
-EXTENT = ("units", "filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "groups")
+GEOMETRIC = (
+    layers.GmPDense,
+    layers.GmPEinsumDense,
+    layers.GmPConv1D,
+    layers.GmPConv2D,
+    layers.GmPConv3D,
+    layers.GmPConv1DTranspose,
+    layers.GmPConv2DTranspose,
+    layers.GmPConv3DTranspose,
+    layers.GmPDepthwiseConv1D,
+    layers.GmPDepthwiseConv2D,
+    layers.GmPSeparableConv1D,
+    layers.GmPSeparableConv2D,
+)
+COUNTERPARTS: dict[type, type] = {geometric.plain: geometric for geometric in GEOMETRIC}
+SHARED = (
+    "units", "filters", "kernel_size", "strides", "padding", "output_padding", "data_format", "dilation_rate", "groups",
+    "depth_multiplier", "equation", "output_shape", "bias_axes", "use_bias",
+)  # fmt: skip
 
 
 def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
-    """Returns a copy of `model` with its Dense and Conv layers in geometric form, and the same outputs.
+    """Returns a copy of `model` with its layers that have kernels in geometric form, and the same outputs.
+
+    These are Dense, EinsumDense (with it, the projections of attention layers), and all convolutions: plain,
+    transposed, depthwise and separable.
 
     A unit `activation(w . x + b)` becomes `r * activation(u(theta) . x + lambda)` (equation 13 of the paper) with
     `angles` theta of `w / ||w||`, `scale` `r = ||w||` and `radius` `lambda = b / ||w||`. That is the same where the
@@ -105,8 +123,7 @@ def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
     """Returns the arguments that a plain layer and its geometric counterpart have in common, save the activation."""
     config = layer.get_config()
     return {
-        **{key: config[key] for key in config if key in EXTENT},
-        "use_bias": layer.use_bias,
+        **{key: config[key] for key in SHARED if key in config},
         "activity_regularizer": layer.activity_regularizer,
         "name": layer.name,
         "trainable": layer.trainable,
@@ -115,7 +132,7 @@ def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def _has_kernel(place: Place) -> bool:
-    if isinstance(place.layer, GmP | layers.WeightNormalization):
+    if isinstance(place.layer, GmP | GmPSeparableConv | layers.WeightNormalization):
         return False  # it computes its kernel
     return hasattr(place.layer, "kernel") or hasattr(place.layer, "depthwise_kernel")
 
@@ -136,49 +153,106 @@ def _to_geometric(place: Place) -> str:
     if type(layer) not in COUNTERPARTS:
         raise Stays(f"{type(layer).__name__} has no geometric counterpart")
     _check_kernel_is_free(place)
-    homogeneous = is_positively_homogeneous(layer.activation)
-    kernel = to_float32(layer.kernel)
-    rows = kernel.reshape(-1, kernel.shape[-1])
-    norm = np.linalg.norm(rows.astype("float64"), axis=0)
-    bias = to_float32(layer.bias) if layer.use_bias else np.zeros_like(norm)
-    # Beside such a bias, float32 does not tell the weights from 0.
-    vanishing = (norm <= 1e-7 * np.abs(bias)) | (np.abs(rows).max(axis=0) < np.finfo("float32").tiny)
-    constant = vanishing & (bias != 0)
-    if layer.activation is keras.activations.relu:
-        constant &= bias > 0  # the others put out 0, as they do with a scale of 0
-    if constant.any():
-        raise Stays(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
-    rows = np.where(vanishing, 1.0, rows).astype("float64")
-
+    regularizers = [getattr(layer, f"{part}_regularizer", None) for part in KERNELS]
+    on_norm = _norm_regularizer([one for one in regularizers if one is not None])
     new = COUNTERPARTS[type(layer)](
         **shared_arguments(layer),
         activation=layer.activation,
-        scale_inside=not homogeneous,
-        scale_regularizer=layer.kernel_regularizer if _is_norm_only(layer.kernel_regularizer) else None,
+        scale_inside=not is_positively_homogeneous(layer.activation) or _has_other_bias(layer),
+        scale_regularizer=on_norm,
     )
-    with scope_of(layer):
-        try:
+    parts = _parts(new, layer)
+    try:
+        with scope_of(layer), _zeros(part for part, _, _ in parts):
             new.build_from_config(layer.get_build_config())
-        except ValueError as error:
-            raise Stays(f"it does not say which input it was built for: {error}") from error
+    except ValueError as error:
+        raise Stays(f"it does not say which input it was built for: {error}") from error
+    for part, kernel, bias in parts:
+        _set(part, kernel, bias)
+    lost = [
+        name
+        for name in (f"{part}_{kind}" for part in (*KERNELS, "bias") for kind in ("regularizer", "constraint"))
+        if getattr(layer, name, None) is not None
+        and not (on_norm and name.endswith("_regularizer") and name != "bias_regularizer")
+    ]
+    become(layer, new)
+    return f"without {', '.join(lost)}" if lost else ""
+
+
+# What the regularizers and constraints of kernels are named after.
+KERNELS = ("kernel", "depthwise", "pointwise")
+
+
+def _norm_regularizer(regularizers: list[Any]) -> Any:
+    """The regularizer of the kernels, if it is one of their norms, and the same for all."""
+    if regularizers and all(type(one) is keras.regularizers.L2 for one in regularizers):
+        return regularizers[0] if len({float(one.l2) for one in regularizers}) == 1 else None
+    return None
+
+
+def _has_other_bias(layer: keras.layers.Layer) -> bool:
+    """Whether the bias of an EinsumDense has other axes than the units."""
+    if not isinstance(layer, keras.layers.EinsumDense) or layer.bias_axes is None:
+        return False
+    operands, _, output = layer.equation.partition("->")
+    units = set(operands.partition(",")[2]) & set(output)
+    return set(layer.bias_axes) != units
+
+
+def _parts(
+    new: keras.layers.Layer, layer: keras.layers.Layer
+) -> list[tuple[GmP, keras.Variable, keras.Variable | None]]:
+    """The geometric layers that `new` is made of, each with the kernel and the bias of `layer` that it gets."""
+    bias = getattr(layer, "bias", None)
+    if isinstance(new, GmPSeparableConv):
+        return [(new.depthwise, layer.depthwise_kernel, None), (new.pointwise, layer.pointwise_kernel, bias)]
+    return [(new, layer.kernel, bias)]
+
+
+@contextmanager
+def _zeros(parts: Iterable[GmP]) -> Iterator[None]:
+    """Within, angles start as zeros, which are about to be set, because random ones take long."""
+    parts = list(parts)
+    for part in parts:
+        part.angles_initializer = keras.initializers.Zeros()
+    yield
+    for part in parts:
+        part.angles_initializer = None
+
+
+def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
+    """Gives a geometric layer the angles, radius and scale that make it what a plain one is. Raises `Stays`."""
+    values = to_float32(kernel)
+    ends = tuple(range(-len(new.unit_axes), 0))
+    rows = np.moveaxis(values, new.unit_axes, ends).reshape(-1, new.scale.shape[0])
+    norm = np.linalg.norm(rows.astype("float64"), axis=0)
+    own_bias = new.radius is not None and bias is not None
+    # The plain layer may keep its biases in another order than that of the units.
+    biases = np.zeros_like(norm)
+    if own_bias:
+        order = keras.ops.convert_to_numpy(new.in_plain_shape(np.arange(len(norm))))
+        biases[order.ravel()] = to_float32(bias).ravel()
+    # Beside such a bias, float32 does not tell the weights from 0.
+    vanishing = (norm <= 1e-7 * np.abs(biases)) | (np.abs(rows).max(axis=0) < np.finfo("float32").tiny)
+    constant = vanishing & (biases != 0)
+    if new.activation is keras.activations.relu:
+        constant &= biases > 0  # the others put out 0, as they do with a scale of 0
+    if constant.any():
+        raise Stays(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
+    rows = np.where(vanishing, 1.0, rows).astype("float64")
     if new.angles is None:
         new.sign.assign(np.where(rows[0] < 0, -1.0, 1.0))
     else:
         new.angles.assign(_precise_angles(rows))
     # Not the norm, but the scale with which the direction comes closest to the weights: rounding makes products of
     # thousands of sines a few millionths too small, which would add up over the layers of a model.
-    direction = to_float32(new.direction).reshape(rows.shape).astype("float64")
+    direction = np.moveaxis(to_float32(new.direction), new.unit_axes, ends).reshape(rows.shape).astype("float64")
     scale = np.sum(rows * direction, axis=0) / np.sum(direction**2, axis=0)
     new.scale.assign(np.where(vanishing, 0.0, scale))
-    if new.radius is not None:
-        new.radius.assign(bias / np.where(vanishing, 1.0, scale))
-    lost = [
-        name
-        for name in ("kernel_regularizer", "bias_regularizer", "kernel_constraint", "bias_constraint")
-        if getattr(layer, name) is not None and not (name == "kernel_regularizer" and new.scale_regularizer)
-    ]
-    become(layer, new)
-    return f"without {', '.join(lost)}" if lost else ""
+    if own_bias:
+        new.radius.assign(biases / np.where(vanishing, 1.0, scale))
+    elif bias is not None:
+        new.plain_bias.assign(to_float32(bias).ravel())
 
 
 def _precise_angles(rows: np.ndarray) -> np.ndarray:
@@ -189,10 +263,6 @@ def _precise_angles(rows: np.ndarray) -> np.ndarray:
     """
     norms = np.sqrt(np.cumsum(rows[::-1] ** 2, axis=0)[::-1])
     return np.arctan2(np.concatenate([norms[1:-1], rows[-1:]]), rows[:-1]) % (2 * np.pi)
-
-
-def _is_norm_only(regularizer: object) -> bool:
-    return type(regularizer) is keras.regularizers.L2
 
 
 def _to_weight_normalized(place: Place) -> str:

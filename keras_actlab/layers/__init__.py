@@ -14,7 +14,11 @@ from keras_actlab._private.activation_names import register
 from keras_actlab.layers.crrelu import CRReLU
 from keras_actlab.layers.entropy_activation import EntropyActivation
 from keras_actlab.layers.gmp_conv import GmPConv1D, GmPConv2D, GmPConv3D
+from keras_actlab.layers.gmp_conv_transpose import GmPConv1DTranspose, GmPConv2DTranspose, GmPConv3DTranspose
 from keras_actlab.layers.gmp_dense import GmPDense
+from keras_actlab.layers.gmp_depthwise_conv import GmPDepthwiseConv1D, GmPDepthwiseConv2D
+from keras_actlab.layers.gmp_einsum_dense import GmPEinsumDense
+from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv1D, GmPSeparableConv2D
 from keras_actlab.layers.input_mean_normalization import InputMeanNormalization
 from keras_actlab.layers.mean_only_batch_normalization import MeanOnlyBatchNormalization
 from keras_actlab.layers.tmaf import TMAF
@@ -25,9 +29,17 @@ __all__ = [
     "CRReLU",
     "EntropyActivation",
     "GmPConv1D",
+    "GmPConv1DTranspose",
     "GmPConv2D",
+    "GmPConv2DTranspose",
     "GmPConv3D",
+    "GmPConv3DTranspose",
     "GmPDense",
+    "GmPDepthwiseConv1D",
+    "GmPDepthwiseConv2D",
+    "GmPEinsumDense",
+    "GmPSeparableConv1D",
+    "GmPSeparableConv2D",
     "InputMeanNormalization",
     "MeanOnlyBatchNormalization",
     "WeightNormalization",

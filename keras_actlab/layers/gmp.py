@@ -40,7 +40,27 @@ class GeometricArguments(BaseArguments, total=False):
     scale_constraint: Constraint
 
 
-class GmP(Replacement):
+class Unquantized:
+    """A layer that computes its kernels, so that there are none to quantize or to add LoRA to."""
+
+    name: str
+
+    def quantize(self, mode: Any = None, **kwargs: Any) -> NoReturn:
+        """Raises NotImplementedError, which `keras.Model.quantize` turns into a warning about this layer."""
+        raise NotImplementedError(
+            f"Layer {self.name!r} of type {type(self).__name__} computes its kernel, so it cannot be quantized. Turn "
+            f"it into a plain layer with `keras_actlab.fold(model)` first. Received: mode={mode!r}"
+        )
+
+    def enable_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raises NotImplementedError."""
+        raise NotImplementedError(
+            f"Layer {self.name!r} of type {type(self).__name__} computes its kernel, so it cannot have LoRA. Turn it "
+            "into a plain layer with `keras_actlab.fold(model)` first."
+        )
+
+
+class GmP(Unquantized, Replacement):
     """`z = scale * activation(direction . x + radius)`: what all geometric layers share.
 
     The kernel may have any rank. Its `unit_axes` count the units, in their order; the other axes, in theirs, hold the
@@ -50,6 +70,7 @@ class GmP(Replacement):
     """
 
     plain: type[keras.layers.Layer]
+    plain_bias: keras.Variable | None = None  # that of a GmPEinsumDense whose units have no radius
     unit_axes: tuple[int, ...] = (-1,)
     unit_axis: int = -1
 
@@ -104,6 +125,10 @@ class GmP(Replacement):
     def along_units(self, vector: Tensor, rank: int) -> Tensor:
         """Reshapes `vector`, (units,), so that it broadcasts with an output that has `rank` axes."""
         return along_axis(vector, self.unit_axis, rank)
+
+    def along_bias(self, vector: Tensor, rank: int) -> Tensor:
+        """Reshapes `vector`, one entry for each of the bias, so that it broadcasts with an output."""
+        return self.along_units(vector, rank)
 
     def build(self, input_shape: Shape) -> None:
         self._kernel_shape = self.kernel_shape(input_shape)
@@ -205,7 +230,11 @@ class GmP(Replacement):
         if not self.use_bias:
             return None
         self._check_plain("bias")
-        return keras.ops.cast(self._scaled_bias(), self.compute_dtype)
+        return self.in_plain_shape(keras.ops.cast(self._scaled_bias(), self.compute_dtype))
+
+    def in_plain_shape(self, vector: Tensor) -> Tensor:
+        """Returns a bias, one entry for each unit in their order, in the shape of the plain layer's."""
+        return vector
 
     def _check_plain(self, wanted: str) -> None:
         if not (self.scale_inside or is_positively_homogeneous(self.activation)):
@@ -244,7 +273,7 @@ class GmP(Replacement):
         outputs = self.apply_kernel(*(keras.ops.cast(x, self.compute_dtype) for x in (inputs, kernel)))
         if self.use_bias:
             bias = self._scaled_bias() if scaled else self.radius
-            outputs = outputs + self._broadcast(bias, outputs)
+            outputs = outputs + self.along_bias(keras.ops.cast(bias, self.compute_dtype), len(outputs.shape))
         return outputs
 
     def call(self, inputs: Tensor) -> Tensor:
@@ -252,24 +281,9 @@ class GmP(Replacement):
             return self._affine(inputs, scaled=True)
         # An activation that is a layer may have a dtype policy of its own.
         outputs = keras.ops.cast(self.activation(self.preactivation(inputs)), self.compute_dtype)
-        return outputs if self.scale_inside else outputs * self._broadcast(self.scale, outputs)
-
-    def _broadcast(self, vector: Tensor, outputs: Tensor) -> Tensor:
-        return self.along_units(keras.ops.cast(vector, self.compute_dtype), len(outputs.shape))
-
-    def quantize(self, mode: Any = None, **kwargs: Any) -> NoReturn:
-        """Raises NotImplementedError, which `keras.Model.quantize` turns into a warning about this layer."""
-        raise NotImplementedError(
-            f"Layer {self.name!r} of type {type(self).__name__} computes its kernel, so it cannot be quantized. Turn "
-            f"it into a plain layer with `keras_actlab.fold(model)` first. Received: mode={mode!r}"
-        )
-
-    def enable_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raises NotImplementedError."""
-        raise NotImplementedError(
-            f"Layer {self.name!r} of type {type(self).__name__} computes its kernel, so it cannot have LoRA. Turn it "
-            "into a plain layer with `keras_actlab.fold(model)` first."
-        )
+        if self.scale_inside:
+            return outputs
+        return outputs * self.along_units(keras.ops.cast(self.scale, self.compute_dtype), len(outputs.shape))
 
     def get_config(self) -> dict[str, Any]:
         activation = keras.activations.serialize(self.activation)

@@ -1,13 +1,14 @@
 """The geometric counterparts of Conv1D, Conv2D and Conv3D."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import keras
 from keras import ops
 
 from keras_actlab.layers.arguments import Activation, Shape, positive_integer
-from keras_actlab.layers.gmp import GeometricArguments, GmP
+from keras_actlab.layers.gmp import GeometricArguments
+from keras_actlab.layers.gmp_convolution import GmPConvolution
 from keras_actlab.ops.tensor import Tensor
 
 
@@ -30,10 +31,8 @@ def convolve(layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor) -> Tenso
     )
 
 
-class GmPConv(GmP):
-    """What the three convolutions share: all but their `rank`, the number of spatial axes."""
-
-    rank: int
+class GmPConv(GmPConvolution):
+    """What the three convolutions share."""
 
     def __init__(
         self,
@@ -48,58 +47,20 @@ class GmPConv(GmP):
         use_bias: bool = True,
         **kwargs: Unpack[GeometricArguments],
     ) -> None:
-        super().__init__(activation, use_bias, **kwargs)
+        super().__init__(kernel_size, strides, padding, data_format, dilation_rate, activation, use_bias, **kwargs)
         self.filters = self.units = positive_integer("filters", filters)
-        self.kernel_size = self._one_per_axis("kernel_size", kernel_size)
-        self.strides = self._one_per_axis("strides", strides)
-        self.dilation_rate = self._one_per_axis("dilation_rate", dilation_rate)
         self.groups = positive_integer("groups", groups)
-        paddings = ("valid", "same", "causal") if self.rank == 1 else ("valid", "same")
-        padding = padding.lower() if isinstance(padding, str) else padding
-        if padding not in paddings:
-            raise ValueError(f"`padding` must be one of {paddings}. Received: padding={padding!r}")
-        self.padding = padding
-        data_formats = ("channels_last", "channels_first")
-        if data_format is not None and data_format not in data_formats:
-            raise ValueError(
-                f"`data_format` must be one of {data_formats} or None. Received: data_format={data_format!r}"
-            )
-        self.data_format = data_format or keras.config.image_data_format()
-        self.unit_axis = -1 if self.data_format == "channels_last" else 1
         if self.filters % self.groups:
             raise ValueError(f"`groups` must divide `filters`. Received: filters={filters}, groups={groups}")
-        if max(self.strides) > 1 and max(self.dilation_rate) > 1:
-            raise ValueError(
-                "`strides` and `dilation_rate` must not both exceed 1. "
-                f"Received: strides={strides}, dilation_rate={dilation_rate}"
-            )
-
-    def _one_per_axis(self, name: str, value: int | Sequence[int]) -> tuple[int, ...]:
-        """Returns one positive integer per spatial axis."""
-        if not isinstance(value, Iterable) or isinstance(value, str):
-            return (positive_integer(name, value),) * self.rank
-        value = tuple(value)
-        if len(value) != self.rank:
-            raise ValueError(f"`{name}` must be an integer or have {self.rank} entries. Received: {name}={value!r}")
-        return tuple(positive_integer(name, entry) for entry in value)
 
     def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
-        channels = input_shape[self.unit_axis] if len(input_shape) == self.rank + 2 else None
-        if channels is None:
-            raise ValueError(
-                f"The input must have {self.rank} spatial axes and a known number of channels ({self.data_format}). "
-                f"Received: input_shape={tuple(input_shape)}"
-            )
+        channels = self.channels(input_shape)
         if channels % self.groups:
             raise ValueError(
                 "`groups` must divide the number of input channels. "
                 f"Received: groups={self.groups}, input_shape={tuple(input_shape)}"
             )
         return (*self.kernel_size, channels // self.groups, self.filters)
-
-    def build(self, input_shape: Shape) -> None:
-        super().build(input_shape)
-        self.input_spec = keras.layers.InputSpec(ndim=self.rank + 2, axes={self.unit_axis: input_shape[self.unit_axis]})
 
     def apply_kernel(self, inputs: Tensor, kernel: Tensor) -> Tensor:
         return convolve(self, inputs, kernel)
@@ -112,15 +73,7 @@ class GmPConv(GmP):
         return tuple(outputs.shape)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": self.padding,
-            "data_format": self.data_format,
-            "dilation_rate": self.dilation_rate,
-            "groups": self.groups,
-        }
+        return super().get_config() | {"filters": self.filters, "groups": self.groups}
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -193,6 +146,7 @@ class GmPConv1D(GmPConv):
     """
 
     rank = 1
+    paddings = ("valid", "same", "causal")
     plain = keras.layers.Conv1D
 
 

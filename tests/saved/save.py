@@ -118,6 +118,20 @@ def normalized():
     return keras.Model(inputs, x), normal(3, 6, 6, 3)
 
 
+def kernels():
+    x = inputs = keras.Input((6, 6, 4))
+    x = layers.GmPDepthwiseConv2D(2, depth_multiplier=2, radius_initializer=Constant(0.1), name="depthwise")(x)
+    x = layers.GmPSeparableConv2D(3, 2, activation="relu", scale_regularizer=L2(0.1), name="separable")(x)
+    x = layers.GmPConv2DTranspose(2, 3, strides=2, activation="gelu", scale_inside=True, name="transpose")(x)
+    x = layers.GmPEinsumDense("abcd,cde->abe", (None, 6), activation="relu", bias_axes="e", name="einsum")(x)
+    x = layers.GmPEinsumDense("abc,bcd->abd", (9, 4), bias_axes="d", scale_inside=True, name="groups")(x)
+    x = layers.GmPDepthwiseConv1D(2, name="depthwise1d")(x)
+    x = layers.GmPSeparableConv1D(3, 2, name="separable1d")(x)
+    x = layers.GmPConv1DTranspose(2, 2, name="transpose1d")(x)
+    x = keras.layers.Reshape((2, 2, 2, 2))(x)
+    return keras.Model(inputs, layers.GmPConv3DTranspose(2, 2, name="transpose3d")(x)), normal(3, 6, 6, 4)
+
+
 def distillation():
     inputs = keras.Input((5,))
     hidden = layers.GmPDense(4, activation="relu", name="hidden")(inputs)
@@ -149,7 +163,7 @@ def converted_gpt2():
 
 # Each returns a model and an input.
 MODELS: tuple[Callable, ...] = (
-    activations, geometric, normalized, distillation, converted_attention, converted_gpt2,
+    activations, geometric, kernels, normalized, distillation, converted_attention, converted_gpt2,
 )  # fmt: skip
 WITH_WEIGHTS = (geometric, converted_attention)  # files of weights are large for what they tell
 
