@@ -147,7 +147,7 @@ def is_affine(layer: keras.layers.Layer) -> bool:
     if isinstance(layer, layers.WeightNormalization):
         layer = layer.layer
     if isinstance(layer, GmP):
-        return True
+        return layer.plain in PLAIN
     changed = getattr(layer, "quantization_mode", None) is not None or getattr(layer, "lora_enabled", False)
     return type(layer) in PLAIN and not changed  # a subclass may compute something else
 

@@ -274,7 +274,7 @@ class Network:
             if bends is None:  # an output's own activation, before which the output is read
                 outputs = [output for output in outputs if output is not node.output_tensors[0]]
                 activation = None
-            self.probes.append(Probe(layer.name, layer if is_affine(layer) else None, activation))
+            self.probes.append(Probe(layer.name, layer if _computes_preactivation(layer) else None, activation))
         self.probes += [Probe(output.name, None, None) for output in outputs]
         self._inner = keras.Model(model.inputs[0], [*tensors, *outputs])
 
@@ -337,7 +337,7 @@ def _check_layer(
             "`model` must have no activations but piecewise linear ones before its output. "
             f"Received: {_describe(layer)}, activation={activation}"
         )
-    if not (bends is None or is_affine(layer) or isinstance(layer, ACTIVATION_LAYERS)):
+    if not (bends is None or _computes_preactivation(layer) or isinstance(layer, ACTIVATION_LAYERS)):
         raise ValueError(
             "`model` must have its activations in layers of their own, or in Dense, Conv1D, Conv2D or Conv3D, plain "
             "(neither quantized nor with LoRA), geometric or weight-normalized. "
@@ -348,6 +348,10 @@ def _check_layer(
         raise ValueError(
             f"`model` must call each layer with an activation once. Received: {_describe(layer)}, called {times} times"
         )
+
+
+def _computes_preactivation(layer: keras.layers.Layer) -> bool:
+    return is_affine(layer) or isinstance(layer, GmP)
 
 
 def _preactivation(layer: keras.layers.Layer, inputs: Tensor) -> Tensor:

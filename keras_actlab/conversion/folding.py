@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.conversion.geometric import COUNTERPARTS, shared_arguments, to_float32
+from keras_actlab.conversion.geometric import shared_arguments, to_float32
 from keras_actlab.conversion.rewriting import Place, Stays, rewrite
 from keras_actlab.conversion.surgery import become, scope_of
 from keras_actlab.graph import calls, consumers, holder_counts, is_functional, is_output
@@ -16,6 +17,9 @@ from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
 from keras_actlab.layers.kernels import from_columns, to_columns
 from keras_actlab.layers.weight_normalization import release
+
+# Layers whose kernel ends with (channels, units), so that a shift of the channels is one of the units.
+TAKE_SHIFTS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
@@ -139,7 +143,7 @@ def _between(before: np.ndarray, activation: Callable[..., Any], after: np.ndarr
 
 def _fold_weight_normalized(layer: layers.WeightNormalization) -> str:
     for name, kernel in layer.normalized_kernels().items():
-        variable = getattr(layer.layer, name)
+        variable = attrgetter(name)(layer.layer)
         variable.assign(kernel)
         variable._autocast = True  # as Keras made it, before the wrapper needed all its digits
     release(layer.layer)
@@ -171,7 +175,7 @@ def _fold_shift(place: Place, holders: Mapping[int, int]) -> str:
 
 def _takes_shift(follower: keras.Operation, holder: keras.Model, axis: int, rank: int) -> bool:
     """Whether a shift of the channels of what `follower` takes is a shift of its bias, and of no other call's."""
-    if type(follower) not in COUNTERPARTS or len(calls(follower, holder)) != 1:
+    if type(follower) not in TAKE_SHIFTS or len(calls(follower, holder)) != 1:
         return False
     if getattr(follower, "quantization_mode", None) is not None or getattr(follower, "lora_enabled", False):
         return False

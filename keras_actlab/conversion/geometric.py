@@ -153,8 +153,8 @@ def _to_geometric(place: Place) -> str:
     if type(layer) not in COUNTERPARTS:
         raise Stays(f"{type(layer).__name__} has no geometric counterpart")
     _check_kernel_is_free(place)
-    regularizers = [getattr(layer, f"{part}_regularizer", None) for part in KERNELS]
-    on_norm = _norm_regularizer([one for one in regularizers if one is not None])
+    names = [f"{part}_regularizer" for part in KERNELS if hasattr(layer, f"{part}_regularizer")]
+    on_norm = _norm_regularizer([getattr(layer, name) for name in names])
     new = COUNTERPARTS[type(layer)](
         **shared_arguments(layer),
         activation=layer.activation,
@@ -169,12 +169,8 @@ def _to_geometric(place: Place) -> str:
         raise Stays(f"it does not say which input it was built for: {error}") from error
     for part, kernel, bias in parts:
         _set(part, kernel, bias)
-    lost = [
-        name
-        for name in (f"{part}_{kind}" for part in (*KERNELS, "bias") for kind in ("regularizer", "constraint"))
-        if getattr(layer, name, None) is not None
-        and not (on_norm and name.endswith("_regularizer") and name != "bias_regularizer")
-    ]
+    named = [f"{part}_{kind}" for kind in ("regularizer", "constraint") for part in (*KERNELS, "bias")]
+    lost = [name for name in named if getattr(layer, name, None) is not None and not (on_norm and name in names)]
     become(layer, new)
     return f"without {', '.join(lost)}" if lost else ""
 
@@ -268,6 +264,10 @@ def _precise_angles(rows: np.ndarray) -> np.ndarray:
 def _to_weight_normalized(place: Place) -> str:
     layer = place.layer
     _check_kernel_is_free(place)
+    if isinstance(place.holder, keras.layers.RNN):
+        raise Stays("it is a cell; `where` may name its recurrent layer")
+    if isinstance(layer, keras.layers.RNN) and isinstance(place.holder, keras.layers.Bidirectional):
+        raise Stays("Bidirectional computes with its cell")
     try:
         new = layers.WeightNormalization(
             move(layer), name=layer.name, trainable=layer.trainable, dtype=layer.dtype_policy

@@ -1,12 +1,14 @@
 """Weight normalization, for any Keras layer with a kernel."""
 
 import math
+from operator import attrgetter
 from typing import Any, NoReturn, Self
 
 import keras
 
 from keras_actlab import ops
 from keras_actlab.layers.arguments import Shape
+from keras_actlab.layers.kernels import fan_in_axes
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, concrete
 
@@ -24,19 +26,24 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
     A unit of Dense and the convolutions is an output channel, one of a depthwise convolution a pair of input channel
     and multiplier. The unit of an EinsumDense is an index into the axes of its kernel that the output has too. A
-    separable convolution has two kernels, and with them a `depthwise_scale` and a `pointwise_scale`.
+    separable convolution has two kernels, and with them a `depthwise_scale` and a `pointwise_scale`; so has a recurrent
+    layer, with a `scale` and a `recurrent_scale`. Its units are the entries of all gates.
 
     Gradients flow through the norm. It is computed in float32 under every mixed policy. Bias, activation and whatever
     else the wrapped layer does stay its own. Its kernel's regularizer and constraint act on `v`.
 
     Args:
-        layer: A Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose, DepthwiseConv1D/2D or SeparableConv1D/2D,
-            built or not, neither quantized nor with LoRA. It belongs to the wrapper from then on.
+        layer: A Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose, DepthwiseConv1D/2D, SeparableConv1D/2D,
+            SimpleRNN, LSTM, GRU, ConvLSTM1D/2D/3D, or a SimpleRNNCell, LSTMCell or GRUCell without dropout; built or
+            not, neither quantized nor with LoRA. It belongs to the wrapper from then on. A recurrent layer computes its
+            kernels once a call, a cell once a step.
         **kwargs: Base layer arguments, such as `name` and `dtype`. `dtype` and `trainable` default to the wrapped
             layer's.
 
     Call arguments:
         inputs: The wrapped layer's input.
+        initial_state: States that a recurrent layer starts from, or a cell goes on from.
+        mask: Passed on to a recurrent layer.
         training: Passed on to the wrapped layer.
 
     Input shape:
@@ -46,8 +53,8 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         The wrapped layer's.
 
     Raises:
-        ValueError: If the layer is of another type, is quantized or has LoRA, or is an EinsumDense that sums over no
-            axis of its kernel.
+        ValueError: If the layer is of another type, is quantized or has LoRA, is an EinsumDense that sums over no axis
+            of its kernel, or a cell with dropout.
         TypeError: If `layer` is not a layer.
 
     Example:
@@ -82,16 +89,16 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         for kernel, axes in _unit_axes(self.layer).items():
             setattr(self, _scale_of(kernel), self._add_scale(kernel, axes))
         # Called before it is built, it would start from placeholders: see `_Substitution`.
-        activation = self.layer.activation
+        activation = getattr(self.layer, "activation", None)
         if isinstance(activation, keras.Layer) and not activation.built:
             activation.build(self.layer.compute_output_shape(input_shape))
 
     def _add_scale(self, kernel: str, unit_axes: tuple[int, ...]) -> keras.Variable:
-        v = getattr(self.layer, kernel)
+        v = attrgetter(kernel)(self.layer)
         # The norm needs all digits of v. Keras would cast it to the compute dtype whenever a call reads it, and has no
         # public way to exempt a variable that exists.
         v._autocast = False
-        norm_axes = _norm_axes(v, unit_axes)
+        norm_axes = fan_in_axes(len(v.shape), unit_axes)
 
         def norm_of_v(shape: Shape, dtype: str) -> Tensor:
             unit = ops.unit_vectors(v, norm_axes)
@@ -127,8 +134,8 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         _check_layer(self.layer)
         kernels = {}
         for kernel, unit_axes in _unit_axes(self.layer).items():
-            v = getattr(self.layer, kernel)
-            unit = ops.unit_vectors(v, _norm_axes(v, unit_axes))
+            v = attrgetter(kernel)(self.layer)
+            unit = ops.unit_vectors(v, fan_in_axes(len(v.shape), unit_axes))
             shape = [1] * len(v.shape)
             for axis in unit_axes:
                 shape[axis] = v.shape[axis]
@@ -136,19 +143,37 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
             kernels[kernel] = unit * keras.ops.reshape(scale, shape)
         return kernels
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+    def call(
+        self, inputs: Tensor, initial_state: Any = None, mask: Tensor | None = None, training: bool | None = None
+    ) -> Any:
         inputs = keras.ops.cast(inputs, self.compute_dtype)
         substitution = _Substitution()
         for name, kernel in self.normalized_kernels().items():
-            substitution.put(getattr(self.layer, name), keras.ops.cast(kernel, self.layer.compute_dtype))
+            substitution.put(attrgetter(name)(self.layer), keras.ops.cast(kernel, self.layer.compute_dtype))
+        states = () if initial_state is None else (initial_state,)
+        is_masked = mask is not None and "mask" in self.layer.call_signature_parameters
         with substitution:
-            outputs = self.layer(inputs, training=training)
+            outputs = self.layer(inputs, *states, training=training, **({"mask": mask} if is_masked else {}))
         for variable, value in substitution.updates:
             variable.assign(value)
         for loss in substitution.losses:
             self.add_loss(loss)
         # The wrapped layer, and an activation that is a layer, may have dtype policies of their own.
-        return keras.ops.cast(outputs, self.compute_dtype)
+        return keras.tree.map_structure(lambda output: keras.ops.cast(output, self.compute_dtype), outputs)
+
+    @property
+    def state_size(self) -> Any:
+        """That of a wrapped cell, for `keras.layers.RNN`."""
+        return self.layer.state_size
+
+    @property
+    def output_size(self) -> Any:
+        """That of a wrapped cell, for `keras.layers.RNN`."""
+        return self.layer.output_size
+
+    def get_initial_state(self, batch_size: int | None = None) -> Any:
+        """Returns that of a wrapped recurrent layer or cell."""
+        return self.layer.get_initial_state(batch_size)
 
     @property
     def kernel(self) -> Tensor:
@@ -186,7 +211,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         # Keras would build nested layers when loading them, outside the wrapper, under a shorter variable path.
         layer = config["layer"]
         layer.pop("build_config", None)
-        if isinstance(layer["config"]["activation"], dict):
+        if isinstance(layer["config"].get("activation"), dict):
             layer["config"]["activation"].pop("build_config", None)
         return config
 
@@ -277,6 +302,17 @@ def _unit_axes(layer: keras.Layer) -> dict[str, tuple[int, ...]]:
             return {"kernel": (-2, -1)}
         case kinds.SeparableConv1D() | kinds.SeparableConv2D():
             return {"depthwise_kernel": (-2, -1), "pointwise_kernel": (-1,)}
+        case kinds.SimpleRNN() | kinds.LSTM() | kinds.GRU():
+            return {"cell.kernel": (-1,), "cell.recurrent_kernel": (-1,)}
+        case kinds.ConvLSTM1D() | kinds.ConvLSTM2D() | kinds.ConvLSTM3D():
+            return {"cell.kernel": (-1,), "cell.recurrent_kernel": (-1,)}
+        case kinds.SimpleRNNCell() | kinds.LSTMCell() | kinds.GRUCell():
+            if layer.dropout or layer.recurrent_dropout:
+                raise ValueError(
+                    "`layer` must not be a cell with dropout, whose masks its recurrent layer draws: wrap that one. "
+                    f"Received: layer={layer!r}, dropout={layer.dropout}, recurrent_dropout={layer.recurrent_dropout}"
+                )
+            return {"kernel": (-1,), "recurrent_kernel": (-1,)}
         case kinds.EinsumDense():
             operands, _, output = layer.equation.partition("->")
             letters = operands.partition(",")[2]
@@ -287,18 +323,12 @@ def _unit_axes(layer: keras.Layer) -> dict[str, tuple[int, ...]]:
                 )
             return {"kernel": tuple(axis for axis, letter in enumerate(letters) if letter in output)}
     raise ValueError(
-        "`layer` must be a Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose, DepthwiseConv1D/2D or "
-        f"SeparableConv1D/2D. Received: layer={layer!r} (of type {type(layer).__name__})"
+        "`layer` must be a Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose, DepthwiseConv1D/2D, "
+        "SeparableConv1D/2D, SimpleRNN, LSTM, GRU, ConvLSTM1D/2D/3D or a cell of these. "
+        f"Received: layer={layer!r} (of type {type(layer).__name__})"
     )
-
-
-def _norm_axes(v: keras.Variable, unit_axes: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the axes of a kernel along which the weights of one unit lie: all that are not the units'."""
-    rank = len(v.shape)
-    units = [axis % rank for axis in unit_axes]
-    return tuple(axis for axis in range(rank) if axis not in units)
 
 
 def _scale_of(kernel: str) -> str:
     """Returns the name of the scale that goes with a kernel attribute."""
-    return kernel.replace("kernel", "scale")
+    return kernel.rpartition(".")[2].replace("kernel", "scale")

@@ -1,4 +1,5 @@
 import warnings
+from operator import attrgetter
 
 import keras
 import numpy as np
@@ -32,6 +33,18 @@ LAYERS = {
         (2, 5, 6, 4),
         {"depthwise_kernel": (0, 1), "pointwise_kernel": (0, 1, 2)},
     ),
+    "SimpleRNN": (lambda: kinds.SimpleRNN(3), (2, 6, 4), {"cell.kernel": (0,), "cell.recurrent_kernel": (0,)}),
+    "LSTM": (
+        lambda: kinds.LSTM(3, return_sequences=True),
+        (2, 6, 4),
+        {"cell.kernel": (0,), "cell.recurrent_kernel": (0,)},
+    ),
+    "GRU": (lambda: kinds.GRU(3, go_backwards=True), (2, 6, 4), {"cell.kernel": (0,), "cell.recurrent_kernel": (0,)}),
+    "ConvLSTM1D": (
+        lambda: kinds.ConvLSTM1D(2, 3, padding="same"),
+        (2, 3, 6, 4),
+        {"cell.kernel": (0, 1), "cell.recurrent_kernel": (0, 1)},
+    ),
     "EinsumDense": (lambda: kinds.EinsumDense("abc,cde->abde", (4, 2, 3)), (2, 4, 5), {"kernel": (0,)}),
     "EinsumDense heads": (lambda: kinds.EinsumDense("...de,def->...f", 6), (2, 7, 4, 5), {"kernel": (0, 1)}),
     "EinsumDense in groups": (
@@ -62,8 +75,8 @@ def test_starts_as_the_wrapped_layer(name):
     np.testing.assert_allclose(numpy(wrapper(x)), expected, atol=1e-5)
     assert tuple(wrapper.compute_output_shape(shape)) == expected.shape
     for kernel, axes in norm_axes.items():
-        scale = getattr(wrapper, kernel.replace("kernel", "scale"))
-        np.testing.assert_allclose(numpy(scale), norm(numpy(getattr(layer, kernel)), axes), rtol=1e-6)
+        scale = getattr(wrapper, kernel.removeprefix("cell.").replace("kernel", "scale"))
+        np.testing.assert_allclose(numpy(scale), norm(numpy(attrgetter(kernel)(layer)), axes), rtol=1e-6)
     assert len(wrapper.weights) == len(layer.weights) + len(norm_axes)
 
 
@@ -76,16 +89,16 @@ def test_computes_with_the_normalized_kernels(name):
     plain(x)
     for seed, variable in enumerate(wrapper.variables):
         variable.assign(data(*variable.shape, seed=seed))
-    if plain.bias is not None:
-        plain.bias.assign(wrapper.layer.bias)
+    for variable, own in zip(plain.trainable_weights, wrapper.layer.trainable_weights, strict=True):
+        variable.assign(own)  # biases, for one
     normalized = wrapper.normalized_kernels()
     assert list(normalized) == list(norm_axes)
     for kernel, axes in norm_axes.items():
-        v = numpy(getattr(wrapper.layer, kernel))
-        scale = numpy(getattr(wrapper, kernel.replace("kernel", "scale")))
+        v = numpy(attrgetter(kernel)(wrapper.layer))
+        scale = numpy(getattr(wrapper, kernel.removeprefix("cell.").replace("kernel", "scale")))
         expected = np.expand_dims(scale / norm(v, axes), axes) * v
         np.testing.assert_allclose(numpy(normalized[kernel]), expected, atol=1e-6)
-        getattr(plain, kernel).assign(expected.astype("float32"))
+        attrgetter(kernel)(plain).assign(expected.astype("float32"))
     np.testing.assert_allclose(numpy(wrapper(x)), numpy(plain(x)), atol=2e-5)
 
 
@@ -383,7 +396,9 @@ def test_not_a_layer(layer):
         WeightNormalization(layer)
 
 
-@pytest.mark.parametrize("kind", [keras.layers.BatchNormalization, lambda: keras.layers.LSTM(3), keras.Sequential])
+@pytest.mark.parametrize(
+    "kind", [keras.layers.BatchNormalization, lambda: keras.layers.Embedding(3, 2), keras.Sequential]
+)
 def test_a_layer_without_a_kernel(kind):
     with pytest.raises(ValueError, match=r"`layer` must be a Dense, EinsumDense, .* Received: layer=.*of type"):
         WeightNormalization(kind())
@@ -449,3 +464,71 @@ def test_the_scale_of_a_half_precision_layer_is_wide():
 def test_kernels_before_they_exist():
     with pytest.raises(ValueError, match="has no `normalized_kernels` before it is built"):
         WeightNormalization(keras.layers.Dense(3)).normalized_kernels()
+
+
+def test_recurrent_layers_with_masks_and_states():
+    x = data(2, 6, 4)
+    plain = keras.layers.LSTM(3, return_state=True)
+    plain(x)
+    wrapper = WeightNormalization(keras.layers.LSTM(3, return_state=True))
+    wrapper(x)
+    for variable, value in zip(wrapper.layer.weights, plain.weights, strict=True):
+        variable.assign(value)
+    for name in ("scale", "recurrent_scale"):
+        kernel = plain.cell.kernel if name == "scale" else plain.cell.recurrent_kernel
+        getattr(wrapper, name).assign(norm(numpy(kernel), 0))
+    mask = np.arange(6) < np.array([[3], [5]])
+    states = [data(2, 3, seed=seed) for seed in (1, 2)]
+    expected = plain(x, initial_state=states, mask=mask)
+    for found, one in zip(wrapper(x, initial_state=states, mask=mask), expected, strict=True):
+        np.testing.assert_allclose(numpy(found), numpy(one), atol=1e-5)
+    inputs = keras.Input((6,), dtype="int32")
+    embedded = keras.layers.Embedding(9, 4, mask_zero=True)(inputs)
+    tokens = np.array([[3, 4, 0, 0, 0, 0], [5, 6, 7, 1, 2, 0]])
+    model, twin = keras.Model(inputs, wrapper(embedded)), keras.Model(inputs, plain(embedded))
+    np.testing.assert_allclose(numpy(model(tokens)[0]), numpy(twin(tokens)[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell])
+def test_a_cell_in_a_recurrent_layer(kind):
+    x = data(2, 6, 4)
+    plain = keras.layers.RNN(
+        kind(
+            3,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=1),
+            recurrent_initializer=keras.initializers.GlorotUniform(seed=2),
+        )
+    )
+    layer = keras.layers.RNN(
+        WeightNormalization(
+            kind(
+                3,
+                kernel_initializer=keras.initializers.GlorotUniform(seed=1),
+                recurrent_initializer=keras.initializers.GlorotUniform(seed=2),
+            )
+        )
+    )
+    np.testing.assert_allclose(numpy(layer(x)), numpy(plain(x)), atol=1e-5)
+    model = keras.Sequential([keras.Input((6, 4)), layer])
+    model.compile("sgd", "mse")
+    before = [numpy(weight).copy() for weight in layer.trainable_weights]
+    model.train_on_batch(x, np.ones((2, 3)))
+    for weight, old in zip(layer.trainable_weights, before, strict=True):
+        assert not np.array_equal(numpy(weight), old), weight.path
+    with pytest.raises(ValueError, match="`layer` must not be a cell with dropout"):
+        WeightNormalization(kind(3, dropout=0.1))
+
+
+def test_recurrent_layers_are_normalized_where_they_are_named():
+    inputs = keras.Input((6, 4))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.LSTM(3, name="lstm")(inputs)))
+    x = data(2, 6, 4)
+    done = keras_actlab.conversion.report(keras_actlab.conversion.to_weight_normalization(model))
+    assert [row.before for row in done.changed] == ["Dense"]
+    assert [row.note for row in done.skipped] == ["it is a cell; `where` may name its recurrent layer"]
+    converted = keras_actlab.conversion.to_weight_normalization(model, where="lstm")
+    assert isinstance(converted.get_layer("lstm"), WeightNormalization)
+    np.testing.assert_allclose(numpy(converted(x)), numpy(model(x)), atol=1e-5)
+    folded = keras_actlab.fold(converted)
+    assert type(folded.get_layer("lstm")) is keras.layers.LSTM
+    np.testing.assert_allclose(numpy(folded(x)), numpy(model(x)), atol=1e-5)
