@@ -69,8 +69,12 @@ def pytest_runtest_call():
 
 
 def pytest_collection_modifyitems(items):
-    # The longest tests first, so that no process of several is left alone with them at the end.
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    # The longest tests first, so that no process of several is left alone with them at the end, nor takes some of them
+    # from another process and makes their expensive fixtures again.
+    def place(item):
+        return item.path.name != "test_notebooks.py", "saved" not in item.fixturenames
+
+    items.sort(key=place)
 
 
 def pytest_collection_finish():
