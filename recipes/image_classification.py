@@ -110,8 +110,8 @@ def compare(
             file was written by an earlier version.
     """
     path = out / f"{name}.csv"
-    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["run"])
-    if "run" not in rows:
+    rows = pd.read_csv(path) if path.exists() else pd.DataFrame()
+    if len(rows) and "run" not in rows:
         raise ValueError(f"`out` must hold results of this version, or none. Received: {path}, without a column `run`")
     data = {
         "training images": len(train),
@@ -122,7 +122,7 @@ def compare(
         for method, of_method in methods.items():
             this = {"task": task, "method": method, "seed": seed, **_plain(setting), **data}
             run = this["run"] = _run_name(this)
-            if (rows["run"] == run).any():
+            if len(rows) and (rows["run"] == run).any():
                 continue
             print(f"\n{task}, {method}, seed {seed}", flush=True)
             found = _run(of_method, setting, train, test, seed, out / name / run, {"method": method, "task": task})

@@ -135,7 +135,7 @@ class BoundaryTracker(Watcher):
         there = self.model._flatten_layers(include_self=False)
         found = [layer for layer in there if units in (layer.name, layer.path)]
         if len(found) != 1:
-            known = [layer.path for layer in found or there]
+            known = [layer.path for layer in found or there if layer.path]  # inputs have none
             raise ValueError(
                 "`layers` must name layers of the model that is trained, by a name that only one has, or by the path. "
                 f"Received: {units!r}, which {len(found)} have; {'they are' if found else 'the model has'} {known}"

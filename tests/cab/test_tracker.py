@@ -292,19 +292,19 @@ def test_layers_may_be_named():
     inner = keras.Sequential([keras.Input((1,)), keras.layers.Dense(3, name="dense")], name="inner")
     both = keras.Sequential([keras.Input((2,)), *model.layers, inner, keras.layers.Dense(1)])
     both.compile("sgd", "mse")
-    names = tuple(layer.name for layer in model.layers[:-1])
+    names, dense = tuple(layer.name for layer in model.layers[:-1]), model.layers[0]
     by_name, themselves = cab.BoundaryTracker([names[1:], "output"]), cab.BoundaryTracker([units_of(model)])
     with pytest.raises(ValueError, match="one affine layer"):
         train(both, 1, by_name)
     for layers in (("dense", *names[1:]), "dense"):
-        with pytest.raises(ValueError, match=rf"'dense', which 2 have; they are \['dense', '{inner.layers[0].path}'"):
+        with pytest.raises(ValueError, match=rf"'dense', which 2 have; they are \['{dense.path}', 'inner/dense'\]"):
             train(both, 1, cab.BoundaryTracker(layers))
-    with pytest.raises(ValueError, match=r"'dens', which 0 have; the model has \['dense', 'batch"):
+    with pytest.raises(ValueError, match=rf"'dens', which 0 have; the model has \['{dense.path}', 'seq"):
         train(both, 1, cab.BoundaryTracker("dens"))
     by_name = cab.BoundaryTracker(names)
     train(model, 1, by_name, themselves)
     assert_same(whole(by_name), whole(themselves))
-    by_path = cab.BoundaryTracker([inner.layers[0].path, "output"])
+    by_path = cab.BoundaryTracker(["inner/dense", "output"])
     train(both, 1, by_path)
     assert list(by_path.tracks) == ["dense", "output"]
 

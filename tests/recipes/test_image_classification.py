@@ -51,6 +51,7 @@ def invoke(app, *arguments):
 
 
 @pytest.mark.usefixtures("_tiny")
+@pytest.mark.filterwarnings("ignore:Tensor.T is deprecated on 0-D tensors")  # which Keras' Equalization calls
 @pytest.mark.parametrize("name", RECIPES)
 def test_smoke(name, tmp_path):
     recipe, method, network = RECIPES[name]
