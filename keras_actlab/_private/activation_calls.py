@@ -23,11 +23,16 @@ from keras_actlab.graph import FUNCTIONS
 INNER = ("keras/src/activations/", "keras/src/backend/", "keras/src/ops/", "keras/src/utils/", "keras_actlab/_private/")
 
 
+class NotBuiltError(RuntimeError):
+    """Raised with the name of a layer that a call would build."""
+
+
 @contextmanager
 def observed(
     on_call: Callable[[str, Any, str], None],
     on_start: Callable[[keras.Operation, Any], None],
     on_end: Callable[[keras.Operation], None],
+    may_build: bool,
 ) -> Iterator[None]:
     """Within, calls of activation functions and of operations are reported.
 
@@ -36,6 +41,7 @@ def observed(
             activation function by another are not reported.
         on_start: Gets an operation, such as a layer, and its first argument, when its call starts.
         on_end: Gets the operation when its call ends.
+        may_build: Whether a call may build a layer. Where it may not, NotBuiltError is raised.
     """
     depth = 0
 
@@ -63,8 +69,17 @@ def observed(
         finally:
             on_end(self)
 
+    layer_call = keras.layers.Layer.__call__
+
+    def refusing_call(self: keras.layers.Layer, *arguments: Any, **keywords: Any) -> Any:
+        if not self.built:
+            raise NotBuiltError(self.name)
+        return layer_call(self, *arguments, **keywords)
+
     with ExitStack() as stack:
         stack.enter_context(_replaced(Operation, "__call__", observing_call))
+        if not may_build:
+            stack.enter_context(_replaced(keras.layers.Layer, "__call__", refusing_call))
         for module, name in _functions():
             stack.enter_context(_replaced(module, name, observe(name, getattr(module, name))))
         yield

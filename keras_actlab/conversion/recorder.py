@@ -89,19 +89,20 @@ def is_known(layer: keras.layers.Layer) -> bool:
 
 
 @contextmanager
-def recorded(layers: Sequence[keras.layers.Layer] = ()) -> Iterator[list[Call]]:
+def recorded(layers: Sequence[keras.layers.Layer] = (), may_build: bool = True) -> Iterator[list[Call]]:
     """Within, calls of activation functions are recorded, in the list that this returns.
 
     Recorded are functions of `keras.activations` and `keras.ops`, whichever way they were imported, of `jax.nn`,
     `tensorflow.nn` or `torch.nn.functional`, and what is called as an attribute of one of `layers`. Calls within a
-    recorded call are not.
+    recorded call are not. Unless `may_build`, a call that would build a layer raises a NotBuiltError.
     """
     calls: list[Call] = []
     running: list[keras.layers.Layer] = []
     within = 0
 
     def on_start(operation: keras.Operation, x: Any) -> None:
-        if isinstance(operation, ACTIVATION_LAYERS) and not within:
+        is_hidden = isinstance(operation, ACTIVATION_LAYERS) and not isinstance(operation, keras.layers.Softmax)
+        if is_hidden and not within:
             calls.append(Call(type(operation).__name__, operation, None, _shape(x), ""))
         if isinstance(operation, keras.layers.Layer):
             running.append(operation)
@@ -132,7 +133,7 @@ def recorded(layers: Sequence[keras.layers.Layer] = ()) -> Iterator[list[Call]]:
         # Past Keras, which would track what is set.
         for layer, name, function in spied:
             vars(layer)[name] = spy(layer, name, function)
-        with observed(on_call, on_start, on_end):
+        with observed(on_call, on_start, on_end, may_build):
             yield calls
     finally:
         for layer, name, function in spied:
@@ -160,7 +161,10 @@ def calls_of(model: keras.Model, layers: Sequence[keras.layers.Layer]) -> list[C
     """
     for sizes in SIZES:
         with suppress(Exception):  # whatever a model raises on inputs that it is not made for
-            one, other = (_trace(model, layers, size) for size in sizes)
+            one = _trace(model, layers, sizes[0])
+            if not any(call.attribute or not call.line for call in one):
+                return one  # no shape is asked for
+            other = _trace(model, layers, sizes[1])
             return [_unknown(call, twin) for call, twin in zip(one, other, strict=True)]
     return None
 
@@ -174,7 +178,7 @@ def _trace(model: keras.Model, layers: Sequence[keras.layers.Layer], size: int) 
     calls: list[Call] = []
 
     def run(inputs: Any) -> Any:
-        with recorded(layers) as found:
+        with recorded(layers, may_build=False) as found:  # which would change the caller's model
             outputs = model(**inputs) if isinstance(inputs, _Keywords) else model(inputs)
         calls[:] = found  # some backends try twice
         return next(one for one in keras.tree.flatten(outputs) if keras.ops.is_tensor(one))

@@ -175,6 +175,29 @@ def test_a_model_that_cannot_be_traced_says_so():
     assert any("were not looked for" in note for note in done.notes)
 
 
+def test_looking_for_activations_builds_nothing():
+    class Lazy(keras.layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = keras.layers.Dense(3)
+
+        def build(self, input_shape):
+            self.built = True
+
+        def call(self, inputs):
+            return keras.activations.relu(self.dense(inputs))
+
+        def compute_output_shape(self, input_shape):
+            return input_shape
+
+    inputs = keras.Input((3,))
+    lazy = Lazy()
+    model = keras.Model(inputs, lazy(keras.layers.Dense(3, "relu")(inputs)))
+    done = report(keras_actlab.swap_activations(model, "crrelu", check=False))
+    assert not lazy.dense.built
+    assert any("were not looked for" in note for note in done.notes)
+
+
 SMALL = {
     "vocabulary_size": 11,
     "num_layers": 1,
