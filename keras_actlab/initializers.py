@@ -36,6 +36,8 @@ class UniformSphereAngles(keras.initializers.Initializer):
     """
 
     def __init__(self, seed: int | keras.random.SeedGenerator | None = None) -> None:
+        if isinstance(seed, bool):
+            raise TypeError(f"`seed` must be an integer, a SeedGenerator or None. Received: seed={seed}")
         self._normal = keras.initializers.RandomNormal(stddev=1.0, seed=seed)
 
     def __call__(self, shape: tuple[int, int], dtype: str | None = None) -> Tensor:

@@ -220,14 +220,6 @@ def test_shapes(name):
 
 
 @each_case
-def test_an_empty_batch(name):
-    case = CASES[name]
-    layer = case.make()
-    expected = layer(data(case.shape)).shape
-    assert tuple(layer(data((0, *case.shape[1:]))).shape) == (0, *expected[1:])
-
-
-@each_case
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
 def test_dtypes(name, policy):
     case = CASES[name]

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 
+from keras_actlab.arguments import check_mapping, numbers
 from keras_actlab.cab.affine import AffineUnits, Read, Units, current
 
 
@@ -121,7 +121,7 @@ def angular_change(before: Any, after: Any) -> np.ndarray:
     - [Kahan, 2006](https://people.eecs.berkeley.edu/~wkahan/Mindless.pdf), "How Futile are Mindless Assessments of
       Roundoff in Floating-Point Computation?", section 12.
     """
-    before, after = np.asarray(before, "float64"), np.asarray(after, "float64")
+    before, after = numbers("before", before), numbers("after", after)
     if before.shape != after.shape or not before.ndim:
         raise ValueError(
             "`before` and `after` must have the same shape, (..., n). "
@@ -166,7 +166,7 @@ def metric_tensor(angles: Any) -> np.ndarray:
 
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), theorem 3.7.
     """
-    angles = np.asarray(keras.ops.convert_to_numpy(angles), "float64")
+    angles = numbers("angles", angles)
     if angles.ndim not in (1, 2) or not len(angles):
         raise ValueError(
             f"`angles` must have the shape (n - 1,) or (n - 1, units), n >= 2. Received: angles.shape={angles.shape}"
@@ -214,6 +214,7 @@ def perturb(units: Units, steps: Mapping[str, Any]) -> Boundaries:
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), propositions 2.3 to 2.5, theorem 3.7, figure 1.
     """
     affine = AffineUnits(units)
+    check_mapping("steps", steps, "a mapping of the names of parameters to their steps")
     moved = {}
     for name, step in steps.items():
         fitting = [v for v in affine.variables if f"/{v.path}".endswith(f"/{name}")]
@@ -222,7 +223,7 @@ def perturb(units: Units, steps: Mapping[str, Any]) -> Boundaries:
                 f"`steps` must name one parameter of {[v.path for v in affine.variables]} each. Received: {name!r}, "
                 f"which fits {len(fitting)} of them"
             )
-        step = np.asarray(step, "float64")
+        step = numbers(f"steps[{name!r}]", step)
         if step.shape != tuple(fitting[0].shape):
             raise ValueError(
                 f"`steps` must have the shapes of the parameters. Received: {name!r} of shape {step.shape} for "

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_actlab.arguments import check_choice, check_type, integer, numbers, received
 from keras_actlab.cab import geometry
 from keras_actlab.cab.affine import Units, current
 from keras_actlab.cab.geometry import Boundaries
@@ -77,7 +78,7 @@ def features(units: Units, limits: tuple[float, float], track: Track | None = No
     y = x
     for layer in units if isinstance(units, tuple) else (units,):
         y = layer(y, training=False)
-    y = _array(y)
+    y = numbers("y", y)
     if track is None:
         names, locations, units_of = ["boundaries"], now.locations[None], now.units
     else:
@@ -151,8 +152,10 @@ def boundaries_2d(
     else:
         limits = _range(np.concatenate([*classes.values()])) if classes else _robust_range(boundaries.locations)
     if decision is not None:
+        if not callable(decision):
+            raise TypeError(f"`decision` must be a function or None. {received('decision', decision)}")
         grid = np.stack(np.meshgrid(*(np.linspace(low, high, GRID) for low, high in limits)), axis=-1)
-        scores = _array(decision(grid.reshape(-1, 2)))
+        scores = numbers("decision", decision(grid.reshape(-1, 2)))
         if scores.size != GRID**2:
             raise ValueError(
                 f"`decision` must return a score for each of {GRID**2} inputs. Received: scores.shape={scores.shape}"
@@ -303,8 +306,7 @@ def largest_changes(tracks: Mapping[str, Track], quantity: str = "moves", ax: Ax
         "moves": "largest move of a location (unit of the inputs)",
         "turns": "largest turn of a boundary (degrees)",
     }
-    if quantity not in axis_labels:
-        raise ValueError(f"`quantity` must be one of {list(axis_labels)}. Received: quantity={quantity!r}")
+    check_choice("quantity", quantity, axis_labels)
     ax = _axes(ax, (6.4, 4))
     for index, (name, track) in enumerate(tracks.items()):
         changes = track.moves if quantity == "moves" else np.degrees(track.turns)
@@ -405,20 +407,23 @@ def activation(
         raise TypeError(f"`layer` must be an activation layer or a function. Received: layer={layer!r}")
     if isinstance(layer, keras.Layer) and not layer.built:
         raise ValueError(f"`layer` must be built. Received: {layer.name} ({type(layer).__name__}), which is not")
-    values = _array(inputs)
+    values = numbers("inputs", inputs)
     if values.ndim < 2 or not values.size:
         raise ValueError(
             f"`inputs` must have the shape (examples, ..., channels). Received: inputs.shape={values.shape}"
         )
     axis = getattr(layer, "axis", None) or -1
     count = values.shape[axis]
-    chosen = list(range(min(CHANNELS, count))) if channels is None else list(channels)
+    if channels is None:
+        channels = range(min(CHANNELS, count))
+    check_type("channels", channels, Sequence, "a sequence of integers")
+    chosen = [integer("channels", channel) for channel in channels]
     if not chosen or not all(channel in range(count) for channel in chosen):
         raise ValueError(f"`channels` must be of 0 to {count - 1}, one at least. Received: channels={channels}")
     ((low, high),) = _robust_range(values.reshape(-1, 1))
 
     if isinstance(layer, TMAF):
-        thresholds = _array(layer.thresholds)
+        thresholds = numbers("thresholds", layer.thresholds)
         low, high = min(low, thresholds[0] - 0.5), max(high, thresholds[-1] + 0.5)
         ax = _axes(ax, (6.4, 4))
         _draw_entries(ax, current(layer.levels), np.array([low, *thresholds, high]), count, chosen)
@@ -468,7 +473,7 @@ def _curves(layer: Callable[..., Any], x: np.ndarray, shape: tuple[int, ...], ax
     """Returns the outputs of each channel for inputs that are the same everywhere, (len(x), channels)."""
     inputs = np.broadcast_to(x.reshape(-1, *[1] * len(shape)), (len(x), *shape)).astype("float32")
     options = {"training": False} if isinstance(layer, keras.Layer) else {}
-    outputs = _array(layer(keras.ops.convert_to_tensor(inputs), **options))
+    outputs = numbers("layer", layer(keras.ops.convert_to_tensor(inputs), **options))
     if outputs.shape != inputs.shape:
         raise ValueError(
             "`layer` must give outputs of the shape of its inputs. "
@@ -520,7 +525,7 @@ def _robust_range(values: np.ndarray) -> np.ndarray:
 def _limits(limits: Any, inputs: int) -> np.ndarray:
     """Returns limits as an array (inputs, 2)."""
     try:
-        pairs = np.broadcast_to(np.asarray(limits, "float64"), (inputs, 2))
+        pairs = np.broadcast_to(numbers("limits", limits), (inputs, 2))
     except (TypeError, ValueError):
         pairs = np.full((1, 2), np.nan)
     if not np.all(np.isfinite(pairs)) or not np.all(pairs[:, 0] < pairs[:, 1]):
@@ -550,7 +555,7 @@ def _classes(points: Any, labels: Any) -> dict[str, np.ndarray]:
     """Returns points in the plane by the name of their label; an empty dictionary if there are none."""
     if points is None and labels is None:
         return {}
-    points = None if points is None else _array(points)
+    points = None if points is None else numbers("points", points)
     if points is not None and (points.ndim != 2 or points.shape[1] != 2 or not len(points)):
         raise ValueError(f"`points` must have the shape (points, 2). Received: points.shape={points.shape}")
     if labels is None:
@@ -564,10 +569,6 @@ def _classes(points: Any, labels: Any) -> dict[str, np.ndarray]:
     return {f"class {each}": points[labels == each] for each in np.unique(labels)}
 
 
-def _array(values: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(values), "float64")
-
-
 def _colour(index: int) -> str:
     return LINE_COLOURS[index % len(LINE_COLOURS)]
 
@@ -579,6 +580,7 @@ def _styles(units: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _axes(ax: Axes | None, size: tuple[float, float], **options: Any) -> Any:
+    check_type("ax", ax, (Axes, type(None)), "axes of Matplotlib, or None")
     if ax is None:
         figure, ax = plt.subplots(figsize=size, layout="constrained", subplot_kw=options)
         plt.close(figure)  # it belongs to the caller alone

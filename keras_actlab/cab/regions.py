@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
+from keras_actlab.arguments import numbers
 from keras_actlab.cab.affine import breakpoints, is_affine
 from keras_actlab.cab.watching import Watcher
 from keras_actlab.graph import ACTIVATION_LAYERS, calls, children, consumers, is_functional, is_output
@@ -161,6 +162,7 @@ class RegionTracker(Watcher):
 
     def __init__(self, x: Any, every: int = 1):
         super().__init__(every)
+        numbers("x", x)
         self.x = x
         self._looks: list[tuple[int, int, float, float]] = []
         self._network: Network  # from the beginning of training on
@@ -280,6 +282,7 @@ class Network:
 
     def checked_points(self, x: Any) -> np.ndarray:
         """Returns `x` as an array; raises unless it holds inputs of the model."""
+        numbers("x", x)
         points = np.asarray(keras.ops.convert_to_numpy(x))
         self.check_shape("x", points.shape[1:])
         if not len(points):

@@ -7,6 +7,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
+from keras_actlab.arguments import numbers
 from keras_actlab.cab.regions import Network
 
 ROWS = 1024  # points that go through the network at once
@@ -44,7 +45,7 @@ class Plane:
     limits: tuple[Interval, Interval] = ((-1.0, 1.0), (-1.0, 1.0))
 
     def __post_init__(self) -> None:
-        arrays = {name: np.array(getattr(self, name), "float64") for name in ("origin", "first", "second")}
+        arrays = {name: np.array(numbers(name, getattr(self, name))) for name in ("origin", "first", "second")}
         shapes = {name: array.shape for name, array in arrays.items()}
         if len(set(shapes.values())) > 1 or not arrays["origin"].ndim:
             raise ValueError(
@@ -60,7 +61,7 @@ class Plane:
             raise ValueError(
                 f"`first` and `second` must not be parallel, nor 0. Received: first={self.first}, second={self.second}"
             )
-        limits = np.array(self.limits, "float64")
+        limits = numbers("limits", self.limits)
         if limits.shape != (2, 2) or not np.isfinite(limits).all() or not (limits[:, 0] < limits[:, 1]).all():
             raise ValueError(f"`limits` must be two pairs of increasing finite numbers. Received: limits={self.limits}")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_actlab.arguments import as_path, check_mapping
 from keras_actlab.cab.geometry import Boundaries
 from keras_actlab.files import atomic_write
 
@@ -75,7 +76,8 @@ def save_tracks(tracks: Mapping[str, Track], path: str | Path) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     cab.save_tracks({}, pathlib.Path(folder) / "tracks.npz")
     """
-    with atomic_write(path) as unfinished, unfinished.open("wb") as file:
+    check_mapping("tracks", tracks, "a mapping of names to tracks")
+    with atomic_write(as_path("path", path)) as unfinished, unfinished.open("wb") as file:
         np.savez(file, **{f"{n}/{field}": getattr(track, field) for n, track in tracks.items() for field in FIELDS})
 
 

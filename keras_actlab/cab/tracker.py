@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_actlab.arguments import as_path, check_number
 from keras_actlab.cab.affine import AffineUnits, Units, current
 from keras_actlab.cab.geometry import angular_change, of_values
 from keras_actlab.cab.track import FIELDS, Track, load_tracks, save_tracks
@@ -74,10 +75,7 @@ class BoundaryTracker(Watcher):
         path: str | Path | None = None,
     ):
         super().__init__(every)
-        if isinstance(megabytes, bool) or not isinstance(megabytes, (int, float)):
-            raise TypeError(f"`megabytes` must be a number. Received: megabytes={megabytes!r}")
-        if not megabytes > 0:
-            raise ValueError(f"`megabytes` must be positive. Received: megabytes={megabytes}")
+        check_number("megabytes", megabytes, positive=True)
         self.layers = list(layers) if isinstance(layers, list) else [layers]
         flat = [layer for units in self.layers for layer in (units if isinstance(units, tuple) else (units,))]
         if not flat or not all(isinstance(layer, (keras.layers.Layer, str)) for layer in flat):
@@ -86,7 +84,7 @@ class BoundaryTracker(Watcher):
                 f"Received: layers={layers!r}"
             )
         self.megabytes = megabytes
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else as_path("path", path)
         self._records: list[_Records] = []
         self._restored = False  # whether the records are those of a file, and training has not begun since
         self._waiting: list[tuple[int, list[np.ndarray]]] = []  # a look's step, and copies of the variables

@@ -8,6 +8,9 @@ import numpy as np
 from scipy import special, stats
 from scipy.differentiate import derivative
 
+from keras_actlab.arguments import check_number as check_number
+from keras_actlab.arguments import received
+
 # Samples of one exact value count as a point mass from this share of them on, and this number.
 ATOM_SHARE, ATOM_COUNT = 0.005, 5
 FEWEST_SAMPLES = 16
@@ -211,6 +214,8 @@ class Empirical(Density):
     """
 
     def __init__(self, samples: Any, bandwidth: float | None = None):
+        if bandwidth is not None:
+            check_number("bandwidth", bandwidth, positive=True)
         numbers = finite_samples(samples)
         precision = np.finfo(np.result_type(np.asarray(samples), "float32")).eps
         self.atoms, rest = split_atoms(numbers)
@@ -228,7 +233,6 @@ class Empirical(Density):
             )
         if bandwidth is None:
             bandwidth = float(spread * (4 / (5 * len(rest))) ** (1 / 7))
-        check_number("bandwidth", bandwidth, positive=True)
         self.bandwidth = bandwidth
         centres = min(max(len(rest) // 4, FEWEST_SAMPLES), MOST_CENTRES)
         self._centres = np.quantile(rest, (np.arange(centres) + 0.5) / centres)
@@ -293,7 +297,7 @@ def finite_samples(samples: Any) -> np.ndarray:
     """Returns `samples` as a vector in float64; raises unless they are finite numbers."""
     flat = np.asarray(samples)
     if flat.dtype.kind not in "iufb":
-        raise TypeError(f"`samples` must be numbers. Received: an array of {flat.dtype}")
+        raise TypeError(f"`samples` must be numbers. {received('samples', samples)}")
     flat = flat.astype("float64").ravel()
     finite = np.isfinite(flat)
     if not finite.all():
@@ -314,11 +318,3 @@ def split_atoms(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _normal(t: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * t * t) / np.sqrt(2 * np.pi)
-
-
-def check_number(name: str, value: Any, positive: bool = False) -> None:
-    """Raises unless `value` is a finite number, and positive if it has to be."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
-    if not np.isfinite(value) or (positive and value <= 0):
-        raise ValueError(f"`{name}` must be finite{' and positive' * positive}. Received: {name}={value}")

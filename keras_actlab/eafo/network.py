@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
+from keras_actlab.arguments import received
 from keras_actlab.eafo.densities import FEWEST_SAMPLES, finite_samples, split_atoms
 from keras_actlab.eafo.functions import name_of
 from keras_actlab.graph import ACTIVATION_LAYERS
@@ -71,7 +72,7 @@ def layer_entropies(model: keras.Model, data: Any) -> pd.DataFrame:
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
             "`data` must be an array, or a list or dict of arrays, with the same number of examples, at least one. "
-            f"Received: arrays of lengths {sorted(lengths)}"
+            f"{received('data', data)}: arrays of lengths {sorted(lengths)}"
         )
     (examples,) = lengths
     starts = range(0, examples, BATCH)

@@ -52,7 +52,10 @@ def rank(activations: Mapping[str, Any] | Iterable[Any] | None, density: Any) ->
         raise ValueError(f"`activations` must hold at least one. Received: activations={activations!r}")
     rows = []
     for name, activation in named:
-        outputs = image(activation, density)
+        try:
+            outputs = image(activation, density)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"`activations` must all be activations. Received: {name}. {error}") from error
         rows.append((name, outputs.entropy, outputs.standardized_entropy, outputs.atoms[:, 1].sum()))
     table = pd.DataFrame(rows, columns=["activation", "entropy", "standardized entropy", "point masses"])
     return table.sort_values("entropy", ignore_index=True, kind="stable")

@@ -13,9 +13,9 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
+from keras_actlab.arguments import boolean, check_choice, check_number, integer
 from keras_actlab.experiments.arrays import as_array, as_arrays
 from keras_actlab.experiments.description import describe
-from keras_actlab.layers.arguments import boolean
 
 Examples = tuple[Any, Any]
 Method = Callable[..., keras.Model | tuple[keras.Model, Sequence[keras.callbacks.Callback]]]
@@ -165,11 +165,17 @@ def holdout(
     {'train': 64, 'validation': 16, 'test': 20}
     """
     boolean("standardize_targets", standardize_targets)
+    if integer("seed", seed) < 0:
+        raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
+    for name, fraction in (("validation", validation), ("test", test)):
+        check_number(name, fraction, positive=True)
+        if fraction >= 1:
+            raise ValueError(f"`{name}` must be a fraction below 1. Received: {name}={fraction}")
     x, y = as_array("x", x), as_array("y", y)
     if x.ndim != 2 or y.shape != x.shape[:1]:
         raise ValueError(
             "`x` must have shape (examples, features) and `y` shape (examples,). "
-            f"Received: shapes {x.shape} and {y.shape}"
+            f"Received: x.shape={x.shape}, y.shape={y.shape}"
         )
     for name, array in (("x", x), ("y", y)):
         if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
@@ -303,7 +309,7 @@ class Comparison:
             value = getattr(self, argument)
             optional = argument in ("batch_size", "validate_every")
             if not (optional and value is None) and (type(value) is not int or value < 1):
-                raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={value}")
+                raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={value!r}")
         object.__setattr__(self, "grid", _checked_grid(self.grid))
         for name, method in self.methods.items():
             if isinstance(method, keras.layers.Layer):
@@ -323,10 +329,8 @@ class Comparison:
             raise ValueError(f"`grid` and `metrics` must not use the names of other columns. Received: {sorted(taken)}")
         if self.monitor is None:
             object.__setattr__(self, "monitor", next(iter(self.metrics)))
-        if self.monitor not in self.metrics:
-            raise ValueError(f"`monitor` must be one of {list(self.metrics)}. Received: monitor={self.monitor!r}")
-        if self.mode not in ("min", "max"):
-            raise ValueError(f'`mode` must be "min" or "max". Received: mode={self.mode!r}')
+        check_choice("monitor", self.monitor, self.metrics)
+        check_choice("mode", self.mode, ("min", "max"))
 
     @property
     def candidates(self) -> list[dict[str, Any]]:

@@ -33,8 +33,9 @@ ELEMENTWISE_OPTIMIZERS = (
 
 
 def _check(members: Sequence[keras.Model]) -> None:
-    if not members:
-        raise ValueError("`members` must not be empty. Received: members=[]")
+    models = isinstance(members, list | tuple) and all(isinstance(member, keras.Model) for member in members)
+    if not models or not members:
+        raise (ValueError if models else TypeError)(f"`members` must be models, at least one. Received: {members=}")
     shapes = [[(tuple(v.shape), v.dtype) for v in member.variables] for member in members]
     if any(shape != shapes[0] for shape in shapes) or len({describe(member) for member in members}) > 1:
         raise ValueError(f"`members` must be built and compiled alike. Received: members={members}")

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from keras_actlab.arguments import check_choice, check_type
 from keras_actlab.colours import COLOURS
 from keras_actlab.experiments.results import Results
 
@@ -36,6 +37,7 @@ def dots(results: Results, metric: str | None = None) -> Figure:
     >>> figure.axes[0].get_title()
     'noise'
     """
+    check_type("results", results, Results, "what `run` or `load` returns")
     table = results.table(metric)
     tasks = list(results.configurations)
     methods = list(dict.fromkeys(method for _, method in table.index))
@@ -95,13 +97,14 @@ def curves(results: Results, metric: str | None = None, task: str | None = None)
     >>> experiments.curves(results).axes[0].get_ylabel()
     'validation RMSE'
     """
-    task = task or next(iter(results.configurations))
-    if task not in results.configurations:
-        raise ValueError(f"`task` must be one of {list(results.configurations)}. Received: task={task!r}")
+    check_type("results", results, Results, "what `run` or `load` returns")
+    if task is None:
+        task = next(iter(results.configurations))
+    check_choice("task", task, results.configurations)
     configuration = results.configurations[task]
-    metric = metric or configuration["monitor"]
-    if metric not in configuration["metrics"]:
-        raise ValueError(f"`metric` must be one of {configuration['metrics']}. Received: metric={metric!r}")
+    if metric is None:
+        metric = str(configuration["monitor"])
+    check_choice("metric", metric, configuration["metrics"])
     figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     plt.close(figure)
     for index, method in enumerate(configuration["methods"]):

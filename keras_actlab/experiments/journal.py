@@ -8,6 +8,8 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from keras_actlab.files import flush_folder
+
 try:
     import fcntl
 except ImportError:  # on Windows; two processes that write in the same millisecond are not noticed there
@@ -94,7 +96,7 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         if is_new:
-            _sync_folder(self.path.parent)
+            flush_folder(self.path.parent)
         self.records.append(record)
         self._end = self._size = self._end + len(line)
         self._complete = True
@@ -157,11 +159,3 @@ def _lock(file: BinaryIO) -> None:
     """Waits until no other process writes to the file. Closing it ends the lock."""
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a new file's name survive a power failure."""
-    if fcntl is not None:  # Windows opens no folders
-        handle = os.open(folder, os.O_RDONLY)
-        os.fsync(handle)
-        os.close(handle)

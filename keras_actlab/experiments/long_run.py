@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from keras_actlab.arguments import as_path, check_model, check_type, integer, positive_integer
 from keras_actlab.distribution import data_shard, is_first_process
 from keras_actlab.experiments import checkpoint
 from keras_actlab.experiments.identity import differences, run_identity, shown
@@ -96,10 +97,17 @@ def long_run(
     """
     import grain
 
+    check_model("model", model)
+    check_type("batches", batches, grain.MapDataset, "a grain.MapDataset")
+    check_type("validation", validation, (grain.MapDataset, type(None)), "a grain.MapDataset or None")
+    check_type("settings", settings, (dict, type(None)), "a dict or None")
+    folder = as_path("folder", folder)
+    integer("seed", seed)
     numbers = {"steps_per_epoch": steps_per_epoch, "epochs": epochs, "save_every": save_every, "workers": workers}
     for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"`{name}` must be positive. Received: {name}={number}")
+        positive_integer(name, number)
+    if verbose not in (0, 1, 2, "auto"):
+        raise ValueError(f'`verbose` must be 0, 1, 2 or "auto". Received: verbose={verbose!r}')
     _check_model(model)
     if steps_per_epoch % model.steps_per_execution:
         raise ValueError(

@@ -1,7 +1,6 @@
 """Processes that work on one task at a time, so that the end of one is the end of no other task."""
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -10,6 +9,7 @@ from math import inf
 from typing import Any
 
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
+from joblib.externals.loky.backend.reduction import dumps
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -40,7 +40,8 @@ class Processes:
     def __init__(self, count: int, prepare: Callable[..., None], arguments: tuple[Any, ...]):
         # The processes share the cores, unless the user has set a number of threads.
         threads = {name: os.environ.get(name, str(max(1, cpu_count() // count))) for name in THREADS}
-        self._options = {"env": threads, "initializer": _begin, "initargs": (os.getpid(), prepare, arguments)}
+        work = dumps((prepare, arguments))
+        self._options = {"env": threads, "initializer": _beginning(), "initargs": (os.getpid(), work)}
         self._workers = [_Worker() for _ in range(count)]
 
     def __enter__(self) -> "Processes":
@@ -112,16 +113,25 @@ def _end(worker: _Worker) -> None:
         worker.executor = None
 
 
-def _begin(parent: int, prepare: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Prepares a new process, which is to end when its parent does."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    prepare(*arguments)
+def _beginning() -> Callable[[int, bytes], None]:
+    """Returns what a new process calls first: a function that is sent as a whole, since importing it takes seconds."""
 
+    def begin(parent: int, work: bytes) -> None:
+        import os
+        import pickle
+        import threading
+        import time
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:  # a process whose parent is gone has another one; on Windows it keeps the number
-        time.sleep(0.5)
-    os._exit(1)  # as the main thread may hang in a library
+        def end_with_parent() -> None:
+            while os.getppid() == parent:  # who loses its parent gets another one; on Windows the number stays
+                time.sleep(0.5)
+            os._exit(1)  # as the main thread may hang in a library
+
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        prepare, arguments = pickle.loads(work)  # imports the backend
+        prepare(*arguments)
+
+    return begin
 
 
 def _nothing() -> None:

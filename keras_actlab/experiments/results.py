@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
+from keras_actlab.arguments import as_path, check_choice, received
 from keras_actlab.experiments.journal import Journal
 
 IDENTITY = ("task", "method", "stage", "split", "seed")
@@ -67,6 +68,9 @@ class Results:
     """
 
     def __init__(self, records: Sequence[dict[str, Any]]):
+        dicts = isinstance(records, list | tuple) and all(isinstance(record, dict) for record in records)
+        if not dicts or not all({"configuration", "rows"} & record.keys() for record in records):
+            raise TypeError(f"`records` must be those of a file of results. {received('records', records)}")
         # A configuration that was extended, and a fit that was repeated, replace the former.
         self.configurations: dict[str, dict[str, Any]] = {
             record["task"]: record["configuration"] for record in records if "configuration" in record
@@ -163,10 +167,9 @@ class Results:
         - [Benjamini and Hochberg, 1995](https://doi.org/10.1111/j.2517-6161.1995.tb02031.x)
         """
         rows = []
+        if metric is not None:
+            check_choice("metric", metric, self._names("metrics"))
         tasks = {t: c for t, c in self.configurations.items() if (metric or c["monitor"]) in c["metrics"]}
-        if self.configurations and not tasks:
-            known = sorted({name for c in self.configurations.values() for name in c["metrics"]})
-            raise ValueError(f"`metric` must be one of {known}. Received: metric={metric!r}")
         for task, configuration in tasks.items():
             values = self._values(task, metric or configuration["monitor"])
             unit, sizes = self._unit(task), configuration["sizes"]
@@ -287,7 +290,7 @@ def load(path: str | Path) -> Results:
     ...     experiments.load(path).rows
     []
     """
-    if not Path(path).exists():
+    if not as_path("path", path).exists():
         raise FileNotFoundError(f"`path` must be a file of results. Received: path={str(path)!r}")
     return Results(Journal(path).records)
 

@@ -15,12 +15,12 @@ from typing import Any, TypeAlias
 import keras
 from tqdm import tqdm
 
+from keras_actlab.arguments import as_path, boolean, check_number
 from keras_actlab.experiments.comparison import Comparison
 from keras_actlab.experiments.journal import Journal
 from keras_actlab.experiments.processes import Processes
 from keras_actlab.experiments.results import Results, identity
 from keras_actlab.experiments.training import Fit, failed, forget_programs, train
-from keras_actlab.layers.arguments import boolean
 
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -94,19 +94,21 @@ def run(
     >>> len(results.tuning), len(results.final)  # 2 methods x 3 splits, at 2 rates and then at the better one
     (12, 6)
     """
-    comparisons = [comparisons] if isinstance(comparisons, Comparison) else list(comparisons)
-    if not all(isinstance(comparison, Comparison) for comparison in comparisons):
-        raise TypeError(f"`comparisons` must be a Comparison or several. Received: comparisons={comparisons}")
+    if isinstance(comparisons, Comparison):
+        comparisons = [comparisons]
+    several = isinstance(comparisons, list | tuple)
+    if not several or not all(isinstance(comparison, Comparison) for comparison in comparisons):
+        raise TypeError(f"`comparisons` must be a Comparison or a list of them. Received: comparisons={comparisons!r}")
     by_name = {comparison.name: comparison for comparison in comparisons}
     if len(by_name) < len(comparisons):
         raise ValueError(f"`comparisons` must have different names. Received: {[c.name for c in comparisons]}")
     if type(jobs) is not int or jobs < 1:
         raise ValueError(f"`jobs` must be a positive integer. Received: jobs={jobs!r}")
-    if time_limit is not None and not (_is_number(time_limit) and time_limit > 0):
-        raise ValueError(f"`time_limit` must be a positive number of seconds. Received: time_limit={time_limit!r}")
+    if time_limit is not None:
+        check_number("time_limit", time_limit, positive=True)
     boolean("history", history)
     boolean("progress", progress)
-    journal = Journal(path)
+    journal = Journal(as_path("path", path))
     _agree(journal, comparisons)
 
     tuning = [group for comparison in comparisons for group in _tuning(comparison)]
@@ -147,10 +149,6 @@ def run(
     results = Results(journal.records).restricted_to({c.name: (list(c.methods), c.replicates) for c in comparisons})
     _check_that_something_worked(results, journal.path)
     return results
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_that_something_worked(results: Results, path: Path) -> None:

@@ -6,7 +6,10 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_actlab.ops.tensor import Tensor, integer
+from keras_actlab.arguments import boolean as boolean
+from keras_actlab.arguments import interpreted
+from keras_actlab.arguments import positive_integer as positive_integer
+from keras_actlab.ops.tensor import Tensor
 
 # What `keras.activations.get` and its like understand: a name, a config, an object; None for none.
 Activation: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
@@ -52,7 +55,8 @@ def activation_function(value: Activation) -> Callable[[Tensor], Tensor]:
             f"`activation` must be a name, a function or a layer, such as `{value.__name__}()`, not a class. "
             f"Received: activation={value!r}"
         )
-    return keras.activations.get(value)
+    found: Callable[[Tensor], Tensor] = interpreted(keras.activations.get, "activation", value)
+    return found
 
 
 def curve_values(
@@ -68,21 +72,6 @@ def curve_values(
             f"channel. Received: function={function!r}, which returned values of the shape {values.shape}"
         )
     return values.reshape(len(points), -1)
-
-
-def boolean(name: str, value: Any) -> bool:
-    """Returns `value`; raises a TypeError that names the argument if it is not a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r} (of type {type(value).__name__})")
-    return value
-
-
-def positive_integer(name: str, value: Any) -> int:
-    """Returns `value` as an int; raises unless it is at least 1."""
-    value = integer(name, value)
-    if value < 1:
-        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
-    return value
 
 
 def channels_along(axis: int, input_shape: Shape) -> int:

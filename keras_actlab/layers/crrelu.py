@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_actlab import ops
+from keras_actlab.arguments import check_number, interpreted
 from keras_actlab.layers.arguments import (
     Constraint,
     Initializer,
@@ -82,10 +83,11 @@ class CRReLU(Replacement):
         if epsilon_initializer is None:
             epsilon_initializer = 0.01
         if isinstance(epsilon_initializer, (int, float)):
+            check_number("epsilon_initializer", epsilon_initializer)
             epsilon_initializer = keras.initializers.Constant(epsilon_initializer)
-        self.epsilon_initializer = keras.initializers.get(epsilon_initializer)
-        self.epsilon_regularizer = keras.regularizers.get(epsilon_regularizer)
-        self.epsilon_constraint = keras.constraints.get(epsilon_constraint)
+        self.epsilon_initializer = interpreted(keras.initializers.get, "epsilon_initializer", epsilon_initializer)
+        self.epsilon_regularizer = interpreted(keras.regularizers.get, "epsilon_regularizer", epsilon_regularizer)
+        self.epsilon_constraint = interpreted(keras.constraints.get, "epsilon_constraint", epsilon_constraint)
 
     def build(self, input_shape: Shape) -> None:
         shape: tuple[int, ...] = ()

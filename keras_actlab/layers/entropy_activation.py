@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_actlab import constraints, ops
+from keras_actlab.arguments import interpreted
 from keras_actlab.layers.arguments import (
     Activation,
     Regularizer,
@@ -118,7 +119,7 @@ class EntropyActivation(Replacement):
         self.sample_size = integer("sample_size", sample_size)
         if self.sample_size < 0:
             raise ValueError(f"`sample_size` must not be negative. Received: sample_size={sample_size}")
-        self.values_regularizer = keras.regularizers.get(values_regularizer)
+        self.values_regularizer = interpreted(keras.regularizers.get, "values_regularizer", values_regularizer)
 
     def build(self, input_shape: Shape) -> None:
         self.knots = self.add_weight(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_actlab import constraints, ops
+from keras_actlab.arguments import interpreted
 from keras_actlab.layers.arguments import (
     Constraint,
     Initializer,
@@ -123,9 +124,9 @@ class TMAF(Replacement):
                 )
             self.levels_initializer = "relu"
         else:
-            self.levels_initializer = keras.initializers.get(levels_initializer)
-        self.levels_regularizer = keras.regularizers.get(levels_regularizer)
-        self.levels_constraint = keras.constraints.get(levels_constraint)
+            self.levels_initializer = interpreted(keras.initializers.get, "levels_initializer", levels_initializer)
+        self.levels_regularizer = interpreted(keras.regularizers.get, "levels_regularizer", levels_regularizer)
+        self.levels_constraint = interpreted(keras.constraints.get, "levels_constraint", levels_constraint)
 
     def build(self, input_shape: Shape) -> None:
         channels = channels_along(self.axis, input_shape)

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_actlab.arguments import check_type
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
 from keras_actlab.layers.arguments import positive_integer
@@ -73,6 +74,8 @@ def gpt2(
             f"Received: preset={preset!r}, vocabulary of type {type(vocabulary).__name__}, "
             f"merges of type {type(merges).__name__}, size={size}"
         )
+    for name, value, kinds in (("vocabulary", vocabulary, (dict,)), ("merges", merges, (list, tuple))):
+        check_type(name, value, (str, PathLike, type(None), *kinds), "a file, or what it holds")
     model = _new(vocabulary, merges, size) if preset is None else hub.load().GPT2CausalLM.from_preset(preset)
     return model if activation is None else swap_activations(model, activation)
 

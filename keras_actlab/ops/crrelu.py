@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, floating, widened
+from keras_actlab.ops.tensor import Tensor, floating, tensor, widened
 
 
 def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
@@ -37,7 +37,7 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
     """
     x = floating(x)
-    epsilon = ops.cast(epsilon, widened(x).dtype)  # so that its gradient adds up in float32
+    epsilon = ops.cast(tensor("epsilon", epsilon), widened(x).dtype)  # so that its gradient adds up in float32
     same_for_all_rows = len(epsilon.shape) < len(x.shape) or epsilon.shape[:1] == (1,)
     return (_crrelu_of_rows if same_for_all_rows else _crrelu)(x, epsilon)
 

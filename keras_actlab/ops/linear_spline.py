@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, floating, look_up, widened
+from keras_actlab.ops.tensor import Tensor, floating, look_up, tensor, widened
 
 
 def check_knots(knots: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -67,8 +67,8 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     if isinstance(knots, (list, tuple, np.ndarray)):
         knots = check_knots(knots)
     x = floating(x)
-    knots = ops.stop_gradient(floating(knots, at_least="float32"))
-    values = ops.cast(values, widened(x).dtype)
+    knots = ops.stop_gradient(floating(knots, at_least="float32", name="knots"))
+    values = ops.cast(tensor("values", values), widened(x).dtype)
     if len(knots.shape) != 1 or tuple(values.shape) != tuple(knots.shape) or knots.shape[0] < 2:
         raise ValueError(
             "`knots` and `values` must have the same shape (n,), n >= 2. "

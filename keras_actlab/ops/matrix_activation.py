@@ -1,13 +1,13 @@
 """Piecewise constant matrices, applied to the vector that they depend on."""
 
 from collections.abc import Sequence
-from numbers import Real
 
 import numpy as np
 from keras import ops
 
+from keras_actlab.arguments import check_number
 from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer, look_up, widened
+from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer, look_up, tensor, widened
 
 # From this number of thresholds on, looking an interval up is faster than comparing with each of them.
 MANY = 8
@@ -91,14 +91,12 @@ def matrix_activation(
     """
     if isinstance(thresholds, (list, tuple, np.ndarray)):
         thresholds = check_thresholds(thresholds)
-    if surrogate_width is not None and not isinstance(surrogate_width, Real):
-        raise TypeError(f"`surrogate_width` must be a number or None. Received: surrogate_width={surrogate_width!r}")
-    if surrogate_width is not None and not surrogate_width > 0:
-        raise ValueError(f"`surrogate_width` must be positive or None. Received: surrogate_width={surrogate_width}")
+    if surrogate_width is not None:
+        check_number("surrogate_width", surrogate_width, positive=True)
     even = isinstance(thresholds, tuple) and surrogate_width is None and _evenly_spaced(thresholds)
     x = floating(x)
-    levels = ops.cast(levels, widened(x).dtype)  # so that their gradients add up in float32
-    thresholds = ops.convert_to_tensor(thresholds)
+    levels = ops.cast(tensor("levels", levels), widened(x).dtype)  # so that their gradients add up in float32
+    thresholds = tensor("thresholds", thresholds)
     rank = len(x.shape)
     axis = integer("axis", axis)
     if not -rank <= axis < rank:

@@ -44,7 +44,7 @@ def angles_to_direction(angles: Tensor) -> Tensor:
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
       Parameterization for ReLU Networks".
     """
-    angles = floating(angles, at_least="float32")
+    angles = floating(angles, at_least="float32", name="angles")
     if len(angles.shape) != 2 or not angles.shape[0]:
         raise ValueError(
             f"`angles` must have the shape (n - 1, units) with n >= 2. Received: angles.shape={tuple(angles.shape)}"
@@ -83,7 +83,7 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
 
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), section 3.
     """
-    kernel = floating(kernel, at_least="float32")
+    kernel = floating(kernel, at_least="float32", name="kernel")
     if len(kernel.shape) != 2 or (kernel.shape[0] or 0) < 2:
         raise ValueError(
             f"`kernel` must have the shape (n, units) with n >= 2. Received: kernel.shape={tuple(kernel.shape)}"

@@ -1,20 +1,33 @@
 """What every operation here needs to know of its arguments."""
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
 from keras import backend, ops
+
+from keras_actlab.arguments import integer as integer
+from keras_actlab.arguments import received
 
 # A tensor of the active backend, a Keras variable, a KerasTensor or anything that NumPy can read. The backends share no
 # common base class, so a type checker cannot say more.
 Tensor: TypeAlias = Any
 
 
-def floating(x: Tensor, at_least: str | None = None) -> Tensor:
+def tensor(name: str, x: Tensor) -> Tensor:
+    """Returns `x` as a tensor; raises a TypeError that names the argument if it holds no numbers."""
+    try:
+        converted = ops.convert_to_tensor(x)
+        if backend.standardize_dtype(converted.dtype) == "string":
+            raise TypeError("TensorFlow has tensors of strings")
+    except Exception as error:  # each backend raises its own
+        raise TypeError(f"`{name}` must be a tensor, or an array of numbers. {received(name, x)}") from error
+    return converted
+
+
+def floating(x: Tensor, at_least: str | None = None, name: str = "x") -> Tensor:
     """Returns `x` as a floating-point tensor; integers become `floatx`, narrower floats become `at_least`."""
-    x = ops.convert_to_tensor(x)
+    x = tensor(name, x)
     dtype = backend.result_type(backend.standardize_dtype(x.dtype), float)
     if at_least is not None:
         dtype = backend.result_type(dtype, at_least)
@@ -35,13 +48,6 @@ def concrete(x: Tensor) -> np.ndarray | None:
         return ops.convert_to_numpy(x)
     except (TypeError, ValueError, NotImplementedError, RuntimeError):
         return None  # what the backends and KerasTensor answer, each another one
-
-
-def integer(name: str, value: Any) -> int:
-    """Returns `value` as an int; raises a TypeError that names the argument if it is not one."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r} (of type {type(value).__name__})")
-    return int(value)
 
 
 def along_axis(vector: Tensor, axis: int, rank: int) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from keras import backend, ops
 
-from keras_actlab.ops.tensor import Tensor, floating, largest_magnitude
+from keras_actlab.ops.tensor import Tensor, floating, integer, largest_magnitude
 
 
 def unit_vectors(x: Tensor, axis: int | Sequence[int]) -> Tensor:
@@ -37,6 +37,9 @@ def unit_vectors(x: Tensor, axis: int | Sequence[int]) -> Tensor:
       to Accelerate Training of Deep Neural Networks".
     """
     x = floating(x, at_least="float32")
+    for each in axis if isinstance(axis, Sequence) and not isinstance(axis, str) else [axis]:
+        if not -len(x.shape) <= integer("axis", each) < len(x.shape):
+            raise ValueError(f"`axis` must name axes of `x`. Received: axis={axis}, x.shape={tuple(x.shape)}")
     largest = largest_magnitude(x, axis)  # the norm of x / largest neither overflows nor underflows
     present = largest >= np.finfo(backend.standardize_dtype(x.dtype)).tiny
     x = x / ops.where(present, largest, 1.0)

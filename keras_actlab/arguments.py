@@ -1,0 +1,91 @@
+"""Checks of arguments. Each error names the argument, the value received and what was expected."""
+
+import os
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def received(name: str, value: Any) -> str:
+    """The end of an error message."""
+    return f"Received: {name}={value!r:.500} (of type {type(value).__name__})"
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Returns `value`; raises a TypeError unless it is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False. {received(name, value)}")
+    return value
+
+
+def integer(name: str, value: Any) -> int:
+    """Returns `value` as an int; raises a TypeError if it is not one."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be an integer. {received(name, value)}")
+    return int(value)
+
+
+def positive_integer(name: str, value: Any) -> int:
+    """Returns `value` as an int; raises unless it is at least 1."""
+    value = integer(name, value)
+    if value < 1:
+        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+    return value
+
+
+def check_number(name: str, value: Any, positive: bool = False) -> None:
+    """Raises unless `value` is a finite number, and positive if it has to be."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real | np.number):
+        raise TypeError(f"`{name}` must be a number. {received(name, value)}")
+    if not np.isfinite(value) or (positive and value <= 0):
+        raise ValueError(f"`{name}` must be finite{' and positive' * positive}. Received: {name}={value}")
+
+
+def check_type(name: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
+    """Raises a TypeError unless `value` is of a type, which `expected` describes."""
+    if not isinstance(value, kind):
+        raise TypeError(f"`{name}` must be {expected}. {received(name, value)}")
+
+
+def check_model(name: str, value: Any) -> None:
+    """Raises a TypeError unless `value` is a Keras model."""
+    check_type(name, value, keras.Model, "a Keras model")
+
+
+def check_mapping(name: str, value: Any, expected: str) -> None:
+    """Raises a TypeError unless `value` is a mapping, which `expected` describes."""
+    check_type(name, value, Mapping, expected)
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raises a ValueError unless `value` is one of several strings."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"`{name}` must be one of {list(choices)}. {received(name, value)}")
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Returns `value` as a path; raises a TypeError if it is none."""
+    check_type(name, value, (str, os.PathLike), "a path")
+    return Path(value)
+
+
+def numbers(name: str, value: Any) -> np.ndarray:
+    """Returns `value`, an array or a tensor, as a float64 array; raises if it holds no numbers."""
+    try:
+        if value is None:  # which NumPy takes for NaN
+            raise TypeError("None is no number")
+        return np.asarray(keras.ops.convert_to_numpy(value), "float64")
+    except Exception as error:  # each backend raises its own
+        raise TypeError(f"`{name}` must be an array of numbers. {received(name, value)}") from error
+
+
+def interpreted(get: Callable[[Any], Any], name: str, value: Any) -> Any:
+    """Returns what `keras.initializers.get`, or its like, makes of `value`; an error names the argument."""
+    try:
+        return get(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"`{name}` is none that Keras knows. {received(name, value)}. {error}") from error
