@@ -18,7 +18,7 @@ def test_files(tmp_path, name):
         tables.read(tmp_path / name, 20)
 
 
-@pytest.mark.parametrize(("rows", "words"), [(19, "must have 19 rows. Received: more"), (21, "Received: 20")])
+@pytest.mark.parametrize(("rows", "words"), [(19, "have 19 rows. Received: more"), (21, "have 21 rows. Received: 20")])
 def test_another_number_of_rows(tmp_path, rows, words):
     (tmp_path / "table.csv").write_bytes(TEXT)
     with pytest.raises(ValueError, match=rf"table\.csv must .*{words}"):
