@@ -5,6 +5,8 @@ import pytest
 
 from keras_actlab.files import atomic_write
 
+pytestmark = pytest.mark.one_backend
+
 
 def write(text, path):
     with atomic_write(path) as unfinished:

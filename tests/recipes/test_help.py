@@ -8,6 +8,8 @@ import typer
 
 import recipes
 
+pytestmark = pytest.mark.one_backend
+
 FOLDER = Path(recipes.__file__).parent
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.py") if "\napp = " in path.read_text(encoding="utf-8"))
 PAPERS = ("Chen and Ge (2024)", "Liu et al. (2024)", "Sun et al. (2024)", "of our own.", "in none of the papers.")

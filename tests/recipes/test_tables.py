@@ -5,6 +5,8 @@ import pytest
 
 from recipes import tables
 
+pytestmark = pytest.mark.one_backend
+
 TABLE = pd.DataFrame({"a": range(20), "b": [0.5] * 20})
 TEXT = TABLE.to_csv(index=False).encode()
 
