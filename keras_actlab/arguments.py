@@ -41,7 +41,7 @@ def check_number(name: str, value: Any, positive: bool = False) -> None:
     """Raises unless `value` is a finite number, and positive if it has to be."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real | np.number):
         raise TypeError(f"`{name}` must be a number. {received(name, value)}")
-    if not np.isfinite(value) or (positive and value <= 0):
+    if not np.isfinite(float(value)) or (positive and value <= 0):
         raise ValueError(f"`{name}` must be finite{' and positive' * positive}. Received: {name}={value}")
 
 

@@ -1,6 +1,7 @@
 """Processes that work on one task at a time, so that the end of one is the end of no other task."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -93,7 +94,7 @@ class Processes:
                 if future in late:
                     failure = f"TimeoutError: it took longer than {limit(task):g} s"
                 elif isinstance(error := future.exception(), BrokenProcessPool):
-                    failure = f"its process ended: {' '.join(str(error).split())}"
+                    failure = f"its process ended, as by a crash or for want of memory: {_exit_codes(error)}"
                 elif error is not None:
                     raise error
                 elif not worker.started:
@@ -105,6 +106,12 @@ class Processes:
                     _end(worker)
                 assign(worker)
                 yield task, result, failure
+
+
+def _exit_codes(error: BrokenProcessPool) -> str:
+    """The part of a long message that differs from one end to another."""
+    found = re.search(r"exit codes of the workers are {(.*?)}", str(error))
+    return found[1] if found else " ".join(str(error).split())
 
 
 def _end(worker: _Worker) -> None:
