@@ -237,7 +237,7 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     ),
     "eafo.rank": (
         eafo.rank, {"activations": ["relu"], "density": eafo.Gaussian()},
-        {"activations": [3, OBJECT, [3], ["unheard of"]], "density": DENSITY},
+        {"activations": [3, OBJECT], "density": DENSITY},
     ),
     "eafo.worst_activation": (
         eafo.worst_activation, {"density": eafo.Gaussian()},

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_actlab.arguments import as_path, check_number
+from keras_actlab.arguments import as_path
 from keras_actlab.cab.affine import AffineUnits, Units, current
 from keras_actlab.cab.geometry import angular_change, of_values
 from keras_actlab.cab.track import FIELDS, Track, load_tracks, save_tracks
@@ -75,7 +75,10 @@ class BoundaryTracker(Watcher):
         path: str | Path | None = None,
     ):
         super().__init__(every)
-        check_number("megabytes", megabytes, positive=True)
+        if isinstance(megabytes, bool) or not isinstance(megabytes, (int, float)):
+            raise TypeError(f"`megabytes` must be a number. Received: megabytes={megabytes!r}")
+        if not 0 < megabytes < float("inf"):
+            raise ValueError(f"`megabytes` must be positive and finite. Received: megabytes={megabytes}")
         self.layers = list(layers) if isinstance(layers, list) else [layers]
         flat = [layer for units in self.layers for layer in (units if isinstance(units, tuple) else (units,))]
         if not flat or not all(isinstance(layer, (keras.layers.Layer, str)) for layer in flat):

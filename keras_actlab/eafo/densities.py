@@ -9,7 +9,6 @@ from scipy import special, stats
 from scipy.differentiate import derivative
 
 from keras_actlab.arguments import check_number as check_number
-from keras_actlab.arguments import received
 
 # Samples of one exact value count as a point mass from this share of them on, and this number.
 ATOM_SHARE, ATOM_COUNT = 0.005, 5
@@ -297,7 +296,7 @@ def finite_samples(samples: Any) -> np.ndarray:
     """Returns `samples` as a vector in float64; raises unless they are finite numbers."""
     flat = np.asarray(samples)
     if flat.dtype.kind not in "iufb":
-        raise TypeError(f"`samples` must be numbers. {received('samples', samples)}")
+        raise TypeError(f"`samples` must be numbers. Received: an array of {flat.dtype}, samples={samples!r:.200}")
     flat = flat.astype("float64").ravel()
     finite = np.isfinite(flat)
     if not finite.all():

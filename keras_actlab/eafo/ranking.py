@@ -52,10 +52,7 @@ def rank(activations: Mapping[str, Any] | Iterable[Any] | None, density: Any) ->
         raise ValueError(f"`activations` must hold at least one. Received: activations={activations!r}")
     rows = []
     for name, activation in named:
-        try:
-            outputs = image(activation, density)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"`activations` must all be activations. Received: {name}. {error}") from error
+        outputs = image(activation, density)
         rows.append((name, outputs.entropy, outputs.standardized_entropy, outputs.atoms[:, 1].sum()))
     table = pd.DataFrame(rows, columns=["activation", "entropy", "standardized entropy", "point masses"])
     return table.sort_values("entropy", ignore_index=True, kind="stable")
