@@ -5,7 +5,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_actlab.arguments import check_number
 from keras_actlab.layers.arguments import Shape, boolean, channel_spec, channels_along
 from keras_actlab.ops.replicas import mean_over_replicas
 from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer
@@ -66,7 +65,8 @@ class InputMeanNormalization(keras.layers.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.axis = integer("axis", axis)
-        check_number("momentum", momentum)
+        if isinstance(momentum, bool) or not isinstance(momentum, (int, float)):
+            raise TypeError(f"`momentum` must be a number. Received: momentum={momentum!r}")
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"`momentum` must be in [0, 1]. Received: momentum={momentum}")
         self.momentum = momentum
