@@ -72,7 +72,7 @@ def differences(new: Any, old: Any, path: str = "") -> list[str]:
         pairs = [(f"{path}[{index}]", *pair) for index, pair in enumerate(zip(new, old, strict=True))]
     else:
         return [] if new == old else [f"{path}={_short(new)}, there {_short(old)}"]
-    return [text for place, *pair in pairs for text in differences(*pair, place)]
+    return [text for place, one, other in pairs for text in differences(one, other, place)]
 
 
 def shown(texts: list[str]) -> str:

@@ -302,12 +302,11 @@ class _Checkpoints(keras.callbacks.Callback):
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss) and not isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise FloatingPointError(f"The loss is {loss} at step {self.step}. Training stops; {kept}.")
-        trained = [(variable, np.isfinite) for variable in (*model.trainable_weights, *model.optimizer.variables)]
-        # Other weights may be infinite, such as a mask.
-        others = [(variable, lambda values: ~np.isnan(values)) for variable in model.non_trainable_weights]
-        for variable, is_good in (*trained, *others):
+        frozen = {id(variable) for variable in model.non_trainable_weights}  # which may be infinite, such as a mask
+        for variable in (*model.weights, *model.optimizer.variables):
             values = keras.ops.convert_to_numpy(variable)
-            if keras.backend.is_float_dtype(variable.dtype) and not np.all(is_good(values)):
+            is_bad = np.isnan(values) if id(variable) in frozen else ~np.isfinite(values)
+            if keras.backend.is_float_dtype(variable.dtype) and np.any(is_bad):
                 raise FloatingPointError(f"{variable.path} is not finite at step {self.step}. Training stops; {kept}.")
 
     def _save(self) -> None:
