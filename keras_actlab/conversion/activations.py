@@ -170,9 +170,12 @@ def _shape(layer: keras.Operation, holders: list[keras.layers.Layer], use: recor
     if len(nodes) == 1 and all(graph.calls(layer, holder) for holder in holders):
         (node,) = nodes.values()
         return node.input_tensors[0].shape
-    if len(holders) > 1:
+    if use is not None:
+        shapes = use.inputs
+    elif len(holders) > 1:
         raise Stays("several layers hold it")
-    shapes = use.inputs if use is not None else surgery.input_shapes(layer, holders[0])
+    else:
+        shapes = surgery.input_shapes(layer, holders[0])
     if len(shapes) != 1:
         raise Stays(f"{len(shapes)} calls share it" if shapes else "the shape of its input is not known")
     return shapes[0]

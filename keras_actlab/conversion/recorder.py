@@ -85,7 +85,7 @@ def uses(model: keras.Model) -> dict[int, Use] | None:
 
 def is_known(layer: keras.layers.Layer) -> bool:
     """Whether Keras or this package define what `layer` does when it is called."""
-    return (type(layer).call.__module__ or "").startswith(("keras.src.", "keras_actlab."))
+    return (getattr(type(layer).call, "__module__", None) or "").startswith(("keras.src.", "keras_actlab."))
 
 
 @contextmanager
@@ -118,13 +118,17 @@ def recorded(layers: Sequence[keras.layers.Layer] = (), may_build: bool = True) 
     def spy(layer: keras.layers.Layer, attribute: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def spying(*arguments: Any, **keywords: Any) -> Any:
             nonlocal within
-            if not within and len(arguments) == 1 and not keywords:
-                calls.append(Call(function.__name__, layer, attribute, _shape(arguments[0]), line_of_caller(1)))
+            line = line_of_caller(1)
             within += 1
             try:
-                return function(*arguments, **keywords)
+                y = function(*arguments, **keywords)
             finally:
                 within -= 1
+            shape = _shape(y)
+            # A regularizer returns a number.
+            if not within and not keywords and [_shape(one) for one in arguments] == [shape]:
+                calls.append(Call(function.__name__, layer, attribute, shape, line))
+            return y
 
         return spying
 
