@@ -132,9 +132,14 @@ def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def _has_kernel(place: Place) -> bool:
-    if isinstance(place.layer, GmP | GmPSeparableConv | layers.WeightNormalization):
-        return False  # it computes its kernel
-    return hasattr(place.layer, "kernel") or hasattr(place.layer, "depthwise_kernel")
+    if type(place.layer).__module__.startswith("keras_actlab.layers."):
+        return False
+    return hasattr(place.layer, "kernel") or hasattr(place.layer, "depthwise_kernel") or _holds_matrices(place.layer)
+
+
+def _holds_matrices(layer: keras.layers.Layer) -> bool:
+    """Whether `layer` has stacked matrices of its own, as layers of experts have, which the report should list."""
+    return any(len(variable.shape) > 2 and min(variable.shape) > 1 for variable in layer._trainable_variables)
 
 
 def _check_kernel_is_free(place: Place) -> None:

@@ -49,6 +49,16 @@ class GeometricArguments(BaseArguments, total=False):
     scale_constraint: Constraint
 
 
+# What stands for the arguments of plain layers that geometric ones do not have.
+PLAIN_ARGUMENTS = {
+    "kernel_regularizer": "`scale_regularizer`, which acts on the norm, or `angles_regularizer`",
+    "kernel_constraint": "`scale_constraint` or `angles_constraint`",
+    "bias_initializer": "`radius_initializer`",
+    "bias_regularizer": "`radius_regularizer`",
+    "bias_constraint": "`radius_constraint`",
+}
+
+
 class Unquantized:
     """A layer that computes its kernels, so that there are none to quantize or to add LoRA to."""
 
@@ -101,6 +111,12 @@ class GmP(Unquantized, Replacement):
         scale_constraint: Constraint = None,
         **kwargs: Unpack[BaseArguments],
     ) -> None:
+        for name, instead in PLAIN_ARGUMENTS.items():
+            if name in kwargs:
+                raise ValueError(
+                    f"`{name}` is no argument of {type(self).__name__}, whose kernel is `scale * direction`: use "
+                    f"{instead}. Received: {name}={kwargs[name]!r}"  # type: ignore[literal-required]
+                )
         super().__init__(**kwargs)
         if kernel_initializer is not None and (angles_initializer is not None or scale_initializer is not None):
             raise ValueError(

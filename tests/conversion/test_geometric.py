@@ -273,3 +273,19 @@ def test_a_dense_layer_built_without_the_batch_axis():
     assert isinstance(converted.layers[0].dense, layers.GmPDense)
     np.testing.assert_allclose(numpy(converted(x)), numpy(model(x)), atol=1e-6)
     np.testing.assert_allclose(numpy(keras_actlab.fold(converted)(x)), numpy(model(x)), atol=1e-6)
+
+
+class Experts(keras.layers.Layer):
+    """Stacked matrices, as layers of experts in keras-hub hold them."""
+
+    def build(self, input_shape):
+        self.experts = self.add_weight(name="experts", shape=(2, input_shape[-1], 3))
+
+    def call(self, x):
+        return keras.ops.einsum("...i,eio->...o", x, self.experts)
+
+
+def test_kernels_that_a_layer_holds_itself_are_listed():
+    model = keras.Sequential([keras.Input((4,)), Experts(name="experts"), keras.layers.Dense(2)])
+    (row,) = report(keras_actlab.to_gmp(model)).skipped
+    assert (row.layer, row.note) == ("experts", "Experts has no geometric counterpart")

@@ -363,3 +363,14 @@ def test_fold_first():
     assert any("`keras_actlab.fold(model)` first" in str(one.message) for one in warned)
     assert model.layers[1].quantization_mode == "int8"
     np.testing.assert_allclose(numpy(model(x)), before, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("argument", "instead"),
+    [("kernel_regularizer", "`scale_regularizer`"), ("bias_initializer", "`radius_initializer`")],
+)
+def test_arguments_of_plain_layers_name_the_right_one(argument, instead):
+    with pytest.raises(
+        ValueError, match=f"`{argument}` is no argument of GmPDense.*{instead}.*Received: {argument}='l2'"
+    ):
+        GmPDense(3, **{argument: "l2"})

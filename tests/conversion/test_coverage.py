@@ -1,0 +1,47 @@
+"""`to_gmp` converts every kernel of the model families, and `fold` brings the same classes back: see `coverage.py`."""
+
+import csv
+
+import keras
+import pytest
+
+pytest.importorskip("keras_hub")
+
+from tests.conversion import coverage
+
+with (coverage.FOLDER / "coverage.csv").open() as file:
+    TABLE = {row["family"]: row for row in csv.DictReader(file)}
+FAST = ("bert", "llama", "gemma", "bart", "clip", "siglip", "dinov2", "t5", "albert", "mixtral")
+FAMILIES = coverage.families()
+
+pytestmark = [
+    pytest.mark.skipif(keras.backend.backend() != "torch", reason="the table was made on PyTorch; each takes seconds"),
+    pytest.mark.filterwarnings("ignore"),  # keras-hub's own, on configs this small
+]
+
+
+def check(name):
+    found, expected = coverage.row(name, FAMILIES[name]), TABLE[name]
+    for column in ("kernel_numbers", "converted", "classes_after_fold", "not_converted"):
+        assert str(found.get(column, "")) == expected[column], column
+    for column in ("difference_gmp", "difference_fold"):
+        try:
+            float(expected[column])
+        except ValueError:
+            continue  # there is no batch, for the reason in the table
+        assert float(found[column]) < 1e-4
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_ten_families(name):
+    check(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name in TABLE and name not in FAST])
+def test_every_other_family(name):
+    check(name)
+
+
+def test_the_table_lists_every_family():
+    assert set(TABLE) == set(FAMILIES)
