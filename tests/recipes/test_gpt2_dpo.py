@@ -97,8 +97,10 @@ def test_each_beta_starts_from_the_fine_tuned_network(tmp_path, monkeypatch):
     whole = train("whole", [2.0, 1.0])
     assert (whole["margin"] > 0.1).all()
     train("killed", [2.0])
-    monkeypatch.setattr(gpt2_dpo.dpo, "compile_fine_tuning", lambda network, optimizer: network.compile(optimizer))
+    (checkpoint,) = (tmp_path / "killed").rglob("fine-tuning/step-*")
+    written = checkpoint.stat().st_mtime_ns
     np.testing.assert_allclose(train("killed", [1.0]), whole.loc[[1.0]], rtol=1e-5)
+    assert checkpoint.stat().st_mtime_ns == written  # not trained again
 
 
 def test_the_optimizer_is_that_of_the_paper():
