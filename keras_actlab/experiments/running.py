@@ -281,7 +281,7 @@ def _prepare(settings: tuple[str, str, str], *work: Any) -> None:
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(data_format)
-    _work = work  # type: ignore[assignment]
+    _work = work
 
 
 def _train_here(fits: list[Fit], alone: bool) -> Rows:

@@ -70,7 +70,7 @@ def test_models_that_are_built_alike_are_described_alike(build):
         (functional, lambda: functional(swap=True)),
         (lambda: sequential(Holder()), lambda: sequential(Holder(3))),
         (lambda: sequential(layers.Dense(1)), lambda: sequential(layers.Dense(1), loss="mae")),
-        (lambda: sequential(layers.Dense(1)), lambda: sequential(layers.Dense(1, dtype="float64"))),
+        (lambda: sequential(layers.Dense(1)), lambda: sequential(layers.Dense(1, dtype="mixed_bfloat16"))),
     ],
     ids=["functions", "activations", "sizes", "connections", "inner layers", "losses", "dtypes"],
 )
