@@ -6,6 +6,7 @@ import json
 import math
 import os
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -259,13 +260,16 @@ def _train_elsewhere(
     """Trains groups in other processes. The fits of a group whose process ended are trained again, one by one."""
     again = []
     work = functools.partial(_train_here, alone=alone)
-    for fits, rows, failure in processes.map(work, groups, lambda fits: time_limit * len(fits)):
-        if failure is None:
-            yield rows
-        elif len(fits) == 1:
-            yield [failed(fits[0], failure)]
-        else:
-            again += [[fit] for fit in fits]
+    with warnings.catch_warnings():
+        # A process whose compiled programs have filled its memory is replaced by a fresh one; no fit is lost.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+        for fits, rows, failure in processes.map(work, groups, lambda fits: time_limit * len(fits)):
+            if failure is None:
+                yield rows
+            elif len(fits) == 1:
+                yield [failed(fits[0], failure)]
+            else:
+                again += [[fit] for fit in fits]
     if again:
         yield from _train_elsewhere(processes, again, time_limit, alone=True)
 
