@@ -89,7 +89,7 @@ def rewrite(
             rows.append(Row(place.path, description, None, parameters, parameters, str(reason)))
         else:
             if is_frozen:
-                place.layer.trainable = False
+                surgery.freeze(place.layer)
             said = original.description or {"before": description, "parameters_before": parameters, "note": note}
             if origin(place.layer) is not None or not originals(place.layer):  # it was replaced as a whole
                 set_origin(place.layer, Origin(original.record, said))

@@ -106,6 +106,13 @@ def set_path(layer: keras.layers.Layer, path: str) -> None:
             variable._path = path + variable.path[len(old) :]
 
 
+def freeze(layer: keras.layers.Layer) -> None:
+    """Freezes `layer` and all that it holds."""
+    # On TensorFlow, setting an attribute to what it is does nothing, and would not reach new layers within (Keras 3.15).
+    layer.trainable = True
+    layer.trainable = False
+
+
 def track_parameters(layer: keras.layers.Layer) -> None:
     """On PyTorch, brings up to date the parameters that `layer` and the layers within show as torch modules."""
     if keras.backend.backend() == "torch":
