@@ -108,7 +108,7 @@ def set_path(layer: keras.layers.Layer, path: str) -> None:
 
 def freeze(layer: keras.layers.Layer) -> None:
     """Freezes `layer` and all that it holds."""
-    # On TensorFlow, setting an attribute to what it is does nothing, and would not reach new layers within (Keras 3.15).
+    # On TensorFlow (Keras 3.15), setting an attribute to its value does nothing, and would not reach new layers within.
     layer.trainable = True
     layer.trainable = False
 
