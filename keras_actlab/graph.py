@@ -52,7 +52,7 @@ def activation_operations() -> dict[type[keras.Operation], Callable[..., Any]]:
             for parameter in inspect.signature(function).parameters.values()
             if parameter.default is parameter.empty
         ]
-        for one in (function, OPS.get(name)):
+        for one in (function, OPS.get(name, function)):
             try:
                 output = one(keras.KerasTensor((2, 2)), *[1.0] * (len(required) - 1))
                 operations[type(output._keras_history.operation)] = function

@@ -76,7 +76,7 @@ def swap_activations(
     holders: dict[int, list[keras.layers.Layer]] = {}
     used = recorder.uses(model) if isinstance(model, keras.Model) and model.built else {}
     # By the way to a layer, which is the same in the copy.
-    uses = {place.steps: used[id(place.layer)] for place in (places(model) if used else []) if id(place.layer) in used}
+    uses = {place.steps: used[id(place.layer)] for place in places(model) if id(place.layer) in used} if used else {}
 
     def is_candidate(place: Place) -> bool:
         return _has_activation(place) or place.steps in uses
@@ -186,7 +186,7 @@ def _policy(layer: keras.Operation) -> str:
     if isinstance(layer, keras.layers.Layer):
         return layer.dtype_policy.name
     dtype = layer.output.dtype
-    producer = layer
+    producer: Any = layer
     while not isinstance(producer, keras.layers.Layer) and producer._inbound_nodes[0].input_tensors:
         producer = producer._inbound_nodes[0].input_tensors[0]._keras_history.operation
     policy = getattr(producer, "dtype_policy", None)

@@ -46,10 +46,11 @@ def chooser(to: To) -> Callable[[keras.layers.Layer], Any]:
         return lambda layer: to
     if not callable(to) or _is_of_another_library(to):
         check(to)
+    function: Any = to
 
     def choose(layer: keras.layers.Layer) -> Any:
         try:
-            chosen = to(layer)
+            chosen = function(layer)
         except Exception as error:
             raise ValueError(
                 f"`to` must be a function of a layer, if it is a function. Received: to={to!r}, which fails on "
