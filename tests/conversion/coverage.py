@@ -55,7 +55,7 @@ def kernels(model: keras.Model) -> Iterator[tuple[str, int]]:
     """The path and the number of entries of each variable that a matrix product or a convolution is made with."""
     for variable in model.trainable_variables:
         names = variable.path.lower().split("/")
-        matrix = len(variable.shape) > 1 and not any(part in names[-1] for part in TABLES)
+        matrix = sum(size > 1 for size in variable.shape) > 1 and not any(part in names[-1] for part in TABLES)
         if matrix and names[-1] not in GEOMETRIC and not any("embedding" in name for name in names[-2:]):
             yield variable.path, math.prod(variable.shape)
 

@@ -18,7 +18,7 @@ LAYERS = {
     "Conv1DTranspose": (layers.GmPConv1DTranspose, {"filters": 4, "kernel_size": 3, "strides": 2}, (2, 5, 3), (1,)),
     "Conv2DTranspose": (
         layers.GmPConv2DTranspose,
-        {"filters": 4, "kernel_size": (3, 2), "strides": 2, "padding": "same", "output_padding": (1, 0)},
+        {"filters": 4, "kernel_size": (3, 2), "strides": 2, "output_padding": (1, 0)},
         (2, 4, 5, 3),
         (2,),
     ),
