@@ -189,7 +189,7 @@ def _policy(layer: keras.Operation) -> str:
     producer: Any = layer
     while not isinstance(producer, keras.layers.Layer) and producer._inbound_nodes[0].input_tensors:
         producer = producer._inbound_nodes[0].input_tensors[0]._keras_history.operation
-    policy = getattr(producer, "dtype_policy", None)
+    policy: Any = getattr(producer, "dtype_policy", None)
     return policy.name if getattr(policy, "compute_dtype", None) == dtype else dtype
 
 
