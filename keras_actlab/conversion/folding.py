@@ -10,7 +10,8 @@ import numpy as np
 
 from keras_actlab import layers
 from keras_actlab.conversion.geometric import shared_arguments, to_float32
-from keras_actlab.conversion.rewriting import Place, Stays, rewrite
+from keras_actlab.conversion.places import Place
+from keras_actlab.conversion.rewriting import Stays, rewrite
 from keras_actlab.conversion.surgery import become, scope_of
 from keras_actlab.graph import calls, consumers, holder_counts, is_functional, is_output
 from keras_actlab.layers.gmp import GmP, is_positively_homogeneous

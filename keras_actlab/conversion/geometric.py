@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.conversion.rewriting import Place, Stays, Where, rewrite
+from keras_actlab.conversion.places import Place
+from keras_actlab.conversion.rewriting import Stays, Where, rewrite
 from keras_actlab.conversion.surgery import become, move, scope_of
 from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv

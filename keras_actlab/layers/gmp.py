@@ -89,7 +89,13 @@ class GmP(Unquantized, Replacement):
     """
 
     plain: type[keras.layers.Layer]
-    plain_bias: keras.Variable | None = None  # that of a GmPEinsumDense whose units have no radius
+    # Variables from `build` on, or None: `sign` in place of `angles` where the fan-in is 1, `plain_bias` in place of
+    # `radius` where the units of a GmPEinsumDense have none.
+    angles: Any
+    sign: Any
+    radius: Any
+    scale: Any
+    plain_bias: Any = None
     unit_axes: tuple[int, ...] = (-1,)
     unit_axis: int = -1
 
@@ -124,7 +130,7 @@ class GmP(Unquantized, Replacement):
                 f"`scale_initializer` must be None beside it. Received: kernel_initializer={kernel_initializer}, "
                 f"angles_initializer={angles_initializer}, scale_initializer={scale_initializer}"
             )
-        self.angles = self.sign = self.radius = self.scale = None  # variables from `build` on
+        self.angles = self.sign = self.radius = self.scale = None
         self.activation = activation_function(activation)
         self.use_bias = boolean("use_bias", use_bias)
         self.scale_inside = boolean("scale_inside", scale_inside)
