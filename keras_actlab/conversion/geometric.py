@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_actlab import layers
 from keras_actlab.conversion.places import Place
-from keras_actlab.conversion.rewriting import Stays, Where, rewrite
+from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
 from keras_actlab.conversion.surgery import become, move, scope_of
 from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
@@ -63,7 +63,8 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
 
     Returns:
         A model of the same class, not compiled. Save and load it like the original, with `import keras_actlab`.
-        `keras_actlab.conversion.report` tells what was changed and what not, and why.
+        `keras_actlab.conversion.report` lists what was changed, and what was left unchanged and why. A conversion that
+        changes nothing warns, with that table.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -85,7 +86,7 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
       Parameterization for ReLU Networks".
     """
-    return rewrite(model, where, _has_kernel, _to_geometric, prepare=lambda copied, places: places, check=check)
+    return warned(rewrite(model, where, _has_kernel, _to_geometric, lambda copied, places: places, check=check))
 
 
 def to_weight_normalization(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
@@ -117,7 +118,7 @@ def to_weight_normalization(model: keras.Model, where: Where = None, *, check: b
 
     - [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868), "Weight Normalization".
     """
-    return rewrite(model, where, _has_kernel, _to_weight_normalized, prepare=lambda copied, places: places, check=check)
+    return warned(rewrite(model, where, _has_kernel, _to_weight_normalized, lambda copied, places: places, check=check))
 
 
 def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
