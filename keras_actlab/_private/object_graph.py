@@ -187,7 +187,7 @@ class _Duplication:
         return type(x)._make(elements) if hasattr(x, "_make") else type(x)(elements)
 
     def _container(self, x: Any) -> Any:
-        kind = type(x)
+        kind: Any = type(x)
         copied = kind.__new__(kind)
         # Past the methods of Keras' containers, which would track what they are given.
         if isinstance(x, defaultdict):
@@ -215,7 +215,8 @@ class _Duplication:
 
     def _empty(self, x: Any) -> Any:
         """Returns an empty container of the type of `x`, with its tracker."""
-        copied = type(x).__new__(type(x))
+        kind: Any = type(x)
+        copied = kind.__new__(kind)
         if hasattr(x, "__dict__"):
             self._fill_attributes(copied, x)
         return copied

@@ -88,9 +88,9 @@ def settle_activations(layers: Iterable[keras.layers.Layer]) -> None:
             scope = layer.path if is_within else (layer.path or "").rpartition("/")[0]
             if is_within or child is getattr(layer, "activation", None):
                 set_path(child, f"{scope}/{child.name}" if scope else child.name)
-        inner = getattr(layer, "layer", None)
-        if isinstance(layer, WeightNormalization) and isinstance(inner.activation, keras.layers.Layer):
-            set_path(inner.activation, f"{layer.path}/{inner.activation.name}")
+        activation = getattr(getattr(layer, "layer", None), "activation", None)
+        if isinstance(layer, WeightNormalization) and isinstance(activation, keras.layers.Layer):
+            set_path(activation, f"{layer.path}/{activation.name}")
 
 
 def set_path(layer: keras.layers.Layer, path: str) -> None:
