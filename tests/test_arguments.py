@@ -87,6 +87,9 @@ DENSITY = [None, 3, "normal", OBJECT]
 ACTIVATION = [None, 3, "unheard of", OBJECT]
 
 # For each public name its valid arguments, and the values that each argument must not have.
+TRANSPOSED = {name: values for name, values in CONV.items() if name != "groups"}
+DEPTHWISE = {name: values for name, values in TRANSPOSED.items() if name != "filters"} | {"depth_multiplier": COUNT}
+
 TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]] = {
     "layers.TMAF": (
         layers.TMAF, {},
@@ -114,6 +117,22 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     "layers.GmPConv1D": (layers.GmPConv1D, {"filters": 3, "kernel_size": 3}, CONV),
     "layers.GmPConv2D": (layers.GmPConv2D, {"filters": 3, "kernel_size": 3}, CONV),
     "layers.GmPConv3D": (layers.GmPConv3D, {"filters": 3, "kernel_size": 3}, CONV),
+    **{
+        f"layers.{cls.__name__}": (cls, {"filters": 3, "kernel_size": 3}, TRANSPOSED)
+        for cls in (layers.GmPConv1DTranspose, layers.GmPConv2DTranspose, layers.GmPConv3DTranspose)
+    },
+    **{
+        f"layers.{cls.__name__}": (cls, {"kernel_size": 3}, DEPTHWISE)
+        for cls in (layers.GmPDepthwiseConv1D, layers.GmPDepthwiseConv2D)
+    },
+    **{
+        f"layers.{cls.__name__}": (cls, {"filters": 3, "kernel_size": 3}, DEPTHWISE | {"filters": COUNT})
+        for cls in (layers.GmPSeparableConv1D, layers.GmPSeparableConv2D)
+    },
+    "layers.GmPEinsumDense": (
+        layers.GmPEinsumDense, {"equation": "ab,bc->ac", "output_shape": 3},
+        {"equation": [*OTHER, "ab"], "output_shape": ["3", 1.5, -1, None, OBJECT], "activation": CHOICE, "bias_axes": ["x", 3]},
+    ),
     "layers.InputMeanNormalization": (
         layers.InputMeanNormalization, {}, {"axis": INDEX, "momentum": [*NUMBER, 1.5, -0.1], "synchronized": BOOLEAN},
     ),
@@ -310,6 +329,7 @@ WITHOUT = {
     *("eafo.Correction", "eafo.Image", "eafo.Improvement"),
     *("constraints.CanonicalAngles", "constraints.Increasing", "constraints.NonDecreasing"),
     *("distribution.data_parallel", "distribution.data_shard"),
+    *("distribution.is_first_process", "distribution.of_first_process"),
 }
 
 

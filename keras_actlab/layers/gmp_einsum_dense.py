@@ -7,7 +7,8 @@ from typing import Any, Unpack
 
 import keras
 
-from keras_actlab.layers.arguments import Activation, Shape, positive_integer
+from keras_actlab.arguments import check_type, positive_integer
+from keras_actlab.layers.arguments import Activation, Shape
 from keras_actlab.layers.gmp import GeometricArguments, GmP
 from keras_actlab.ops.tensor import Tensor
 
@@ -80,6 +81,8 @@ class GmPEinsumDense(GmP):
         bias_axes: str | None = None,
         **kwargs: Unpack[GeometricArguments],
     ) -> None:
+        check_type("bias_axes", bias_axes, (str, type(None)), "a string or None")
+        check_type("output_shape", output_shape, (int, list, tuple), "an integer, or a list or tuple of them")
         super().__init__(activation, bias_axes is not None, **kwargs)
         match = EQUATION.fullmatch(equation.replace(" ", "")) if isinstance(equation, str) else None
         if match is None:

@@ -400,7 +400,7 @@ def test_too_little_memory_is_refused():
         ({"megabytes": 0}, ValueError, "`megabytes` must be positive"),
         ({"megabytes": "1"}, TypeError, "`megabytes` must be a number"),
         ({"layers": []}, TypeError, "`layers` must be"),
-        ({"layers": "dense"}, TypeError, "`layers` must be"),
+        ({"layers": 3}, TypeError, "`layers` must be"),
         ({"layers": [(keras.layers.Dense(1), 3)]}, TypeError, "`layers` must be"),
     ],
     ids=range(7),

@@ -111,7 +111,7 @@ class OwnStep(keras.Sequential):
         (lambda: [model(0), model(1, keras.optimizers.Adam(0.5))], "alike"),
         (lambda: [model(0), model(1, loss="mae")], "alike"),
         (lambda: [activated(act_1), activated(act_2)], "alike"),
-        (lambda: [], "empty"),
+        (lambda: [], "at least one"),
         (lambda: [model(0, keras.optimizers.Adam(use_ema=True))], "use_ema"),
         (lambda: [model(0, excluding())], "exclusions"),
     ],
