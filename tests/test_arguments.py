@@ -131,7 +131,8 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     },
     "layers.GmPEinsumDense": (
         layers.GmPEinsumDense, {"equation": "ab,bc->ac", "output_shape": 3},
-        {"equation": [*OTHER, "ab"], "output_shape": ["3", 1.5, -1, None, OBJECT], "activation": CHOICE, "bias_axes": ["x", 3]},
+        {"equation": [*OTHER, "ab"], "output_shape": ["3", 1.5, -1, None, OBJECT], "activation": CHOICE,
+         "bias_axes": ["x", 3]},
     ),
     "layers.InputMeanNormalization": (
         layers.InputMeanNormalization, {}, {"axis": INDEX, "momentum": [*NUMBER, 1.5, -0.1], "synchronized": BOOLEAN},
