@@ -7,6 +7,8 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up log
 os.environ.setdefault("MPLBACKEND", "Agg")
+# TensorFlow convolves channels-first input on a CPU only with oneDNN, which it enables by itself on some processors only.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Parallel test processes, the processes that tests start, and later runs share the programs that JAX compiled, because
 # compiling takes half of the JAX tests' time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))

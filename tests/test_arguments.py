@@ -16,6 +16,8 @@ import keras_actlab
 from keras_actlab import cab, conversion, eafo, experiments, initializers, layers, models, ops
 from keras_actlab.cab import plots
 
+pytestmark = pytest.mark.one_backend
+
 NAN = float("nan")
 OBJECT = type("Strange", (), {"__repr__": lambda self: "<strange>"})()
 

@@ -9,6 +9,8 @@ import keras_actlab.cab.plots
 import keras_actlab.eafo
 import keras_actlab.experiments
 
+pytestmark = pytest.mark.one_backend
+
 PUBLIC = {
     f"{module.__name__}.{name}": value
     for module in (

@@ -16,6 +16,8 @@ from keras_actlab.layers import (
 )
 from tests.backends import numpy
 
+pytestmark = pytest.mark.one_backend
+
 THRESHOLDS = (-0.5, 0.0, 1.0)
 
 

@@ -6,6 +6,8 @@ from keras_actlab import layers
 from keras_actlab.cab.regions import RegionTracker, activation_patterns, count_regions, preactivations
 from tests.backends import numpy
 
+pytestmark = pytest.mark.one_backend
+
 RNG = np.random.default_rng(0)
 
 

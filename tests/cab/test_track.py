@@ -5,6 +5,8 @@ import pytest
 
 from keras_actlab import cab
 
+pytestmark = pytest.mark.one_backend
+
 SHAPES = {
     "steps": (3,), "normals": (3, 5, 2), "locations": (3, 5, 2), "moves": (3, 5), "turns": (3, 5), "units": (5,)
 }  # fmt: skip

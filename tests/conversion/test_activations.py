@@ -8,6 +8,8 @@ from keras_actlab.conversion import report
 from tests.backends import numpy
 from tests.conversion.test_rewriting import Block
 
+pytestmark = pytest.mark.one_backend
+
 
 def data(*shape):
     return np.random.default_rng(0).standard_normal(shape).astype("float32")

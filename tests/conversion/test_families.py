@@ -14,6 +14,7 @@ keras_hub = pytest.importorskip("keras_hub")
 
 # Keras and keras-hub on what they do themselves.
 pytestmark = [
+    pytest.mark.one_backend,
     pytest.mark.filterwarnings("ignore:`shuffle=True` was passed"),
     pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match"),
 ]

@@ -11,6 +11,8 @@ from keras_actlab import layers
 from keras_actlab.conversion import report
 from tests.backends import numpy
 
+pytestmark = pytest.mark.one_backend
+
 X = np.linspace(-4, 4, 2001)
 
 

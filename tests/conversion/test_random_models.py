@@ -11,7 +11,7 @@ from keras_actlab import layers
 from tests.backends import numpy
 
 # A model may be geometric already.
-pytestmark = pytest.mark.filterwarnings("ignore:Nothing was changed")
+pytestmark = [pytest.mark.one_backend, pytest.mark.filterwarnings("ignore:Nothing was changed")]
 
 # JAX compiles each operation for each new shape, a second for every model.
 EXAMPLES, MANY_EXAMPLES = (15, 50) if keras.backend.backend() == "jax" else (50, 200)

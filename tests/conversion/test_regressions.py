@@ -9,6 +9,8 @@ from keras_actlab import layers
 from keras_actlab.conversion import report, to_weight_normalization
 from tests.backends import numpy
 
+pytestmark = pytest.mark.one_backend
+
 
 def data(*shape):
     return np.random.default_rng(0).standard_normal(shape).astype("float32")

@@ -6,6 +6,8 @@ import keras_actlab
 from keras_actlab.conversion import report
 from tests.backends import numpy
 
+pytestmark = pytest.mark.one_backend
+
 
 @keras.saving.register_keras_serializable(package="tests")
 class Block(keras.layers.Layer):

@@ -7,6 +7,8 @@ from keras_actlab.eafo.functions import KNOWN, crrelu
 from keras_actlab.layers import CRReLU, EntropyActivation
 from tests.backends import numpy
 
+pytestmark = pytest.mark.one_backend
+
 Z = eafo.Gaussian()
 
 

@@ -7,6 +7,8 @@ import keras_actlab
 from keras_actlab import eafo
 from tests.backends import numpy
 
+pytestmark = pytest.mark.one_backend
+
 
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")

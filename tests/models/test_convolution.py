@@ -6,7 +6,7 @@ import keras_actlab
 from keras_actlab.models.convolution import NORMALIZATIONS, PARAMETERIZATIONS, check, convolution
 from tests.backends import layer_gradients, numpy
 
-pytestmark = pytest.mark.usefixtures("even_starts")
+pytestmark = [pytest.mark.one_backend, pytest.mark.usefixtures("even_starts")]
 
 PAIRS = [
     (parameterization, normalization)

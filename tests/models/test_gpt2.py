@@ -7,6 +7,8 @@ from keras_actlab import conversion, models
 from tests.backends import numpy
 from tests.conversion.families import WORDS
 
+pytestmark = pytest.mark.one_backend
+
 keras_hub = pytest.importorskip("keras_hub")
 
 MERGES = ["a b", "Ġ a", "Ġ b", "Ġ c", "Ġa b"]

@@ -11,7 +11,7 @@ from keras_actlab.models import deit, resnet, tnt, vgg, vit
 from tests.backends import layer_gradients, numpy
 from tests.models.starts import even_starts
 
-pytestmark = pytest.mark.usefixtures("even_starts")
+pytestmark = [pytest.mark.one_backend, pytest.mark.usefixtures("even_starts")]
 
 # For each network the shape of an image, the classes and the size of a patch; and the parameters that Sun et al. (2024)
 # count without and with a scalar for each activation.

@@ -5,7 +5,7 @@ import pytest
 from keras_actlab.models import resnet
 from tests.backends import numpy
 
-pytestmark = pytest.mark.usefixtures("even_starts")
+pytestmark = [pytest.mark.one_backend, pytest.mark.usefixtures("even_starts")]
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -7,6 +7,8 @@ import pytest
 from keras_actlab.models import tnt
 from tests.backends import numpy
 
+pytestmark = pytest.mark.one_backend
+
 
 class Reference:
     """Transformer in Transformer in NumPy, patch by patch."""

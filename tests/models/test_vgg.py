@@ -6,6 +6,8 @@ import keras_actlab
 from keras_actlab import models
 from keras_actlab.models import vgg
 
+pytestmark = pytest.mark.one_backend
+
 FILTERS = (128, 128, 256, 256, 512, 512)
 
 

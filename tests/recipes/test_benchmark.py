@@ -6,6 +6,8 @@ from typer.testing import CliRunner
 
 from recipes import benchmark as recipe
 
+pytestmark = pytest.mark.one_backend
+
 # Elsewhere compiling keras-hub's models would take a minute.
 SECTIONS = [name for name in recipe.SECTIONS if name != "models" or keras.backend.backend() == "torch"]
 MODE = "eager" if keras.backend.backend() == "torch" else "jit"

@@ -10,6 +10,8 @@ from tests.backends import numpy
 from tests.recipes.dialogues import rows, save, save_vocabulary
 from tests.recipes.test_dpo import bigram, made_up, random_table
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture
 def arguments(tmp_path):

@@ -22,6 +22,8 @@ from recipes.images import Arrays, class_folders, first
 from tests.backends import numpy
 from tests.recipes.test_images import CIFAR10, save_batches, save_folders
 
+pytestmark = pytest.mark.one_backend
+
 RECIPES = {
     "imagenet32_vgg": (imagenet32_vgg, "GmP+IMN", "VGG-6"),
     "imagenet_resnet": (imagenet_resnet, "BN", "ResNet-18"),

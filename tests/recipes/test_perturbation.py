@@ -7,6 +7,8 @@ from keras_actlab import cab
 from recipes import perturbation as recipe
 from recipes import tracking
 
+pytestmark = pytest.mark.one_backend
+
 RNG = np.random.default_rng(0)
 WEIGHTS, BIAS = RNG.normal(size=(2, 50)), RNG.normal(size=50)
 

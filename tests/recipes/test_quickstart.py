@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from recipes import quickstart
 from tests.recipes.choices import assert_test_labels_decide_nothing
 
+pytestmark = pytest.mark.one_backend
+
 
 def test_smoke(tmp_path):
     arguments = ["--smoke", "--out", str(tmp_path)]
