@@ -7,7 +7,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's start-up log
 os.environ.setdefault("MPLBACKEND", "Agg")
-# TensorFlow convolves channels-first input on a CPU only with oneDNN, which it enables by itself on some processors only.
+# On a CPU, TensorFlow convolves channels-first input only with oneDNN, which is off by default on some processors.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # Parallel test processes, the processes that tests start, and later runs share the programs that JAX compiled, because
 # compiling takes half of the JAX tests' time.
