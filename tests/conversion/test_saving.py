@@ -14,7 +14,10 @@ from keras_actlab.conversion import to_weight_normalization
 from tests.backends import NEXT, numpy
 from tests.conversion.families import FAMILIES, gpt2_causal_lm, images, randomized, tokens, vit_backbone
 
-pytestmark = pytest.mark.filterwarnings("ignore:`compile\\(\\)` was not called as part of model loading")
+pytestmark = [
+    pytest.mark.one_backend,
+    pytest.mark.filterwarnings("ignore:`compile\\(\\)` was not called as part of model loading"),
+]
 
 
 def gmp_crrelu(model):
