@@ -64,7 +64,9 @@ def largest_magnitude(x: Tensor, axis: int | Sequence[int]) -> Tensor:
     square could underflow. It is bounded by `1 / tiny`, as XLA multiplies by the reciprocal on CPUs, and takes one that
     is subnormal for 0. The quotients are at most 4.
     """
-    largest = ops.stop_gradient(ops.max(ops.abs(x), axis=axis, keepdims=True, initial=0.0))
+    # An empty axis has no maximum, but a sum, 0. (jax2onnx exports no `ops.max` with an initial value.)
+    reduce = ops.sum if 0 in x.shape else ops.max
+    largest = ops.stop_gradient(reduce(ops.abs(x), axis=axis, keepdims=True))
     return ops.minimum(largest, 1 / float(np.finfo(backend.standardize_dtype(x.dtype)).tiny))
 
 

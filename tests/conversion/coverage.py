@@ -7,6 +7,7 @@ configs in `backbones.json` make them. A family that does not build, or that no 
 import csv
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ def difference(model: keras.Model, other: keras.Model) -> float | str:
             reason = reason or f"no batch: {error}"
             continue
         return max(float(np.max(np.abs(x - y)) / max(np.max(np.abs(x)), 1e-6)) for x, y in pairs if x.size)
-    return " ".join(reason.split())[:80]
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", reason).split())[:80]  # Keras writes in bold
 
 
 def row(name: str, make: Callable[[], keras.Model]) -> dict[str, object]:

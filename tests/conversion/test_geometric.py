@@ -8,6 +8,10 @@ from keras_actlab.conversion import report, to_weight_normalization
 from tests.backends import numpy
 
 
+def nothing_changed():
+    return pytest.warns(UserWarning, match="Nothing was changed")
+
+
 def data(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
 
@@ -101,7 +105,8 @@ def test_a_constant_unit_has_no_boundary():
     converted = keras_actlab.to_gmp(model)
     np.testing.assert_allclose(numpy(converted(x)), numpy(model(x)), atol=1e-6)
     model.layers[0].bias.assign([0.1, 0.3, 0.2])
-    (row,) = report(keras_actlab.to_gmp(model)).skipped
+    with nothing_changed():
+        (row,) = report(keras_actlab.to_gmp(model)).skipped
     assert (row.layer, row.note) == ("it", "the weights of unit 1 vanish, but its bias does not")
     with pytest.raises(ValueError, match="unit 1 vanish"):
         keras_actlab.to_gmp(model, where="it")
@@ -197,16 +202,20 @@ def test_lora_and_quantized_layers_stay():
     model = model_of(keras.layers.Dense(4, name="it"), (3, 5))
     model.layers[0].enable_lora(2)
     for convert in (keras_actlab.to_gmp, to_weight_normalization):
-        assert "LoRA" in report(convert(model)).skipped[0].note
+        with nothing_changed():
+            assert "LoRA" in report(convert(model)).skipped[0].note
     model = model_of(keras.layers.Dense(4, name="it"), (3, 5))
     model.layers[0].quantize("int8")
-    assert "quantized" in report(keras_actlab.to_gmp(model)).skipped[0].note
+    with nothing_changed():
+        assert "quantized" in report(keras_actlab.to_gmp(model)).skipped[0].note
 
 
 def test_a_second_conversion_finds_nothing_left():
     converted = keras_actlab.to_gmp(model_of(keras.layers.Dense(4), (3, 5)))
-    assert report(keras_actlab.to_gmp(converted)).rows == ()
-    assert isinstance(keras_actlab.to_gmp(converted).layers[0], layers.GmPDense)
+    with nothing_changed():
+        again = keras_actlab.to_gmp(converted)
+    assert report(again).rows == ()
+    assert isinstance(again.layers[0], layers.GmPDense)
 
 
 @pytest.mark.parametrize("convert", [keras_actlab.to_gmp, to_weight_normalization])
