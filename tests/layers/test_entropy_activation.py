@@ -321,6 +321,13 @@ def test_the_sample_is_float32_under_mixed_precision():
     assert numpy(layer.sample)[0] == 60000.0
 
 
+def test_the_curve_is_float32_under_mixed_precision():
+    # Beyond the knots, the difference of the last two values is multiplied by 50 and more.
+    x = np.float32([[-400.0, 200.0, 400.0]])
+    full, mixed = (EntropyActivation("silu", dtype=policy)(x) for policy in ("float32", "mixed_bfloat16"))
+    np.testing.assert_allclose(numpy(keras.ops.cast(mixed, "float32")), numpy(full), rtol=2**-8)
+
+
 def test_batches_of_any_size():
     layer, model = layer_and_model(sample_size=64)
     x = normal(11, 3)
