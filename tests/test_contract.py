@@ -153,7 +153,14 @@ OTHERS = {
     "NonDecreasing": constraints.NonDecreasing(),
 }
 
-each_case = pytest.mark.parametrize("name", CASES)
+# They share all their code but the convolution with a case that every backend runs.
+RELATIVES = {
+    "GmPConv1DTranspose", "GmPConv3DTranspose", "GmPDepthwiseConv1D", "GmPSeparableConv1D",
+    "WeightNormalization Conv2DTranspose", "WeightNormalization DepthwiseConv2D", "WeightNormalization SeparableConv2D",
+}  # fmt: skip
+each_case = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.one_backend) if name in RELATIVES else name for name in CASES]
+)
 
 
 def data(shape, seed=1) -> np.ndarray:

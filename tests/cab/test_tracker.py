@@ -11,6 +11,8 @@ from tests.backends import numpy
 X = np.random.default_rng(0).normal(size=(12, 2)).astype("float32")
 Y = np.sin(3 * X[:, :1])
 
+pytestmark = pytest.mark.one_backend
+
 
 def network(hidden=None, **compile_arguments):
     keras.utils.set_random_seed(1)
