@@ -134,14 +134,17 @@ def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def _has_kernel(place: Place) -> bool:
-    if type(place.layer).__module__.startswith("keras_actlab.layers."):
+    layer = place.layer
+    if type(layer).__module__.startswith("keras_actlab.layers."):
         return False
-    return hasattr(place.layer, "kernel") or hasattr(place.layer, "depthwise_kernel") or _holds_matrices(place.layer)
+    return hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel") or _holds_matrices(layer)
 
 
-def _holds_matrices(layer: keras.layers.Layer) -> bool:
+def _holds_matrices(layer: keras.Operation) -> bool:
     """Whether `layer` has stacked matrices of its own, as layers of experts have, which the report should list."""
-    return any(len(variable.shape) > 2 and min(variable.shape) > 1 for variable in layer._trainable_variables)
+    # An operation of the graph, which is no layer, has no variables.
+    own = getattr(layer, "_trainable_variables", [])
+    return any(len(variable.shape) > 2 and min(variable.shape) > 1 for variable in own)
 
 
 def _check_kernel_is_free(place: Place) -> None:
@@ -270,6 +273,8 @@ def _precise_angles(rows: np.ndarray) -> np.ndarray:
 
 def _to_weight_normalized(place: Place) -> str:
     layer = place.layer
+    if not isinstance(layer, keras.layers.Layer):
+        raise Stays(f"{type(layer).__name__} is a function in the graph, not a layer")
     _check_kernel_is_free(place)
     if isinstance(place.holder, keras.layers.RNN):
         raise Stays("it is a cell; `where` may name its recurrent layer")

@@ -210,6 +210,20 @@ def test_lora_and_quantized_layers_stay():
         assert "quantized" in report(keras_actlab.to_gmp(model)).skipped[0].note
 
 
+@pytest.mark.parametrize("convert", [keras_actlab.to_gmp, to_weight_normalization])
+def test_a_function_in_the_graph_is_no_layer(convert):
+    inputs = keras.Input((5,))
+    hidden = keras.activations.gelu(keras.layers.Dense(4)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2)(hidden + 1.0))
+    x = data(3, 5)
+    converted = convert(model)
+    assert len(report(converted).changed) == 2
+    for one in (converted, keras_actlab.fold(converted)):
+        np.testing.assert_allclose(numpy(one(x)), numpy(model(x)), atol=1e-6)
+    with pytest.raises(ValueError, match="`where` must select layers that can be converted"):
+        convert(model, where="*elu*")
+
+
 def test_a_second_conversion_finds_nothing_left():
     converted = keras_actlab.to_gmp(model_of(keras.layers.Dense(4), (3, 5)))
     with nothing_changed():
