@@ -301,7 +301,10 @@ class GmP(Unquantized, Replacement):
     def _affine(self, inputs: Tensor, scaled: bool) -> Tensor:
         # The scale multiplies in float32, so that a kernel of half precision is rounded once.
         kernel = self._scaled_kernel() if scaled else self.direction
-        outputs = self.apply_kernel(*(keras.ops.cast(x, self.compute_dtype) for x in (inputs, kernel)))
+        if inputs.shape[0] == 0:  # TensorFlow 2.21 convolves an empty batch to a wrong number of channels
+            outputs = keras.ops.zeros((0, *self.compute_output_shape((1, *inputs.shape[1:]))[1:]), self.compute_dtype)
+        else:
+            outputs = self.apply_kernel(*(keras.ops.cast(x, self.compute_dtype) for x in (inputs, kernel)))
         if self.use_bias:
             bias = self._scaled_bias() if scaled else self.radius
             outputs = outputs + self.along_bias(keras.ops.cast(bias, self.compute_dtype), len(outputs.shape))
