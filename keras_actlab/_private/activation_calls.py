@@ -3,7 +3,7 @@
 `keras.activations.relu` and `keras.ops.relu` both call `keras.src.backend.nn.relu`, which they look up at each call;
 what is put in its place there is called by code that imported either function by its name, too. (Read in Keras 3.15.1:
 `keras/src/activations/activations.py`, `keras/src/ops/nn.py`.) Functions of the backend are observed where they are
-looked up in its public modules.
+looked up in its public modules, which are imported for that.
 """
 
 import sys
