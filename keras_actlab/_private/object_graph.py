@@ -3,8 +3,8 @@
 `copy.deepcopy` copies a Keras object through a file, which loses what Keras does not save, and a config does not say
 how an object was changed after its construction. Here, instances are copied attribute by attribute.
 
-Read in Keras 3.15 (TensorFlow 2.21, JAX 0.10, PyTorch 2.13), which has no public way to do this. The backends are imported because the
-copy of a tensor or module is theirs to make.
+Read in Keras 3.15 (TensorFlow 2.21, JAX 0.10, PyTorch 2.13), which has no public way to do this. The
+backends are imported because they alone copy their tensors and modules.
 """
 
 import functools
