@@ -26,6 +26,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_actlab.files import atomic_write
+
 Tensor = Any
 
 
@@ -180,8 +182,6 @@ def reference_log_probabilities(network: ResponseLogProbability, data: Any, path
         if archive["identity"] == identity:
             return archive["log_probabilities"]
     found = network.predict(data, steps=len(data), verbose=0)
-    unfinished = path.with_name(f"{path.name}.part")
-    with unfinished.open("wb") as file:
+    with atomic_write(path) as unfinished, unfinished.open("wb") as file:
         np.savez(file, identity=identity, log_probabilities=found)
-    unfinished.replace(path)
     return found

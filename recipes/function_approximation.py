@@ -47,6 +47,7 @@ from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
 from keras_actlab.experiments.figures import COLOURS
+from keras_actlab.files import atomic_write
 from keras_actlab.layers import TMAF
 from recipes import cli
 
@@ -226,7 +227,8 @@ def main(
     if unknown:
         raise typer.BadParameter(f"must be any of {', '.join(TARGETS)}. Received: {', '.join(sorted(unknown))}")
     results = experiments.run(comparisons(smoke, targets), out / "function_approximation.jsonl", jobs)
-    figure(results).savefig(out / "function_approximation_frequency.png", dpi=150)
+    with atomic_write(out / "function_approximation_frequency.png") as unfinished:
+        figure(results).savefig(unfinished, dpi=150)
     cli.finish(results, out, "function_approximation")
 
 

@@ -27,6 +27,7 @@ import pandas as pd
 import typer
 
 from keras_actlab import experiments
+from keras_actlab.files import atomic_write
 from keras_actlab.layers import TMAF, CRReLU
 from recipes import cli, mnist
 from recipes.digit_networks import Activation, digit_network
@@ -116,11 +117,9 @@ def save_cost(results: experiments.Results, out: Path) -> None:
     """Prints the table of costs and writes it, each file as a whole."""
     table = cost(results)
     text = table.reset_index().to_markdown(index=False, floatfmt=("", "", ".2f", ",.0f", ".3f", ".2f"))
-    out.mkdir(parents=True, exist_ok=True)
     for ending, content in (("csv", table.to_csv()), ("md", f"{text}\n")):
-        unfinished = out / f"mnist_classification-cost.{ending}.part"
-        unfinished.write_text(content)
-        unfinished.replace(unfinished.with_suffix(""))
+        with atomic_write(out / f"mnist_classification-cost.{ending}") as unfinished:
+            unfinished.write_text(content)
     print(f"\n{text}")
 
 

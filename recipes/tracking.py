@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from keras_actlab import cab
 from keras_actlab.colours import COLOURS
 from keras_actlab.experiments import Results
+from keras_actlab.files import atomic_write
 
 Callbacks = Callable[[keras.Model, str, int, int], list[keras.callbacks.Callback]]
 
@@ -103,15 +104,12 @@ def draw_largest(left: Axes, right: Axes, points: pd.DataFrame, table: pd.DataFr
 
 def write(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Writes a table, replacing the file as a whole, and returns it as it will be read from there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    table.to_csv(unfinished, index=False, float_format="%.6g")
-    unfinished.replace(path)
+    with atomic_write(path) as unfinished:
+        table.to_csv(unfinished, index=False, float_format="%.6g")
     return pd.read_csv(path)
 
 
 def write_figure(figure: Figure, path: Path) -> None:
     """Writes a picture, replacing the file as a whole."""
-    unfinished = path.with_name(f"{path.name}.part")
-    figure.savefig(unfinished, dpi=150, format="png")
-    unfinished.replace(path)
+    with atomic_write(path) as unfinished:
+        figure.savefig(unfinished, dpi=150, format="png")

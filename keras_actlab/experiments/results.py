@@ -15,6 +15,7 @@ from scipy import stats
 
 from keras_actlab.arguments import as_path, check_choice, received
 from keras_actlab.experiments.journal import Journal
+from keras_actlab.files import atomic_write
 
 IDENTITY = ("task", "method", "stage", "split", "seed")
 NESTED = ("hyperparameters", "metrics", "versions")
@@ -250,7 +251,6 @@ class Results:
         from keras_actlab.experiments.figures import dots  # which reads results
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         figure = figure or dots(self)
         picture = io.BytesIO()
         figure.savefig(picture, dpi=150)
@@ -261,9 +261,8 @@ class Results:
             f"{name}.png": picture.getvalue(),
         }
         for file, content in contents.items():
-            unfinished = folder / f"{file}.part"
-            unfinished.write_bytes(content)
-            unfinished.replace(folder / file)
+            with atomic_write(folder / file) as unfinished:
+                unfinished.write_bytes(content)
         return [folder / file for file in contents]
 
 
