@@ -2,14 +2,20 @@
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 INSTALLED = [name for name in ("jax", "tensorflow", "torch") if importlib.util.find_spec(name)]
-# The backend on which files of this one are loaded. Over the runs on all backends, each saves for one and loads of one,
-# and all results are compared: as much as with every pair, for a third of the time.
-NEXT = INSTALLED[(INSTALLED.index(keras.backend.backend()) + 1) % len(INSTALLED)]
+# The backends on which files of this one are loaded.
+OTHERS = [name for name in INSTALLED if name != keras.backend.backend()] or INSTALLED
+
+
+def on_one_backend(*values: Any) -> list[Any]:
+    """Values for `pytest.mark.parametrize` that test the same code as the others on every backend but one."""
+    return [pytest.param(value, marks=pytest.mark.one_backend) for value in values]
 
 
 def numpy(x) -> np.ndarray:

@@ -14,7 +14,7 @@ import pytest
 
 import keras_actlab
 from keras_actlab import constraints, initializers, layers
-from tests.backends import NEXT, numpy
+from tests.backends import OTHERS, numpy, on_one_backend
 from tests.replay import compute
 
 
@@ -146,7 +146,7 @@ CASES = {
         keras.layers.SeparableConv2D, IMAGE, FIRST, filters=4, kernel_size=3, padding="same"
     ),
 }  # fmt: skip
-OTHERS = {
+NO_LAYERS = {
     "UniformSphereAngles": initializers.UniformSphereAngles(seed=3),
     "CanonicalAngles": constraints.CanonicalAngles(),
     "Increasing": constraints.Increasing(),
@@ -154,12 +154,12 @@ OTHERS = {
 }
 
 # They share all their code but the convolution with a case that every backend runs.
-RELATIVES = {
+RELATIVES = (
     "GmPConv1DTranspose", "GmPConv3DTranspose", "GmPDepthwiseConv1D", "GmPSeparableConv1D",
     "WeightNormalization Conv2DTranspose", "WeightNormalization DepthwiseConv2D", "WeightNormalization SeparableConv2D",
-}  # fmt: skip
+)  # fmt: skip
 each_case = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.one_backend) if name in RELATIVES else name for name in CASES]
+    "name", [name for name in CASES if name not in RELATIVES] + on_one_backend(*RELATIVES)
 )
 
 
@@ -182,7 +182,7 @@ def functional(layer: keras.Layer, shape) -> keras.Model:
 
 
 def test_the_table_names_every_exported_class():
-    in_table = {type(case.make()).__name__ for case in CASES.values()} | set(OTHERS)
+    in_table = {type(case.make()).__name__ for case in CASES.values()} | set(NO_LAYERS)
     exported = {name for module in (layers, initializers, constraints) for name in vars(module) if name[0].isupper()}
     exported &= {
         name
@@ -206,12 +206,12 @@ def test_config_round_trip(name):
     assert restored.dtype_policy.name == "mixed_bfloat16"
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", NO_LAYERS)
 def test_config_round_trip_of_others(name):
-    config = json.loads(json.dumps(keras.saving.serialize_keras_object(OTHERS[name])))
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(NO_LAYERS[name])))
     assert config["registered_name"] == f"keras_actlab>{name}"
     restored = keras.saving.deserialize_keras_object(config)
-    assert restored.get_config() == OTHERS[name].get_config()
+    assert restored.get_config() == NO_LAYERS[name].get_config()
 
 
 @each_case
@@ -268,7 +268,7 @@ def test_masks_pass_through(name):
 
 
 @each_case
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [True, *on_one_backend(False)])
 def test_training_lowers_the_loss(name, jit_compile):
     if jit_compile and keras.backend.backend() == "torch":
         pytest.skip("torch.compile takes a minute for each; test_torch_compile compiles all layers as one model")
@@ -417,9 +417,9 @@ def saved(tmp_path_factory):
     return directory, here
 
 
-@pytest.fixture(scope="session", params=[NEXT])
+@pytest.fixture(scope="session", params=OTHERS)
 def replayed(saved, request):
-    """The same, loaded and computed in a new process on the next backend."""
+    """The same, loaded and computed in a new process on another backend."""
     directory, here = saved
     environment = os.environ | {"KERAS_BACKEND": request.param}
     command = [sys.executable, "-m", "tests.replay", str(directory)]
@@ -432,6 +432,7 @@ def replayed(saved, request):
     return results
 
 
+@pytest.mark.one_backend  # which compares with each of the others
 @each_case
 def test_files_hold_the_raw_variables(replayed, name):
     here, there = replayed[name]
@@ -441,6 +442,7 @@ def test_files_hold_the_raw_variables(replayed, name):
             np.testing.assert_array_equal(there[key.replace("variable", "weights file")], value, err_msg=key)
 
 
+@pytest.mark.one_backend
 @each_case
 def test_backends_agree(replayed, name):
     here, there = replayed[name]

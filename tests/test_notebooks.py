@@ -18,17 +18,34 @@ def _cells(path, kind):
     return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
 
 
+def _with_shorter_trainings(source):
+    """The same code with a twentieth of the epochs and steps."""
+
+    def shorter(found):
+        name, between, number = found.groups()
+        return name + between + ("1" if name == "validate_every" else str(max(1, int(number) // 20)))
+
+    return re.sub(r'\b(epochs|steps|validate_every)("?[=:] ?)(\d\d+)\b', shorter, source)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's process management, not of the notebooks
-@each_notebook
 @pytest.mark.skipif(
     keras.backend.backend() != INSTALLED[0],
     reason="notebooks run on one backend; PyTorch takes three times as long as JAX, which comes first",
 )
-def test_every_cell_runs(path):
+@pytest.mark.parametrize(
+    "change", [_with_shorter_trainings, pytest.param(str, marks=pytest.mark.slow)], ids=["shorter", "whole"]
+)
+@each_notebook
+def test_every_cell_runs(path, change):
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = change(cell.source)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
 
 
+@pytest.mark.one_backend
 @each_notebook
 def test_is_stored_with_its_outputs(path):
     code = _cells(path, "code")
@@ -38,15 +55,18 @@ def test_is_stored_with_its_outputs(path):
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
 
 
+@pytest.mark.one_backend
 def test_all_are_set_up_alike():
     assert len({_cells(path, "code")[0].source for path in PATHS}) == 1
 
 
+@pytest.mark.one_backend
 @each_notebook
 def test_no_cell_is_a_wall(path):
     assert max(len(cell.source.splitlines()) for cell in _cells(path, "code")) <= 25
 
 
+@pytest.mark.one_backend
 @each_notebook
 def test_links_lead_to_files(path):
     texts = [cell.source for cell in _cells(path, "markdown")]

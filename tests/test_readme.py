@@ -10,6 +10,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.one_backend
 def test_the_example_runs():
     code = EXAMPLES[0]
     names = {}
@@ -33,6 +34,7 @@ def test_the_conversion_runs(capsys):
     )
 
 
+@pytest.mark.one_backend
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (Path(__file__).parent.parent / target).exists(), target

@@ -1,28 +1,45 @@
-"""How much of each model family `to_gmp` converts: `python -m tests.conversion.coverage [FAMILY ...]`.
+"""How much of each model family conversions reach: `python -m tests.conversion.coverage [FAMILY ...]`.
 
 Writes a row a family into `coverage.csv`: of `keras.applications`, and of the backbones of keras-hub as small as their
 configs in `backbones.json` make them. A family that does not build, or that no batch can be made up for, says so.
+
+- `kernel_numbers`, `converted`, `share`: entries of kernels, and those that `to_gmp` converts; what is left is in
+  `not_converted`.
+- `activation_calls`, `swapped`: calls of activation functions other than softmax while the model runs, as the recorder
+  counts them, and those that `swap_activations` replaces; what is left is in `not_swapped`.
+- `difference_gmp`, `difference_fold`: largest difference of outputs, relative to the largest output.
+- `classes_after_fold`: whether the layers have the classes again that they had at first.
+- `difference_loaded`: the same difference of the converted, the swapped and the folded model between this process and
+  one that loads their files.
+- `generate`: for a backbone with a `CausalLM`, whether the converted and the folded one generate the same tokens.
 """
 
 import csv
 import json
 import math
+import pickle
 import re
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 import keras_actlab
+from keras_actlab.conversion.hidden import SOFTMAXES
 from keras_actlab.conversion.probe import SIZES, _batch, outputs
+from keras_actlab.conversion.recorder import recorded
 
 FOLDER = Path(__file__).parent
 COLUMNS = (
-    "family", "parameters", "kernel_numbers", "converted", "share", "not_converted", "difference_gmp",
-    "difference_fold", "classes_after_fold", "note",
+    "family", "parameters", "kernel_numbers", "converted", "share", "not_converted", "activation_calls", "swapped",
+    "not_swapped", "difference_gmp", "difference_fold", "classes_after_fold", "difference_loaded", "generate", "note",
 )  # fmt: skip
 # The smallest of each family in keras.applications, with the size of its images.
 APPLICATIONS = {
@@ -43,11 +60,15 @@ def application(name: str) -> keras.Model:
     )
 
 
+def configs() -> dict[str, Any]:
+    """The configs of small backbones of keras-hub, by their families."""
+    return json.loads((FOLDER / "backbones.json").read_text())
+
+
 def families() -> dict[str, Callable[[], keras.Model]]:
-    configs = json.loads((FOLDER / "backbones.json").read_text())
     found: dict[str, Callable[[], keras.Model]] = {name: lambda name=name: application(name) for name in APPLICATIONS}
     found |= {
-        name: lambda config=config: keras.saving.deserialize_keras_object(config) for name, config in configs.items()
+        name: lambda config=config: keras.saving.deserialize_keras_object(config) for name, config in configs().items()
     }
     return found
 
@@ -72,32 +93,92 @@ def randomized(model: keras.Model) -> keras.Model:
 
 def difference(model: keras.Model, other: keras.Model) -> float | str:
     """The largest difference of outputs, relative to the largest output."""
+    batch = batch_for(model)
+    return batch if isinstance(batch, str) else compare(outputs(model, batch), outputs(other, batch))
+
+
+def batch_for(model: keras.Model) -> Any:
+    """A batch that `model` can be called on, or the reason why there is none."""
     reason = ""
     for size in (*SIZES, 4):
         try:
             batch = _batch(model, size)
-            pairs = list(zip(outputs(model, batch), outputs(other, batch), strict=True))
+            outputs(model, batch)
         except Exception as error:  # whatever a model raises on inputs that it is not made for
             reason = reason or f"no batch: {error}"
             continue
-        return max(float(np.max(np.abs(x - y)) / max(np.max(np.abs(x)), 1e-6)) for x, y in pairs if x.size)
+        return batch
     return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", reason).split())[:80]  # Keras writes in bold
 
 
-def row(name: str, make: Callable[[], keras.Model]) -> dict[str, object]:
+def compare(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> float:
+    pairs = zip(one, other, strict=True)
+    return max(float(np.max(np.abs(x - y)) / max(np.max(np.abs(x)), 1e-6)) for x, y in pairs if x.size)
+
+
+def activation_calls(model: keras.Model, batch: Any) -> Counter[str]:
+    """How often each activation function is called, but softmax."""
+    with recorded(model._flatten_layers()) as calls:
+        outputs(model, batch)
+    return Counter(call.name for call in calls if call.name.lower() not in SOFTMAXES)
+
+
+def loaded_difference(models: Sequence[keras.Model], batch: Any) -> float:
+    """The largest difference of outputs between `models` and what another process loads from their files."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "batch.pickle").write_bytes(pickle.dumps(keras.tree.map_structure(np.asarray, batch)))
+        for number, model in enumerate(models):
+            model.save(folder / f"{number}.keras")
+        subprocess.run([sys.executable, "-m", __spec__.name, "--load", name], check=True)
+        return max(
+            compare(outputs(model, batch), pickle.loads((folder / f"{number}.outputs").read_bytes()))
+            for number, model in enumerate(models)
+        )
+
+
+def load(folder: Path) -> None:
+    """Writes the outputs of each model in `folder` on the batch that lies beside."""
+    batch = pickle.loads((folder / "batch.pickle").read_bytes())
+    for path in folder.glob("*.keras"):
+        path.with_suffix(".outputs").write_bytes(pickle.dumps(outputs(keras.saving.load_model(path), batch)))
+
+
+def generated(backbone: keras.Model) -> str:
+    """Whether a causal language model generates the same tokens once it is converted, and once it is folded."""
+    import keras_hub
+
+    kinds = [
+        kind for kind in vars(keras_hub.models).values()
+        if isinstance(kind, type) and issubclass(kind, keras_hub.models.CausalLM)
+        and kind.backbone_cls is type(backbone)
+    ]  # fmt: skip
+    if not kinds:
+        return ""
+    model = kinds[0](backbone=backbone, preprocessor=None)
+    prompt = {"token_ids": np.array([[1, 2, 3, 0, 0, 0, 0, 0]]), "padding_mask": np.arange(8)[None] < 3}
+    converted = keras_actlab.to_gmp(model, check=False)
+    tokens = []
+    for one in (model, converted, keras_actlab.fold(converted, check=False)):
+        one.compile(sampler="greedy")
+        tokens.append(np.asarray(one.generate(prompt, stop_token_ids=None)["token_ids"]))
+    return "equal" if all(np.array_equal(tokens[0], other) for other in tokens[1:]) else "others"
+
+
+def row(name: str, make: Callable[[], keras.Model], everything: bool = True) -> dict[str, object]:
+    """The row of a family; without `everything`, that of conversions in memory alone."""
     try:
         keras.utils.set_random_seed(0)
         model = randomized(make())
     except Exception as error:
-        return {"family": name, "note": f"does not build: {type(error).__name__}: {' '.join(str(error).split())[:120]}"}
+        return {"family": name, "note": f"does not build: {_shortened(error, 120)}"}
     before = dict(kernels(model))
     found: dict[str, object] = {
         "family": name, "parameters": model.count_params(), "kernel_numbers": sum(before.values()),
     }  # fmt: skip
     try:
-        start = time.perf_counter()
+        batch = batch_for(model)
         converted = keras_actlab.to_gmp(model, check=False)
-        print(f"{name}: to_gmp {time.perf_counter() - start:.1f} s", flush=True)
         left = dict(kernels(converted))
         share = 1 - sum(left.values()) / max(1, found["kernel_numbers"])
         found |= {
@@ -112,9 +193,29 @@ def row(name: str, make: Callable[[], keras.Model]) -> dict[str, object]:
             "difference_fold": _short(difference(model, folded)),
             "classes_after_fold": "equal" if classes[0] == classes[1] else "others",
         }
+        if isinstance(batch, str) or not everything:
+            return found
+        calls = activation_calls(model, batch)
+        models = [converted, folded]
+        if calls:
+            swapped = keras_actlab.swap_activations(model, keras_actlab.layers.CRReLU, check=False)
+            models.append(swapped)
+            stayed = activation_calls(swapped, batch)
+            del stayed["CRReLU"]
+            found |= {
+                "activation_calls": calls.total(),
+                "swapped": calls.total() - stayed.total(),
+                "not_swapped": "; ".join(f"{name} {count}" for name, count in sorted(stayed.items())),
+            }
+        found["difference_loaded"] = _short(loaded_difference(models, batch))
+        found["generate"] = generated(model) if name in configs() else ""
     except Exception as error:
-        found["note"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        found["note"] = _shortened(error, 200)
     return found
+
+
+def _shortened(error: Exception, length: int) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:length]}"
 
 
 def _short(value: float | str) -> str:
@@ -129,12 +230,17 @@ def main(*names: str) -> None:
             rows = {one["family"]: one for one in csv.DictReader(file)}
     for name, make in families().items():
         if not names or name in names:
+            start = time.perf_counter()
             rows[name] = row(name, make)
+            print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
             with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
+                writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n", extrasaction="ignore")
                 writer.writeheader()
                 writer.writerows(rows[key] for key in sorted(rows, key=str.lower))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:2] == ["--load"]:
+        load(Path(sys.argv[2]))
+    else:
+        main(*sys.argv[1:])

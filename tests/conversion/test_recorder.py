@@ -269,6 +269,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("name", "arguments", "inputs", "attributes", "functions"), FAMILIES)
 def test_families_of_keras_hub(name, arguments, inputs, attributes, functions, count, tmp_path):
     model = getattr(pytest.importorskip("keras_hub").models, name)(**arguments)

@@ -1,4 +1,4 @@
-"""Converted models, saved and loaded in a new process on the next backend."""
+"""Converted models, saved and loaded in a new process on another backend."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 import keras_actlab
 from keras_actlab.conversion import to_weight_normalization
-from tests.backends import NEXT, numpy
+from tests.backends import OTHERS, numpy
 from tests.conversion.families import FAMILIES, gpt2_causal_lm, images, randomized, tokens, vit_backbone
 
 pytestmark = [
@@ -58,7 +58,7 @@ def saved(tmp_path_factory):
     return directory, here
 
 
-@pytest.fixture(scope="session", params=[NEXT])
+@pytest.fixture(scope="session", params=OTHERS[:1])
 def reloaded(saved, request):
     directory, here = saved
     finished = subprocess.run(

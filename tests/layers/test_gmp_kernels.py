@@ -9,7 +9,7 @@ import pytest
 import keras_actlab
 from keras_actlab import layers
 from keras_actlab.conversion import report
-from tests.backends import numpy
+from tests.backends import numpy, on_one_backend
 
 kinds = keras.layers
 FIRST = {"data_format": "channels_first"}
@@ -125,7 +125,7 @@ def skip_where_keras_does(name):
 
 
 @each_layer
-@pytest.mark.parametrize("activation", [None, "tanh"])
+@pytest.mark.parametrize("activation", ["tanh", *on_one_backend(None)])
 def test_is_the_plain_layer_with_its_kernel_and_bias(name, activation):
     skip_where_keras_does(name)
     geometric, arguments, shape, unit_axes = LAYERS[name]
@@ -173,7 +173,7 @@ def test_the_scale_outside(name):
 
 
 @each_layer
-@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", *on_one_backend(None, "gelu")])
 def test_conversion_and_fold(name, activation):
     skip_where_keras_does(name)
     geometric, arguments, shape, _ = LAYERS[name]
@@ -209,7 +209,7 @@ SEPARABLE = {
 }
 
 
-@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("activation", ["relu", *on_one_backend(None, "gelu")])
 @pytest.mark.parametrize("name", SEPARABLE)
 def test_separable_convolutions(name, activation):
     skip_where_keras_does(name)
@@ -234,7 +234,7 @@ def test_separable_convolutions(name, activation):
         np.testing.assert_allclose(numpy(found), numpy(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", ["multi-head", "grouped"])
+@pytest.mark.parametrize("attention", ["multi-head", *on_one_backend("grouped")])
 def test_attention_is_converted_within(attention):
     layer = (
         kinds.MultiHeadAttention(2, 3, name="attention")

@@ -7,7 +7,7 @@ import pytest
 
 import keras_actlab
 from keras_actlab.layers import CRReLU, MeanOnlyBatchNormalization, WeightNormalization
-from tests.backends import finite_differences, layer_gradients, numpy
+from tests.backends import finite_differences, layer_gradients, numpy, on_one_backend
 
 kinds = keras.layers
 # A layer, the shape of its input, and the axes of the norm of each of its kernels.
@@ -53,7 +53,11 @@ LAYERS = {
         {"kernel": (1,)},
     ),
 }
-each_layer = pytest.mark.parametrize("name", LAYERS)
+# One of each kind; the others differ in what Keras does with the kernels.
+ON_EACH_BACKEND = ("Dense", "Conv2D", "DepthwiseConv2D", "SeparableConv1D", "LSTM", "ConvLSTM1D", "EinsumDense")
+each_layer = pytest.mark.parametrize(
+    "name", [*ON_EACH_BACKEND, *on_one_backend(*(name for name in LAYERS if name not in ON_EACH_BACKEND))]
+)
 
 
 def data(*shape, seed=0):

@@ -12,7 +12,7 @@ from keras_actlab import layers, ops
 from keras_actlab.ops import rowwise
 from keras_actlab.ops.crrelu import _crrelu
 from keras_actlab.ops.matrix_activation import _compare, check_thresholds
-from tests.backends import finite_differences, gradients, numpy
+from tests.backends import finite_differences, gradients, numpy, on_one_backend
 from tests.ops.test_crrelu import EXTREMES, LARGEST
 from tests.ops.test_crrelu import reference as crrelu_reference
 
@@ -87,7 +87,8 @@ def plain(function):
 
 
 @pytest.mark.usefixtures("_fast")
-@pytest.mark.parametrize("rows", [1, 2, 9, 10])  # of 30 entries: less than a block, and with or without a rest
+# Of 30 entries: less than a block, and with or without a rest.
+@pytest.mark.parametrize("rows", [2, 10, *on_one_backend(1, 9)])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_is_the_plain_path(name, rows):
     function, *parameters = FUNCTIONS[name]

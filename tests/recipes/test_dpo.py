@@ -78,6 +78,7 @@ def tiny(activation=None):
     return models.gpt2(activation=activation, **tokens, **sizes)
 
 
+@pytest.mark.one_backend
 def test_log_probabilities_of_gpt2_are_those_of_its_logits():
     policy = tiny()
     policy.preprocessor = None  # which would want texts
