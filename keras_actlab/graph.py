@@ -88,6 +88,14 @@ def activation_name(activation: Any) -> str | None:
             return NAMES.get(activation) if inspect.isfunction(activation) else None
 
 
+def computes(activation: Any, function: Callable[..., Any]) -> bool:
+    """Whether an activation, a layer or an operation is, or applies, `function`."""
+    if function in (activation, getattr(activation, "activation", None)):
+        return True
+    name = activation_name(function)
+    return name is not None and activation_name(activation) == name
+
+
 def applied_activation(layer: keras.Operation) -> Any:
     """What `layer` applies: itself, where it is an activation, or its attribute `activation`; None if it has none."""
     is_itself = isinstance(layer, ACTIVATION_LAYERS) or is_activation_operation(layer)

@@ -167,7 +167,7 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     "conversion.report": (conversion.report, {"model": dense}, {"model": MODEL}),
     "conversion.swap_activations": (
         conversion.swap_activations, {"model": dense, "to": "crrelu"},
-        {"model": MODEL, "to": [None, 3, "unheard of", [], OBJECT], "where": OTHER},
+        {"model": MODEL, "to": [None, 3, "unheard of", [], OBJECT], "where": OTHER, "was": [3, "unheard of", OBJECT]},
     ),
     "conversion.to_gmp": (conversion.to_gmp, {"model": dense}, {"model": MODEL, "where": OTHER}),
     "conversion.to_weight_normalization": (

@@ -13,13 +13,19 @@ from keras_actlab.conversion.imitation import imitate
 from keras_actlab.conversion.places import Place, places
 from keras_actlab.conversion.report import remember, report
 from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
-from keras_actlab.conversion.target import Target, To, chooser, make, resolve
+from keras_actlab.conversion.target import Target, To, Was, chooser, make, old_activations, resolve
 from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.layers.arguments import Shape
 
 
 def swap_activations(
-    model: keras.Model, to: To, where: Where = None, *, start: str = "own", check: bool = True
+    model: keras.Model,
+    to: To,
+    where: Where = None,
+    *,
+    was: Was | None = None,
+    start: str = "own",
+    check: bool = True,
 ) -> keras.Model:
     """Returns a copy of `model` with other activations.
 
@@ -47,6 +53,8 @@ def swap_activations(
         where: Which layers: a layer of `model`, a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class
             of layers, the old activation, such as `keras.activations.relu`, a function of a layer that returns True or
             False, or a list of these. None for all.
+        was: The old activation, as a name, a function or a class of layers, or a list of these; others are left alone.
+            None for any.
         start: What new activations start as: "own" for what their class says, or "same" for the old activation, as
             close as their form allows on [-4, 4]. The note of each row of the report says how far they are off at most.
             TMAF, EntropyActivation and CRReLU can be fitted, and any layer with a method `set_curve` like theirs.
@@ -59,9 +67,10 @@ def swap_activations(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is not built, the copy differs from it, the name of the activation is not known, the
-            activation does not fit a shape or, with `start="same"`, cannot be fitted, a function in `to` or `where`
-            fails on a layer, or an entry of `where` matches no layer, or none that can be changed.
+        ValueError: If the model is not built, the copy differs from it, the name of an activation is not known, no
+            activation of the model is what `was` says, the new activation does not fit a shape or, with
+            `start="same"`, cannot be fitted, a function in `to` or `where` fails on a layer, or an entry of `where`
+            matches no layer, or none that can be changed.
 
     Example:
 
@@ -77,6 +86,15 @@ def swap_activations(
     used = recorder.uses(model) if isinstance(model, keras.Model) and model.built else {}
     # By the way to a layer, which is the same in the copy.
     uses = {place.steps: used[id(place.layer)] for place in places(model) if id(place.layer) in used} if used else {}
+    old = None if was is None else old_activations(was)
+
+    def was_old(place: Place) -> bool:
+        attributes = uses[place.steps].attributes if place.steps in uses else ()
+        applied = [graph.applied_activation(place.layer), *(getattr(place.layer, name) for name in attributes)]
+        return old is None or any(map(old, applied))
+
+    if old is not None and isinstance(model, keras.Model) and not any(map(was_old, places(model))):
+        raise ValueError(f"`was` must be an activation of `model`. Received: was={was!r}, which none of its layers has")
 
     def is_candidate(place: Place) -> bool:
         return _has_activation(place) or place.steps in uses
@@ -101,7 +119,7 @@ def swap_activations(
         check_hidden(place, graph.applied_activation(place.layer), held_by)
         return _swap_attribute(place, target)
 
-    result = rewrite(model, where, is_candidate, change, prepare, check=check, equal=False)
+    result = rewrite(model, where, is_candidate, change, prepare, check=check, equal=False, only=was_old)
     if used is None:
         _note(result, "Activations that layers call as functions were not looked for: the model cannot be traced.")
     elif id(model) in used:

@@ -18,7 +18,7 @@ from keras_actlab.conversion.places import Criterion, Place, count, describe, pl
 from keras_actlab.conversion.probe import EXACT, Comparison, NoProbeError, rounding
 from keras_actlab.conversion.report import Report, Row, remember, report
 from keras_actlab.conversion.target import is_function_of_tensors
-from keras_actlab.graph import activation_name, applied_activation, as_layer
+from keras_actlab.graph import applied_activation, as_layer, computes
 from keras_actlab.layers.replacement import Replacement
 
 Where: TypeAlias = Criterion | Sequence[Criterion] | None
@@ -36,6 +36,7 @@ def rewrite(
     prepare: Callable[[keras.Model, list[Place]], list[Place]],
     check: bool = True,
     equal: bool = True,
+    only: Callable[[Place], bool] = lambda place: True,
 ) -> keras.Model:
     """Returns a copy of `model` in which `change` was applied to the layers that `where` selects.
 
@@ -47,6 +48,7 @@ def rewrite(
         prepare: Given the copy and its selected places, before anything is changed; returns the places to change.
         check: Whether to compare the copy, and the result, with `model` on a small batch.
         equal: Whether the result is to have the outputs of `model`.
+        only: Which layers `where` may select at all.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -61,14 +63,15 @@ def rewrite(
             f"Received: model={model.name!r}, which is not built"
         )
     own = places(model)
-    selections = _select(own, where, candidate)
+    among = [place for place in own if only(place)]
+    selections = _select(among, where, candidate)
     result, copies = duplicate(model)
     comparison, notes = _compare(model, result, own, copies) if check else (None, [])
     if model.compiled:
         notes.append("What `compile` set, and the state of the optimizer, are not kept: compile the result.")
     chosen = [
         replace(place, layer=copies[id(place.layer)], holder=copies[id(place.holder)], selected_by=selection)
-        for place, selection in zip(own, selections, strict=True)
+        for place, selection in zip(among, selections, strict=True)
         if selection
     ]
     del copies  # and with it the weights of layers that will be replaced
@@ -192,11 +195,7 @@ def _matches(criterion: Criterion, place: Place, names: Collection[str]) -> bool
     if isinstance(criterion, type):
         return isinstance(place.layer, criterion)
     if is_function_of_tensors(criterion):
-        applied = applied_activation(place.layer)
-        if criterion in (applied, getattr(applied, "activation", None)):
-            return True
-        name = activation_name(criterion)
-        return name is not None and activation_name(applied) == name
+        return computes(applied_activation(place.layer), criterion)
     try:
         return bool(criterion(as_layer(place.layer)))
     except Exception as error:

@@ -1,18 +1,19 @@
 """What takes the place of an activation: what `to` may be, and the layer that is made of it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
-from keras_actlab.graph import FUNCTIONS, OPS
+from keras_actlab.graph import FUNCTIONS, OPS, computes
 from keras_actlab.layers import ACTIVATIONS
 from keras_actlab.layers.arguments import Shape
 
 To: TypeAlias = str | type[keras.layers.Layer] | Callable[..., Any]
+Was: TypeAlias = To | Sequence[To]
 
 LAYERS: dict[str, type[keras.layers.Layer]] = {**ACTIVATIONS, "prelu": keras.layers.PReLU}
 
@@ -103,6 +104,22 @@ def check(to: Any) -> None:
         )
     elif to in OPS.values():
         _saved_form(to)
+
+
+def old_activations(was: Was) -> Callable[[Any], bool]:
+    """Returns a function that tells whether an activation, a layer or an operation is what `was` says."""
+    found: list[Any] = []
+    for one in was if isinstance(was, list | tuple) else [was]:
+        named = (FUNCTIONS | LAYERS).get(one.lower()) if isinstance(one, str) else one
+        if not (is_function_of_tensors(named) or (isinstance(named, type) and issubclass(named, keras.layers.Layer))):
+            raise (ValueError if isinstance(one, str) else TypeError)(
+                "`was` must be the name of an activation, a function of keras.activations, a class of layers, or a "
+                f"list of these. Received: was={was!r}. Known names: {', '.join(sorted(FUNCTIONS | LAYERS))}"
+            )
+        found.append(named)
+    return lambda applied: any(
+        isinstance(applied, one) if isinstance(one, type) else computes(applied, one) for one in found
+    )
 
 
 def resolve(to: To) -> Any:

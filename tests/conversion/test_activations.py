@@ -57,6 +57,34 @@ def test_everything_hidden_is_swapped(to):
     assert all(layer.built for layer in swapped._flatten_layers())
 
 
+@pytest.mark.parametrize(
+    ("was", "where", "expected"),
+    [
+        ("relu", None, ["conv", "layer"]),
+        (keras.activations.relu, "conv", ["conv"]),
+        (["gelu", keras.layers.LeakyReLU], None, ["function", "nested"]),
+        ("Sigmoid", "hidden*", ["hidden_sigmoid"]),
+    ],
+)
+def test_what_was_there_before_selects(was, where, expected):
+    swapped = keras_actlab.swap_activations(mixed_model(), "crrelu", where, was=was)
+    assert [row.layer for row in report(swapped).rows] == expected
+
+
+@pytest.mark.parametrize(
+    ("was", "where", "error", "message"),
+    [
+        ("selu", None, ValueError, "`was` must be an activation of `model`. Received: was='selu', which none"),
+        ("relu", "function", ValueError, "`where` must match a layer of the model. Received: where='function'"),
+        ("crreru", None, ValueError, "`was` must be the name of an activation.*Received: was='crreru'"),
+        ([3], None, TypeError, r"`was` must be the name of an activation.*Received: was=\[3\]"),
+    ],
+)
+def test_bad_was(was, where, error, message):
+    with pytest.raises(error, match=message):
+        keras_actlab.swap_activations(mixed_model(), "crrelu", where, was=was)
+
+
 def test_each_place_gets_its_own_parameters():
     swapped = keras_actlab.swap_activations(mixed_model(), layers.CRReLU(epsilon_initializer=0.2))
     epsilons = [weight for weight in swapped.weights if weight.name == "epsilon"]
