@@ -290,10 +290,11 @@ def test_training_lowers_the_loss(name, jit_compile):
     keras.backend.backend() != "torch", reason="elsewhere jit_compile=True is cheap enough for each layer"
 )
 @pytest.mark.filterwarnings("ignore")  # PyTorch's compiler warns of what it does itself
-def test_torch_compile():
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 2)),
+@pytest.mark.parametrize("name", ["GmPDense with layer", pytest.param("all", marks=pytest.mark.slow)])
+def test_torch_compile(name):
+    """PyTorch takes ten seconds to compile a training step with one layer, and minutes with all of them."""
+    if name == "all":
+        chain = [
             layers.InputMeanNormalization(),
             layers.GmPConv2D(4, 3, activation=layers.TMAF(train_thresholds=True)),
             keras.layers.Flatten(),
@@ -302,11 +303,13 @@ def test_torch_compile():
             layers.EntropyActivation(monotone=True, sample_size=16),
             layers.WeightNormalization(keras.layers.Dense(3)),
             layers.MeanOnlyBatchNormalization(),
-            keras.layers.Dense(1),
         ]
-    )
+    else:
+        chain = [CASES[name].make()]
+    shape = (8, 8, 2) if name == "all" else CASES[name].shape[1:]
+    model = keras.Sequential([keras.Input(shape), *chain, keras.layers.Dense(1)])
     model.compile(optimizer=keras.optimizers.SGD(1e-2), loss="mse", jit_compile=True)
-    x, target = data((4, 8, 8, 2)), np.ones((4, 1), "float32")
+    x, target = data((4, *shape)), np.ones((4, 1), "float32")
     losses = [float(model.train_on_batch(x, target)) for _ in range(4)]
     assert losses[-1] < losses[0]
 
@@ -399,13 +402,16 @@ def test_unknown_dtype(name):
         CASES[name].make(dtype="float7")
 
 
+SAVED = {name: case for name, case in CASES.items() if name not in RELATIVES}
+
+
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
     """Each case as a model that is saved, with what it computes here."""
     directory = tmp_path_factory.mktemp("contract")
     keras.utils.set_random_seed(0)
     here = {}
-    for name, case in CASES.items():
+    for name, case in SAVED.items():
         folder = directory / name.replace(" ", "_")
         folder.mkdir()
         model = randomized(functional(case.make(), case.shape))
@@ -433,7 +439,7 @@ def replayed(saved, request):
 
 
 @pytest.mark.one_backend  # which compares with each of the others
-@each_case
+@pytest.mark.parametrize("name", SAVED)
 def test_files_hold_the_raw_variables(replayed, name):
     here, there = replayed[name]
     for key, value in here.items():
@@ -443,7 +449,7 @@ def test_files_hold_the_raw_variables(replayed, name):
 
 
 @pytest.mark.one_backend
-@each_case
+@pytest.mark.parametrize("name", SAVED)
 def test_backends_agree(replayed, name):
     here, there = replayed[name]
     for key, value in here.items():

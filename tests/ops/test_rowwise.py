@@ -55,6 +55,9 @@ FUNCTIONS = {
 }
 
 
+COMPILED = ("CRReLU by channel", "TMAF, many intervals", "TMAF, trained thresholds", "EntropyActivation")
+
+
 @pytest.fixture
 def _fast(monkeypatch):
     """Inputs of any size take the fast path, in blocks of a few rows; PyTorch compiles nothing."""
@@ -288,7 +291,10 @@ def test_forward_mode_over_a_gradient():
 @pytest.mark.skipif(BACKEND != "torch", reason="Only PyTorch runs operations one by one.")
 class TestTorch:
     @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="Needs a C++ compiler.")
-    @pytest.mark.parametrize("name", FUNCTIONS)
+    # PyTorch compiles for seconds; these are one of each kind.
+    @pytest.mark.parametrize(
+        "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in FUNCTIONS]
+    )
     def test_large_inputs_are_compiled(self, name, monkeypatch):
         monkeypatch.setattr(rowwise, "SMALL", 1)
         function, *parameters = FUNCTIONS[name]
