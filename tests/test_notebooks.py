@@ -28,21 +28,33 @@ def _with_shorter_trainings(source):
     return re.sub(r'\b(epochs|steps|validate_every)("?[=:] ?)(\d\d+)\b', shorter, source)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's process management, not of the notebooks
-@pytest.mark.skipif(
-    keras.backend.backend() != INSTALLED[0],
-    reason="notebooks run on one backend; PyTorch takes three times as long as JAX, which comes first",
-)
-@pytest.mark.parametrize(
-    "change", [_with_shorter_trainings, pytest.param(str, marks=pytest.mark.slow)], ids=["shorter", "whole"]
-)
-@each_notebook
-def test_every_cell_runs(path, change):
+def _run(path, change=str):
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = change(cell.source)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
+
+
+# Of the kernel's process management, not of the notebooks.
+no_deprecations = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.mark.one_backend
+@no_deprecations
+@each_notebook
+def test_every_cell_runs(path):
+    _run(path, _with_shorter_trainings)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    keras.backend.backend() != INSTALLED[0], reason="PyTorch trains three times as long as JAX, which comes first"
+)
+@no_deprecations
+@each_notebook
+def test_every_cell_runs_as_it_is(path):
+    _run(path)
 
 
 @pytest.mark.one_backend
