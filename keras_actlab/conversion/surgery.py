@@ -61,12 +61,13 @@ def move(layer: keras.layers.Layer) -> keras.layers.Layer:
 def set_activation(layer: keras.layers.Layer, activation: Any, name: str = "activation") -> None:
     """Sets the attribute `name` of `layer`, which a built layer refuses where the old or the new one is a layer."""
     previous = getattr(layer, name)
+    was_locked = layer._tracker.locked  # a layer that is not built has yet to get its variables
     layer._tracker.unlock()
     if isinstance(previous, keras.layers.Layer):
         layer._tracker.untrack(previous)
         delattr(layer, name)
     setattr(layer, name, activation)
-    layer._tracker.lock()
+    layer._tracker.locked = was_locked
 
 
 def activation_name(layer: keras.layers.Layer, holder: keras.layers.Layer) -> str:
