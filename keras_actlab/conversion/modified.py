@@ -20,7 +20,7 @@ from keras_actlab._private.custom_objects import look_up, set_registered_name
 from keras_actlab._private.keras_graph import track_layers
 from keras_actlab.conversion.attributes import originals, set_activations, with_originals
 from keras_actlab.conversion.parametrized import UnitAxes, kernels, parametrize
-from keras_actlab.conversion.surgery import become, scope_of, set_class
+from keras_actlab.conversion.surgery import become, scope_of, set_class, track_parameters
 from keras_actlab.graph import children, parts
 
 # The way from a layer to one within: on each level the class of the next one, as the constructor made it, and its
@@ -166,6 +166,7 @@ class Modified(keras.layers.Layer):
             set_origin(changed, original)
         track_layers(layer)
         amend(layer)
+        track_parameters(layer)
         return layer
 
     def __reduce__(self) -> Any:

@@ -117,8 +117,8 @@ def freeze(layer: keras.layers.Layer) -> None:
 def track_parameters(layer: keras.layers.Layer) -> None:
     """On PyTorch, brings up to date the parameters that `layer` and the layers within show as torch modules."""
     if keras.backend.backend() == "torch":
-        # All modules, because a Sequential model has one that is none of its layers.
-        for module in layer.modules():
+        # A Sequential model has a module that is none of its layers, and lists hold layers that are no modules.
+        for module in dict.fromkeys([*layer.modules(), *layer._flatten_layers()]):
             if isinstance(module, keras.layers.Layer) and module.built:
                 module._track_variables()
 

@@ -157,9 +157,10 @@ def test_the_file(converted, tmp_path):
     check(loaded, converted)
     assert report(loaded).rows == report(converted).rows
     if keras.backend.backend() == "torch":
-        for one in (converted, loaded):
+        for one in (*converted._flatten_layers(), loaded, loaded.get_layer("lstm")):
             seen = {id(parameter) for parameter in one.parameters() if parameter.requires_grad}
             assert seen == {id(variable.value) for variable in one.trainable_variables}
+        for one in (converted, loaded):
             assert len(one.state_dict()) == len(one.variables)
     # A second generation, and weights alone.
     loaded.save_weights(tmp_path / "model.weights.h5")
