@@ -15,7 +15,6 @@ from keras_actlab.conversion.parametrized import UnitAxes, attributes, kernels, 
 from keras_actlab.conversion.places import Place, places
 from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
 from keras_actlab.conversion.surgery import become, move, scope_of
-from keras_actlab.graph import children
 from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
 from keras_actlab.layers.kernels import fan_in_axes
@@ -45,7 +44,12 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
     """Returns a copy of `model` with its layers that have kernels in geometric form, and the same outputs.
 
     These are Dense, EinsumDense (with it, the projections of attention layers), and all convolutions: plain,
-    transposed, depthwise and separable.
+    transposed, depthwise and separable. Each becomes a layer of `keras_actlab.layers`.
+
+    Layers of other classes that hold stacks of matrices, such as the experts of Mixtral, keep their class and get
+    `<kernel>_angles` and `<kernel>_scale` in place of each kernel. So do the cells of SimpleRNN, LSTM, GRU and ConvLSTM
+    (a unit is an entry of a gate), and Embedding (a unit is a row), but only if `where` selects the layer. A fused
+    recurrent layer computes its kernels once a call, any other one at each step.
 
     A unit `activation(w . x + b)` becomes `r * activation(u(theta) . x + lambda)` (equation 13 of the paper) with
     `angles` theta of `w / ||w||`, `scale` `r = ||w||` and `radius` `lambda = b / ||w||`. That is the same where the
@@ -148,19 +152,28 @@ def _has_kernel(place: Place) -> bool:
 
 def _holds_matrices(layer: keras.Operation) -> bool:
     """Whether `layer` has kernels of its own that no class here knows, as layers of experts have."""
-    # An operation of the graph, which is no layer, has no variables.
-    return any(map(_is_stack, getattr(layer, "_trainable_variables", [])))
+    # Those of Keras' own layers have counterparts. An operation of the graph has no variables.
+    own = [] if _is_of_keras(layer) else getattr(layer, "_trainable_variables", [])
+    return type(layer).__name__ in MATRICES or any(map(_is_stack, own))
 
 
 def _is_stack(variable: keras.Variable) -> bool:
     """Whether `variable` is a stack of matrices, or of more axes, and no table."""
-    is_table = any(part in variable.name for part in TABLES)
-    return len(variable.shape) > 2 and min(variable.shape) > 1 and not is_table
+    return len(variable.shape) > 2 and min(variable.shape) > 1 and not variable.name.endswith(TABLES)
 
 
-# Parts of the names of variables from which entries are looked up or added, such as XLNet's `segment_encoding`.
-TABLES = ("bias", "embedding", "encoding", "position", "table", "token")
+def _is_of_keras(layer: keras.Operation) -> bool:
+    return type(layer).__module__.startswith("keras.")
+
+
+# Ends of the names of variables that are looked up, added or multiplied entry by entry, as XLNet's `segment_encoding`.
+TABLES = ("alpha", "beta", "bias", "embed", "embedding", "embeddings", "encoding", "gamma", "scale", "table")
 CELLS = ("SimpleRNNCell", "LSTMCell", "GRUCell", "ConvLSTMCell")  # Keras does not export the last
+# Layers of keras-hub that hold kernels of rank 2: a depthwise convolution, channels first, and low-rank projections.
+MATRICES: dict[str, UnitAxes] = {
+    "Qwen3_5GatedDeltaNet": {"conv1d_weight": (0,)},
+    "RWKV7TimeMix": {f"{gate}{index}": (-1,) for gate in "wavg" for index in (1, 2)},
+}
 
 
 def _parametrize(place: Place) -> str:
@@ -198,11 +211,12 @@ def _unit_axes(place: Place) -> UnitAxes:
         raise Stays("it is also used in reverse")
     if type(layer) is keras.layers.Embedding:
         return _only_if_selected(place, {"_embeddings": (0,)})
-    if kind in CELLS and type(layer).__module__.startswith("keras."):
+    if kind in CELLS and _is_of_keras(layer):
         return _only_if_selected(place, {"kernel": (-1,), "recurrent_kernel": (-1,)})
+    held = attributes(layer) if _holds_matrices(layer) else {}
     # An axis of the stack, one of the inputs and one of the outputs.
-    held = attributes(layer) if isinstance(layer, keras.layers.Layer) else {}
     found = {name: (0, -1) for name, variable in held.items() if _is_stack(variable) and len(variable.shape) == 3}
+    found |= {name: axes for name, axes in MATRICES.get(kind, {}).items() if name in held}
     if not found:
         raise Stays(f"{kind} has no geometric counterpart")
     return found
@@ -235,7 +249,7 @@ def _cells(copied: keras.Model, chosen: list[Place]) -> list[Place]:
 def _check_kernel_is_free(place: Place) -> None:
     """Raises `Stays` where something other than the layer itself has a say in its kernel."""
     layer = place.layer
-    if any(map(kernels, [layer, *children(layer)])):
+    if any(map(kernels, [layer, layer.cell] if isinstance(layer, keras.layers.RNN) else [layer])):
         raise Stays("its kernels are computed from angles and scale")
     if isinstance(place.holder, keras.layers.SpectralNormalization | layers.WeightNormalization):
         raise Stays(f"{type(place.holder).__name__} owns its kernel")
