@@ -31,7 +31,7 @@ class GeometricKernel(keras.Variable):
         self, variable: keras.Variable, angles: keras.Variable, scale: keras.Variable, unit_axes: tuple[int, ...]
     ) -> None:
         # Without the constructor of Keras, which would allocate a value.
-        vars(self).update(vars(variable))
+        self.__dict__.update(vars(variable))
         self._value = None
         self.angles = angles
         self.scale = scale

@@ -215,7 +215,9 @@ def _unit_axes(place: Place) -> UnitAxes:
         return _only_if_selected(place, {"kernel": (-1,), "recurrent_kernel": (-1,)})
     held = attributes(layer) if _holds_matrices(layer) else {}
     # An axis of the stack, one of the inputs and one of the outputs.
-    found = {name: (0, -1) for name, variable in held.items() if _is_stack(variable) and len(variable.shape) == 3}
+    found: dict[str, tuple[int, ...]] = {
+        name: (0, -1) for name, variable in held.items() if _is_stack(variable) and len(variable.shape) == 3
+    }
     found |= {name: axes for name, axes in MATRICES.get(kind, {}).items() if name in held}
     if not found:
         raise Stays(f"{kind} has no geometric counterpart")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from types import MethodType
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -21,7 +21,7 @@ from keras_actlab.ops import angles_to_direction
 from keras_actlab.ops.tensor import Tensor
 
 # The axes of each kernel that count units, by the name of its attribute.
-UnitAxes = Mapping[str, tuple[int, ...]]
+UnitAxes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 PENDING = "_keras_actlab_kernels"
 
