@@ -48,7 +48,20 @@ APPLICATIONS = {
     "ResNet50V2": 32, "VGG16": 32, "Xception": 71,
 }  # fmt: skip
 # Parts of the names of matrices that are no kernels: tables of which rows are looked up or added, and norms.
-TABLES = ("embedding", "position", "token", "query_tokens", "table", "bias", "pos_", "scale", "gamma", "beta", "lambda")
+TABLES = (
+    "embedding",
+    "encoding",
+    "position",
+    "token",
+    "query_tokens",
+    "table",
+    "bias",
+    "pos_",
+    "scale",
+    "gamma",
+    "beta",
+    "lambda",
+)
 # What `to_gmp` makes of a kernel.
 GEOMETRIC = ("angles", "sign")
 
@@ -78,7 +91,7 @@ def kernels(model: keras.Model) -> Iterator[tuple[str, int]]:
     for variable in model.trainable_variables:
         names = variable.path.lower().split("/")
         matrix = sum(size > 1 for size in variable.shape) > 1 and not any(part in names[-1] for part in TABLES)
-        if matrix and names[-1] not in GEOMETRIC and not any("embedding" in name for name in names[-2:]):
+        if matrix and not names[-1].endswith(GEOMETRIC) and not any("embedding" in name for name in names[-2:]):
             yield variable.path, math.prod(variable.shape)
 
 
