@@ -327,10 +327,11 @@ class ModifiedOf:
         return Modified.from_config(config)
 
 
-def _modified_of(name: str) -> ModifiedOf | None:
+def _modified_of(name: str) -> "ModifiedOf | type[Modified]":
     """What a name of a modified class stands for, given that of its own class."""
     cls = keras.saving.get_registered_object(name)
-    return ModifiedOf(cls) if isinstance(cls, type) else None
+    # Before the module of a class is imported, the class is not known by its name. Its config has the module, too.
+    return ModifiedOf(cls) if isinstance(cls, type) else Modified
 
 
 look_up(f"{keras.saving.get_registered_name(Modified)} ", _modified_of)

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import keras
-import keras_hub  # noqa: F401  # registers its classes
 import numpy as np
 
-import keras_actlab  # noqa: F401  # all else that a converted model needs
+import keras_actlab  # noqa: F401  # all that a converted model needs; Keras imports keras-hub by the module of a class
 import tests.conversion.parts  # noqa: F401  # registers its classes
 from tests.backends import numpy
 

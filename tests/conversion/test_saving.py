@@ -25,7 +25,7 @@ def gmp_crrelu(model):
 
 
 CONVERTED = {
-    "ResNet50 to_gmp": lambda: (keras_actlab.to_gmp(randomized(FAMILIES["ResNet50"]()[0])), images(32)),
+    "MobileNetV2 to_gmp": lambda: (keras_actlab.to_gmp(randomized(FAMILIES["MobileNetV2"]()[0])), images(32)),
     "GPT2CausalLM to_gmp": lambda: (keras_actlab.to_gmp(randomized(gpt2_causal_lm())), tokens()),
     "GPT2CausalLM weight_normalization": lambda: (to_weight_normalization(randomized(gpt2_causal_lm())), tokens()),
     "GPT2CausalLM folded": lambda: (keras_actlab.fold(keras_actlab.to_gmp(randomized(gpt2_causal_lm()))), tokens()),
