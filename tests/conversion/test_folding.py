@@ -5,7 +5,7 @@ import pytest
 import keras_actlab
 from keras_actlab import layers
 from keras_actlab.conversion import report
-from tests.backends import numpy
+from tests.backends import numpy, on_one_backend
 
 
 def data(*shape, seed=0):
@@ -87,7 +87,7 @@ def test_masks_pass_a_folded_layer_with_negative_scales():
     np.testing.assert_allclose(numpy(folded(x)), before, atol=1e-5)
 
 
-@pytest.mark.parametrize("shift", [layers.InputMeanNormalization, layers.MeanOnlyBatchNormalization])
+@pytest.mark.parametrize("shift", [layers.MeanOnlyBatchNormalization, *on_one_backend(layers.InputMeanNormalization)])
 @pytest.mark.parametrize(
     ("follower", "shape", "folds"),
     [

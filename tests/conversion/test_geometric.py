@@ -5,7 +5,7 @@ import pytest
 import keras_actlab
 from keras_actlab import layers
 from keras_actlab.conversion import report, to_weight_normalization
-from tests.backends import numpy
+from tests.backends import numpy, on_one_backend
 
 
 def nothing_changed():
@@ -34,8 +34,8 @@ LAYERS = {
 ACTIVATIONS = {"linear": None, "relu": "relu", "gelu": "gelu", "tanh": "tanh", "PReLU": keras.layers.PReLU}
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("activation", ["relu", *on_one_backend("linear", "gelu", "tanh", "PReLU")])
+@pytest.mark.parametrize("use_bias", [True, *on_one_backend(False)])
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("convert", [keras_actlab.to_gmp, to_weight_normalization])
 def test_outputs_stay(convert, name, use_bias, activation):
