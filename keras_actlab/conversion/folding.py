@@ -9,7 +9,9 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.conversion.geometric import shared_arguments, to_float32
+from keras_actlab.conversion.coordinates import to_float32
+from keras_actlab.conversion.geometric import shared_arguments
+from keras_actlab.conversion.parametrized import kernels, unparametrize
 from keras_actlab.conversion.places import Place
 from keras_actlab.conversion.rewriting import Stays, rewrite
 from keras_actlab.conversion.surgery import become, scope_of
@@ -31,6 +33,8 @@ def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
       homogeneous, the activation becomes a small `Sequential` model of itself and frozen `BatchNormalization` layers,
       which multiply.
     - What `WeightNormalization` wraps gets its normalized kernel for good.
+    - Layers of other classes, whose kernels `to_gmp` computes from angles and scale, get plain kernels again, with the
+      regularizers and constraints that these had.
     - `InputMeanNormalization` and `MeanOnlyBatchNormalization`, at inference a shift of each channel, go into the bias
       of the Dense or Conv layers that follow at once in a Functional or Sequential model, and leave an `Identity`
       behind. That is exact save before zero padding. Elsewhere they become `Rescaling` layers with an offset.
@@ -74,6 +78,9 @@ def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
                 return _fold_weight_normalized(place.layer)
             case layers.InputMeanNormalization():
                 return _fold_shift(place, holders)
+            case _ if kernels(place.layer):
+                unparametrize(place.layer)
+                return ""
             case _:
                 raise Stays("it has no plain counterpart")
 
@@ -81,7 +88,7 @@ def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
 
 
 def _is_ours(place: Place) -> bool:
-    return type(place.layer).__module__.startswith("keras_actlab.layers.")
+    return type(place.layer).__module__.startswith("keras_actlab.layers.") or bool(kernels(place.layer))
 
 
 def _fold_geometric(layer: GmP | GmPSeparableConv) -> str:

@@ -1,18 +1,23 @@
 """From plain layers to geometric and to weight-normalized ones."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.conversion.places import Place
+from keras_actlab.conversion.coordinates import closest_scale, columns_of, precise_angles, to_float32, vanish
+from keras_actlab.conversion.parametrized import UnitAxes, attributes, kernels, parametrize
+from keras_actlab.conversion.places import Place, places
 from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
 from keras_actlab.conversion.surgery import become, move, scope_of
 from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
+from keras_actlab.layers.kernels import fan_in_axes
 
 GEOMETRIC = (
     layers.GmPDense,
@@ -39,7 +44,12 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
     """Returns a copy of `model` with its layers that have kernels in geometric form, and the same outputs.
 
     These are Dense, EinsumDense (with it, the projections of attention layers), and all convolutions: plain,
-    transposed, depthwise and separable.
+    transposed, depthwise and separable. Each becomes a layer of `keras_actlab.layers`.
+
+    Layers of other classes that hold stacks of matrices, such as the experts of Mixtral, keep their class and get
+    `<kernel>_angles` and `<kernel>_scale` in place of each kernel. So do the cells of SimpleRNN, LSTM, GRU and ConvLSTM
+    (a unit is an entry of a gate), and Embedding (a unit is a row), but only if `where` selects the layer. A fused
+    recurrent layer computes its kernels once a call, any other one at each step.
 
     A unit `activation(w . x + b)` becomes `r * activation(u(theta) . x + lambda)` (equation 13 of the paper) with
     `angles` theta of `w / ||w||`, `scale` `r = ||w||` and `radius` `lambda = b / ||w||`. That is the same where the
@@ -86,7 +96,7 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
       Parameterization for ReLU Networks".
     """
-    return warned(rewrite(model, where, _has_kernel, _to_geometric, lambda copied, places: places, check=check))
+    return warned(rewrite(model, where, _has_kernel, _to_geometric, _cells, check=check))
 
 
 def to_weight_normalization(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
@@ -141,15 +151,108 @@ def _has_kernel(place: Place) -> bool:
 
 
 def _holds_matrices(layer: keras.Operation) -> bool:
-    """Whether `layer` has stacked matrices of its own, as layers of experts have, which the report should list."""
-    # An operation of the graph, which is no layer, has no variables.
-    own = getattr(layer, "_trainable_variables", [])
-    return any(len(variable.shape) > 2 and min(variable.shape) > 1 for variable in own)
+    """Whether `layer` has kernels of its own that no class here knows, as layers of experts have."""
+    # Those of Keras' own layers have counterparts. An operation of the graph has no variables.
+    own = [] if _is_of_keras(layer) else getattr(layer, "_trainable_variables", [])
+    return type(layer).__name__ in MATRICES or any(map(_is_stack, own))
+
+
+def _is_stack(variable: keras.Variable) -> bool:
+    """Whether `variable` is a stack of matrices, or of more axes, and no table."""
+    return len(variable.shape) > 2 and min(variable.shape) > 1 and not variable.name.endswith(TABLES)
+
+
+def _is_of_keras(layer: keras.Operation) -> bool:
+    return type(layer).__module__.startswith("keras.")
+
+
+# Ends of the names of variables that are looked up, added or multiplied entry by entry, as XLNet's `segment_encoding`.
+TABLES = ("alpha", "beta", "bias", "embed", "embedding", "embeddings", "encoding", "gamma", "scale", "table")
+CELLS = ("SimpleRNNCell", "LSTMCell", "GRUCell", "ConvLSTMCell")  # Keras does not export the last
+# Layers of keras-hub that hold kernels of rank 2: a depthwise convolution, channels first, and low-rank projections.
+MATRICES: dict[str, UnitAxes] = {
+    "Qwen3_5GatedDeltaNet": {"conv1d_weight": (0,)},
+    "RWKV7TimeMix": {f"{gate}{index}": (-1,) for gate in "wavg" for index in (1, 2)},
+}
+
+
+def _parametrize(place: Place) -> str:
+    """Computes the kernels of a layer that has no geometric counterpart from angles and scale. Returns a note."""
+    layer = place.layer
+    _check_kernel_is_free(place)
+    unit_axes = _unit_axes(place)
+    held = attributes(layer)
+    fan_ins = {name: fan_in_axes(len(held[name].shape), axes) for name, axes in unit_axes.items()}
+    # A single weight has no angle: it is its scale already.
+    chosen = {
+        name: axes
+        for name, axes in unit_axes.items()
+        if math.prod(held[name].shape[axis] for axis in fan_ins[name]) > 1
+    }
+    if not chosen:
+        raise Stays("its units have one weight each")
+    lost = [
+        f"{name.lstrip('_')}_{kind}"
+        for name in chosen
+        for kind in ("regularizer", "constraint")
+        if getattr(held[name], kind) is not None and type(getattr(held[name], kind)) is not keras.regularizers.L2
+    ]
+    parametrize(layer, chosen)
+    shown = (f"{name.lstrip('_')} (fan-in axes {', '.join(map(str, fan_ins[name]))})" for name in chosen)
+    note = f"angles and scale for {', '.join(shown)}"
+    return f"{note}; without {', '.join(lost)}" if lost else note
+
+
+def _unit_axes(place: Place) -> UnitAxes:
+    """The kernels of a layer without a geometric counterpart, by the names of their attributes. Raises `Stays`."""
+    layer = place.layer
+    kind = type(layer).__name__
+    if isinstance(layer, keras.layers.ReversibleEmbedding):
+        raise Stays("it is also used in reverse")
+    if type(layer) is keras.layers.Embedding:
+        return _only_if_selected(place, {"_embeddings": (0,)})
+    if kind in CELLS and _is_of_keras(layer):
+        return _only_if_selected(place, {"kernel": (-1,), "recurrent_kernel": (-1,)})
+    held = attributes(layer) if _holds_matrices(layer) else {}
+    # An axis of the stack, one of the inputs and one of the outputs.
+    found: dict[str, tuple[int, ...]] = {
+        name: (0, -1) for name, variable in held.items() if _is_stack(variable) and len(variable.shape) == 3
+    }
+    found |= {name: axes for name, axes in MATRICES.get(kind, {}).items() if name in held}
+    if not found:
+        raise Stays(f"{kind} has no geometric counterpart")
+    return found
+
+
+def _only_if_selected(place: Place, unit_axes: UnitAxes) -> UnitAxes:
+    if _has_kernel in place.selected_by:
+        raise Stays(f"{type(place.layer).__name__} is converted only if `where` selects it")
+    return unit_axes
+
+
+def _cells(copied: keras.Model, chosen: list[Place]) -> list[Place]:
+    """The places to convert, with the cells of recurrent layers, which hold the kernels, in place of these layers."""
+    holders = {id(place.layer): place.holder for place in places(copied)}
+    found = {}
+    for place in chosen:
+        is_wrapped = isinstance(place.holder, layers.WeightNormalization)
+        if isinstance(place.layer, keras.layers.RNN) and not is_wrapped:
+            for cell in getattr(place.layer.cell, "cells", [place.layer.cell]):
+                path = f"{place.path}/{cell.name}"
+                found[id(cell)] = replace(place, path=path, layer=cell, holder=place.layer)
+        else:
+            # Whoever wraps the recurrent layer owns the kernels of the cell.
+            wrapper = holders.get(id(place.holder))
+            is_owned = isinstance(wrapper, layers.WeightNormalization)
+            found.setdefault(id(place.layer), replace(place, holder=wrapper) if is_owned else place)
+    return list(found.values())
 
 
 def _check_kernel_is_free(place: Place) -> None:
     """Raises `Stays` where something other than the layer itself has a say in its kernel."""
     layer = place.layer
+    if any(map(kernels, [layer, layer.cell] if isinstance(layer, keras.layers.RNN) else [layer])):
+        raise Stays("its kernels are computed from angles and scale")
     if isinstance(place.holder, keras.layers.SpectralNormalization | layers.WeightNormalization):
         raise Stays(f"{type(place.holder).__name__} owns its kernel")
     if getattr(layer, "quantization_mode", None) is not None:
@@ -161,7 +264,7 @@ def _check_kernel_is_free(place: Place) -> None:
 def _to_geometric(place: Place) -> str:
     layer = place.layer
     if type(layer) not in COUNTERPARTS:
-        raise Stays(f"{type(layer).__name__} has no geometric counterpart")
+        return _parametrize(place)
     _check_kernel_is_free(place)
     names = [f"{part}_regularizer" for part in KERNELS if hasattr(layer, f"{part}_regularizer")]
     on_norm = _norm_regularizer([getattr(layer, name) for name in names])
@@ -228,10 +331,8 @@ def _zeros(parts: Iterable[GmP]) -> Iterator[None]:
 
 def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
     """Gives a geometric layer the angles, radius and scale that make it what a plain one is. Raises `Stays`."""
-    values = to_float32(kernel)
-    ends = tuple(range(-len(new.unit_axes), 0))
-    rows = np.moveaxis(values, new.unit_axes, ends).reshape(-1, new.scale.shape[0])
-    norm = np.linalg.norm(rows.astype("float64"), axis=0)
+    columns = columns_of(kernel, new.unit_axes)
+    norm = np.linalg.norm(columns.astype("float64"), axis=0)
     own_bias = new.radius is not None and bias is not None
     # The plain layer may keep its biases in another order than that of the units.
     biases = np.zeros_like(norm)
@@ -239,36 +340,23 @@ def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
         order = keras.ops.convert_to_numpy(new.in_plain_shape(np.arange(len(norm))))
         biases[order.ravel()] = to_float32(bias).ravel()
     # Beside such a bias, float32 does not tell the weights from 0.
-    vanishing = (norm <= 1e-7 * np.abs(biases)) | (np.abs(rows).max(axis=0) < np.finfo("float32").tiny)
+    vanishing = (norm <= 1e-7 * np.abs(biases)) | vanish(columns)
     constant = vanishing & (biases != 0)
     if new.activation is keras.activations.relu:
         constant &= biases > 0  # the others put out 0, as they do with a scale of 0
     if constant.any():
         raise Stays(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
-    rows = np.where(vanishing, 1.0, rows).astype("float64")
+    columns = np.where(vanishing, 1.0, columns)
     if new.angles is None:
-        new.sign.assign(np.where(rows[0] < 0, -1.0, 1.0))
+        new.sign.assign(np.where(columns[0] < 0, -1.0, 1.0))
     else:
-        new.angles.assign(_precise_angles(rows))
-    # Not the norm, but the scale with which the direction comes closest to the weights: rounding makes products of
-    # thousands of sines a few millionths too small, which would add up over the layers of a model.
-    direction = np.moveaxis(to_float32(new.direction), new.unit_axes, ends).reshape(rows.shape).astype("float64")
-    scale = np.sum(rows * direction, axis=0) / np.sum(direction**2, axis=0)
+        new.angles.assign(precise_angles(columns))
+    scale = closest_scale(columns, columns_of(new.direction, new.unit_axes))
     new.scale.assign(np.where(vanishing, 0.0, scale))
     if own_bias:
         new.radius.assign(biases / np.where(vanishing, 1.0, scale))
     elif bias is not None:
         new.plain_bias.assign(to_float32(bias).ravel())
-
-
-def _precise_angles(rows: np.ndarray) -> np.ndarray:
-    """What `ops.direction_to_angles` gives, in float64.
-
-    The arctan2 of some backends leans to one side near pi / 2, by a tenth of float32's resolution there. That moves all
-    weights of a layer the same way, and over the 50 layers of a ResNet the outputs by 2e-5.
-    """
-    norms = np.sqrt(np.cumsum(rows[::-1] ** 2, axis=0)[::-1])
-    return np.arctan2(np.concatenate([norms[1:-1], rows[-1:]]), rows[:-1]) % (2 * np.pi)
 
 
 def _to_weight_normalized(place: Place) -> str:
@@ -290,8 +378,3 @@ def _to_weight_normalized(place: Place) -> str:
         new.build_from_config(layer.get_build_config())
     become(layer, new)
     return ""
-
-
-def to_float32(variable: object) -> np.ndarray:
-    """Returns the values of a variable or tensor, in float32 whatever its dtype."""
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))

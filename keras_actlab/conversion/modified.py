@@ -11,15 +11,16 @@ import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeAlias
 
 import keras
 
 from keras_actlab._private.custom_objects import look_up, set_registered_name
 from keras_actlab._private.keras_graph import track_layers
 from keras_actlab.conversion.attributes import originals, set_activations, with_originals
-from keras_actlab.conversion.surgery import become, scope_of, set_class
+from keras_actlab.conversion.parametrized import UnitAxes, kernels, parametrize
+from keras_actlab.conversion.surgery import become, scope_of, set_class, track_parameters
 from keras_actlab.graph import children, parts
 
 # The way from a layer to one within: on each level the class of the next one, as the constructor made it, and its
@@ -35,14 +36,25 @@ NOT_COMPUTED_WITH = ("_initializer", "_regularizer", "_constraint", "compile_con
 
 @dataclass(frozen=True)
 class Change:
-    """A layer that took the place of one that the constructor made, or has other activations than that one.
+    """A layer that took the place of one that the constructor made, or has other attributes than that one.
 
-    `activations` are the names of the attributes in the latter case, which is saved without the rest of the layer.
+    `activations` are the names of the exchanged activations, and `kernels` the unit axes of the computed kernels, in
+    the latter case, which is saved without the rest of the layer.
     """
 
     steps: Steps
     layer: keras.layers.Layer
     activations: tuple[str, ...] = ()
+    kernels: UnitAxes = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the layer took the place of another one."""
+        return not (self.activations or self.kernels)
+
+    @classmethod
+    def of_attributes(cls, steps: Steps, layer: keras.layers.Layer) -> Self:
+        return cls(steps, layer, tuple(originals(layer)), kernels(layer))
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,12 @@ def set_origin(layer: keras.layers.Layer, origin: Origin | None) -> None:
     vars(layer).pop("_keras_actlab_origin", None)
     if origin is not None:
         vars(layer)["_keras_actlab_origin"] = origin
+
+
+def describe_in_place(layer: keras.layers.Layer, description: dict[str, Any] | None) -> None:
+    """Keeps what a report says of `layer` as `Replacement` does, in a layer of any class."""
+    # Past Keras, which would track the dictionary.
+    object.__setattr__(layer, "replaced", description)
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
@@ -91,7 +109,7 @@ class Modified(keras.layers.Layer):
                     "replaced": found.description,
                 }
                 for change in self.changes
-                if not change.activations and (found := origin(change.layer)) is not None
+                if change.is_whole and (found := origin(change.layer)) is not None
             ]
             + [
                 {
@@ -99,9 +117,11 @@ class Modified(keras.layers.Layer):
                     "activations": {
                         name: keras.activations.serialize(getattr(change.layer, name)) for name in change.activations
                     },
+                    "kernels": {name: list(axes) for name, axes in change.kernels.items()},
+                    "replaced": vars(change.layer).get("replaced"),
                 }
                 for change in self.changes
-                if change.activations
+                if not change.is_whole
             ],
         }
 
@@ -129,17 +149,24 @@ class Modified(keras.layers.Layer):
                     set_activations(
                         changed, {name: keras.activations.get(one) for name, one in entry["activations"].items()}
                     )
+                if entry.get("kernels"):
+                    parametrize(changed, {name: tuple(axes) for name, axes in entry["kernels"].items()})
+                    describe_in_place(changed, entry["replaced"])
                 continue
             done.add(id(changed))
             original = Origin(record(changed), entry.get("replaced"))
             new = entry["layer"]
             if "dtype" in added:
                 new = _replaced(new, new["config"].get("dtype"), changed.get_config().get("dtype"))
+            if not changed.built:
+                # What calls it will build it, under the path that it has there.
+                new = {key: value for key, value in new.items() if key != "build_config"}
             with scope_of(changed):
                 become(changed, keras.saving.deserialize_keras_object(new, custom_objects=custom_objects))
             set_origin(changed, original)
         track_layers(layer)
         amend(layer)
+        track_parameters(layer)
         return layer
 
     def __reduce__(self) -> Any:
@@ -198,7 +225,7 @@ def _bottom_up(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 def _changes_within(holder: keras.layers.Layer, records: dict[int, dict[str, Any]]) -> list[Change]:
     """The layers within `holder` that are not what it would make from its config."""
     within = _bottom_up(holder)[:-1]
-    if not any(map(origin, within)) and not any(map(originals, (holder, *within))):
+    if not any(map(origin, within)) and not any(map(_has_other_attributes, (holder, *within))):
         return []
     entries = _entries(holder)
     if not entries and not _can_be_saved(holder):
@@ -212,16 +239,21 @@ def _changes_within(holder: keras.layers.Layer, records: dict[int, dict[str, Any
         lambda inner: None if id(inner) in covered else origin(inner),
         lambda inner: id(inner) in covered or origin(inner) is not None,
     )
-    if originals(holder):
-        changes[id(holder)] = Change((), holder, tuple(originals(holder)))
+    if _has_other_attributes(holder):
+        changes[id(holder)] = Change.of_attributes((), holder)
     for steps, inner in steps_and_layers:
         if id(inner) in covered:
             continue
         if origin(inner) is not None:
             changes.setdefault(id(inner), Change(steps, inner))
-        elif originals(inner):
-            changes.setdefault(id(inner), Change(steps, inner, tuple(originals(inner))))
+        elif _has_other_attributes(inner):
+            changes.setdefault(id(inner), Change.of_attributes(steps, inner))
     return list(changes.values())
+
+
+def _has_other_attributes(layer: keras.layers.Layer) -> bool:
+    """Whether `layer` itself has other activations or kernels than its constructor made."""
+    return bool(originals(layer) or kernels(layer))
 
 
 def steps_from(

@@ -13,7 +13,8 @@ from keras_actlab._private.keras_graph import track_layers
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab.conversion import surgery
 from keras_actlab.conversion.attributes import originals
-from keras_actlab.conversion.modified import Origin, amend, origin, record, set_origin
+from keras_actlab.conversion.modified import Origin, amend, describe_in_place, origin, record, set_origin
+from keras_actlab.conversion.parametrized import kernels
 from keras_actlab.conversion.places import Criterion, Place, count, describe, places
 from keras_actlab.conversion.probe import EXACT, Comparison, NoProbeError, rounding
 from keras_actlab.conversion.report import Report, Row, remember, report
@@ -81,6 +82,7 @@ def rewrite(
         description, parameters = describe(place.layer), count(place.layer)
         original = origin(place.layer) or Origin(record(place.layer))
         is_frozen = not getattr(place.layer, "trainable", True)
+        held = kernels(place.layer)
         try:
             if not getattr(place.layer, "built", True):  # an operation is not built
                 raise Stays("it is not built")
@@ -94,9 +96,13 @@ def rewrite(
             if is_frozen:
                 surgery.freeze(place.layer)
             said = original.description or {"before": description, "parameters_before": parameters, "note": note}
-            if origin(place.layer) is not None or not originals(place.layer):  # it was replaced as a whole
-                set_origin(place.layer, Origin(original.record, said))
-            _describe_replacement(place.layer, said)
+            has_other_kernels = kernels(place.layer) != held
+            if origin(place.layer) is not None or not (originals(place.layer) or has_other_kernels):
+                set_origin(place.layer, Origin(original.record, said))  # it was replaced as a whole
+            if has_other_kernels and kernels(place.layer):
+                describe_in_place(place.layer, said | {"is_activation": False})
+            else:
+                _describe_replacement(place.layer, said)
             after = describe(place.layer), count(place.layer)
             rows.append(Row(place.path, description, after[0], parameters, after[1], note))
     if where is not None:

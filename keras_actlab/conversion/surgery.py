@@ -61,12 +61,13 @@ def move(layer: keras.layers.Layer) -> keras.layers.Layer:
 def set_activation(layer: keras.layers.Layer, activation: Any, name: str = "activation") -> None:
     """Sets the attribute `name` of `layer`, which a built layer refuses where the old or the new one is a layer."""
     previous = getattr(layer, name)
+    was_locked = layer._tracker.locked  # a layer that is not built has yet to get its variables
     layer._tracker.unlock()
     if isinstance(previous, keras.layers.Layer):
         layer._tracker.untrack(previous)
         delattr(layer, name)
     setattr(layer, name, activation)
-    layer._tracker.lock()
+    layer._tracker.locked = was_locked
 
 
 def activation_name(layer: keras.layers.Layer, holder: keras.layers.Layer) -> str:
@@ -116,8 +117,8 @@ def freeze(layer: keras.layers.Layer) -> None:
 def track_parameters(layer: keras.layers.Layer) -> None:
     """On PyTorch, brings up to date the parameters that `layer` and the layers within show as torch modules."""
     if keras.backend.backend() == "torch":
-        # All modules, because a Sequential model has one that is none of its layers.
-        for module in layer.modules():
+        # A Sequential model has a module that is none of its layers, and lists hold layers that are no modules.
+        for module in dict.fromkeys([*layer.modules(), *layer._flatten_layers()]):
             if isinstance(module, keras.layers.Layer) and module.built:
                 module._track_variables()
 

@@ -79,7 +79,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         _check_layer(layer)
         super().__init__(layer, **{"dtype": layer.dtype_policy, "trainable": layer.trainable} | kwargs)
         self.supports_masking = layer.supports_masking
-        refuse(layer)
+        refuse(layer, COMPUTES)
         # Rematerialization (`keras.RematScope`) of the layer alone would compute it once more, in the backward pass,
         # with v in place of the kernel. The wrapper has a mode of its own, which covers the layer too.
         layer._remat_mode = None
@@ -194,11 +194,11 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
     def quantize(self, mode: Any = None, **kwargs: Any) -> NoReturn:
         """Raises NotImplementedError."""
-        _refusal()
+        raise _refusal(COMPUTES)
 
     def enable_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises NotImplementedError."""
-        _refusal()
+        raise _refusal(COMPUTES)
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
         return self.layer.compute_mask(inputs, previous_mask)
@@ -259,23 +259,35 @@ class _Substitution(keras.StatelessScope):
             self.original_scope.add_loss(loss)
 
 
-def refuse(layer: keras.Layer) -> None:
-    """Makes `layer` refuse to be quantized or given LoRA, which would replace the kernel that its wrapper computes."""
+COMPUTES = "WeightNormalization computes the kernel of the layer that it wraps, so that layer"
+
+
+def refuse(layer: keras.Layer, reason: str) -> None:
+    """Makes `layer` refuse to be quantized or given LoRA, which would replace a kernel that is computed.
+
+    Args:
+        layer: The layer.
+        reason: The start of the error's sentence, up to its subject.
+    """
+
+    def refusing(*args: Any, **kwargs: Any) -> NoReturn:
+        raise _refusal(reason)
+
     # Both are looked up on the layer, the first by Keras' wrapper of `quantize` before it does anything.
-    vars(layer)["_check_quantize_args"] = vars(layer)["enable_lora"] = _refusal
+    vars(layer)["_check_quantize_args"] = vars(layer)["enable_lora"] = refusing
 
 
 def release(layer: keras.Layer) -> None:
-    """Undoes `refuse`, for a layer that leaves its wrapper."""
+    """Undoes `refuse`, for a layer that has a plain kernel again."""
     for name in ("_check_quantize_args", "enable_lora"):
         vars(layer).pop(name, None)
 
 
-def _refusal(*args: Any, **kwargs: Any) -> NoReturn:
+def _refusal(reason: str) -> NotImplementedError:
     # Keras' Model.quantize turns this type of error into a warning, and goes on with the other layers.
-    raise NotImplementedError(
-        "WeightNormalization computes the kernel of the layer that it wraps, so that layer can neither be quantized "
-        "nor given LoRA. Turn it into a plain layer with `keras_actlab.fold(model)` first."
+    return NotImplementedError(
+        f"{reason} can neither be quantized nor given LoRA. Turn it into a plain layer with "
+        "`keras_actlab.fold(model)` first."
     )
 
 

@@ -35,6 +35,7 @@ import keras_actlab
 from keras_actlab.conversion.hidden import SOFTMAXES
 from keras_actlab.conversion.probe import SIZES, _batch, outputs
 from keras_actlab.conversion.recorder import recorded
+from keras_actlab.graph import ACTIVATION_LAYERS
 
 FOLDER = Path(__file__).parent
 COLUMNS = (
@@ -48,7 +49,20 @@ APPLICATIONS = {
     "ResNet50V2": 32, "VGG16": 32, "Xception": 71,
 }  # fmt: skip
 # Parts of the names of matrices that are no kernels: tables of which rows are looked up or added, and norms.
-TABLES = ("embedding", "position", "token", "query_tokens", "table", "bias", "pos_", "scale", "gamma", "beta", "lambda")
+TABLES = (
+    "embedding",
+    "encoding",
+    "position",
+    "token",
+    "query_tokens",
+    "table",
+    "bias",
+    "pos_",
+    "scale",
+    "gamma",
+    "beta",
+    "lambda",
+)
 # What `to_gmp` makes of a kernel.
 GEOMETRIC = ("angles", "sign")
 
@@ -78,7 +92,7 @@ def kernels(model: keras.Model) -> Iterator[tuple[str, int]]:
     for variable in model.trainable_variables:
         names = variable.path.lower().split("/")
         matrix = sum(size > 1 for size in variable.shape) > 1 and not any(part in names[-1] for part in TABLES)
-        if matrix and names[-1] not in GEOMETRIC and not any("embedding" in name for name in names[-2:]):
+        if matrix and not names[-1].endswith(GEOMETRIC) and not any("embedding" in name for name in names[-2:]):
             yield variable.path, math.prod(variable.shape)
 
 
@@ -120,28 +134,41 @@ def activation_calls(model: keras.Model, batch: Any) -> Counter[str]:
     """How often each activation function is called, but softmax."""
     with recorded(model._flatten_layers()) as calls:
         outputs(model, batch)
-    return Counter(call.name for call in calls if call.name.lower() not in SOFTMAXES)
+    # A layer that is an activation counts once, not also for the functions that it calls.
+    own = [call for call in calls if not (call.line and isinstance(call.layer, ACTIVATION_LAYERS))]
+    return Counter(call.name for call in own if call.name.lower() not in SOFTMAXES)
 
 
-def loaded_difference(models: Sequence[keras.Model], batch: Any) -> float:
-    """The largest difference of outputs between `models` and what another process loads from their files."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "batch.pickle").write_bytes(pickle.dumps(keras.tree.map_structure(np.asarray, batch)))
-        for number, model in enumerate(models):
-            model.save(folder / f"{number}.keras")
-        subprocess.run([sys.executable, "-m", __spec__.name, "--load", name], check=True)
-        return max(
-            compare(outputs(model, batch), pickle.loads((folder / f"{number}.outputs").read_bytes()))
-            for number, model in enumerate(models)
-        )
+def save(models: Sequence[keras.Model], batch: Any, folder: Path) -> None:
+    """Saves models, a batch, and what they compute for it."""
+    folder.mkdir()
+    (folder / "batch.pickle").write_bytes(pickle.dumps(keras.tree.map_structure(np.asarray, batch)))
+    for number, model in enumerate(models):
+        model.save(folder / f"{number}.keras")
+        (folder / f"{number}.saved").write_bytes(pickle.dumps(outputs(model, batch)))
+
+
+def loaded_differences(folder: Path) -> dict[str, float | str]:
+    """The largest difference in outputs, by family, once another process has loaded what was saved in `folder`."""
+    subprocess.run([sys.executable, "-W", "ignore", "-m", "tests.conversion.coverage", "--load", folder], check=True)
+    return pickle.loads((folder / "differences.pickle").read_bytes())
 
 
 def load(folder: Path) -> None:
-    """Writes the outputs of each model in `folder` on the batch that lies beside."""
-    batch = pickle.loads((folder / "batch.pickle").read_bytes())
-    for path in folder.glob("*.keras"):
-        path.with_suffix(".outputs").write_bytes(pickle.dumps(outputs(keras.saving.load_model(path), batch)))
+    """Compares what each model in the folders in `folder` computes with what it did when it was saved."""
+    found: dict[str, float | str] = {}
+    for family in (path for path in folder.iterdir() if path.is_dir()):
+        batch = pickle.loads((family / "batch.pickle").read_bytes())
+        try:
+            found[family.name] = max(
+                compare(
+                    outputs(keras.saving.load_model(path), batch), pickle.loads(path.with_suffix(".saved").read_bytes())
+                )
+                for path in family.glob("*.keras")
+            )
+        except Exception as error:
+            found[family.name] = _shortened(error, 120)
+    (folder / "differences.pickle").write_bytes(pickle.dumps(found))
 
 
 def generated(backbone: keras.Model) -> str:
@@ -151,7 +178,7 @@ def generated(backbone: keras.Model) -> str:
     kinds = [
         kind for kind in vars(keras_hub.models).values()
         if isinstance(kind, type) and issubclass(kind, keras_hub.models.CausalLM)
-        and kind.backbone_cls is type(backbone)
+        and not issubclass(kind, keras_hub.models.Seq2SeqLM) and kind.backbone_cls is type(backbone)
     ]  # fmt: skip
     if not kinds:
         return ""
@@ -165,8 +192,8 @@ def generated(backbone: keras.Model) -> str:
     return "equal" if all(np.array_equal(tokens[0], other) for other in tokens[1:]) else "others"
 
 
-def row(name: str, make: Callable[[], keras.Model], everything: bool = True) -> dict[str, object]:
-    """The row of a family; without `everything`, that of conversions in memory alone."""
+def row(name: str, make: Callable[[], keras.Model], folder: Path | None = None) -> dict[str, object]:
+    """The row of a family, but for what is loaded; without `folder`, where models are saved, that of kernels alone."""
     try:
         keras.utils.set_random_seed(0)
         model = randomized(make())
@@ -193,7 +220,7 @@ def row(name: str, make: Callable[[], keras.Model], everything: bool = True) -> 
             "difference_fold": _short(difference(model, folded)),
             "classes_after_fold": "equal" if classes[0] == classes[1] else "others",
         }
-        if isinstance(batch, str) or not everything:
+        if isinstance(batch, str) or folder is None:
             return found
         calls = activation_calls(model, batch)
         models = [converted, folded]
@@ -207,7 +234,7 @@ def row(name: str, make: Callable[[], keras.Model], everything: bool = True) -> 
                 "swapped": calls.total() - stayed.total(),
                 "not_swapped": "; ".join(f"{name} {count}" for name, count in sorted(stayed.items())),
             }
-        found["difference_loaded"] = _short(loaded_difference(models, batch))
+        save(models, batch, folder / name)
         found["generate"] = generated(model) if name in configs() else ""
     except Exception as error:
         found["note"] = _shortened(error, 200)
@@ -228,15 +255,18 @@ def main(*names: str) -> None:
     if path.exists():
         with path.open() as file:
             rows = {one["family"]: one for one in csv.DictReader(file)}
-    for name, make in families().items():
-        if not names or name in names:
-            start = time.perf_counter()
-            rows[name] = row(name, make)
-            print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n", extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(rows[key] for key in sorted(rows, key=str.lower))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in families().items():
+            if not names or name in names:
+                start = time.perf_counter()
+                rows[name] = row(name, make, Path(folder))
+                print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
+        for name, found in loaded_differences(Path(folder)).items():
+            rows[name]["difference_loaded"] = _short(found)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows[key] for key in sorted(rows, key=str.lower))
 
 
 if __name__ == "__main__":

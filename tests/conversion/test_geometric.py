@@ -299,13 +299,13 @@ def test_a_dense_layer_built_without_the_batch_axis():
 
 
 class Experts(keras.layers.Layer):
-    """Stacked matrices, as layers of experts in keras-hub hold them."""
+    """Stacked matrices in a list, where no attribute is theirs."""
 
     def build(self, input_shape):
-        self.experts = self.add_weight(name="experts", shape=(2, input_shape[-1], 3))
+        self.experts = [self.add_weight(name="experts", shape=(2, input_shape[-1], 3))]
 
     def call(self, x):
-        return keras.ops.einsum("...i,eio->...o", x, self.experts)
+        return keras.ops.einsum("...i,eio->...o", x, self.experts[0])
 
 
 def test_kernels_that_a_layer_holds_itself_are_listed():

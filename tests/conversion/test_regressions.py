@@ -160,3 +160,29 @@ def test_integers_before_a_shift():
     model = keras.Model(inputs, keras.layers.Conv1D(3, 2)(layers.InputMeanNormalization()(inputs)))
     x = np.arange(24).reshape(2, 6, 2)
     np.testing.assert_allclose(numpy(keras_actlab.fold(randomized(model))(x)), numpy(model(x)), rtol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="tests.regressions")
+class BuiltByItsCall(keras.layers.Layer):
+    """Holds a layer, and has no `build`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(3, name="dense")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")  # Keras says so as it loads them
+def test_paths_of_layers_in_blocks_without_build(tmp_path):
+    """The layers of both blocks had one path once they were loaded, and PyTorch saw the parameters of one alone."""
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, BuiltByItsCall(name="second")(BuiltByItsCall(name="first")(inputs)))
+    converted = keras_actlab.to_gmp(model)
+    converted.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    paths = [variable.path for variable in loaded.variables]
+    assert paths == [variable.path for variable in converted.variables]
+    assert paths == [f"{block}/dense/{name}" for block in ("first", "second") for name in ("angles", "radius", "scale")]
+    np.testing.assert_allclose(numpy(loaded(data(2, 3))), numpy(model(data(2, 3))), atol=1e-6)

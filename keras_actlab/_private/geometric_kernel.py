@@ -1,0 +1,52 @@
+"""A kernel that is computed from angles and scale, and that a layer reads as if it were its own variable.
+
+A layer of another package reads its kernels in whichever way it likes: in an einsum, cast to another dtype, handed to a
+fused recurrent kernel. An attribute that is a `keras.Variable` with a computed value works in all of these.
+
+Read in Keras 3.15.1: every read of a variable goes through `value` (`keras/src/backend/common/variables.py` and
+`keras/src/backend/*/core.py`).
+"""
+
+from typing import Any, NoReturn
+
+import keras
+
+from keras_actlab import ops
+from keras_actlab.layers.kernels import from_columns
+from keras_actlab.ops.tensor import Tensor
+
+
+class GeometricKernel(keras.Variable):
+    """Reads as `scale * direction`, computed in the dtype of `angles`, where `variable` was read before.
+
+    Args:
+        variable: The variable whose place it takes, which lends its name, path, shape, dtype, regularizer and
+            constraint. The latter two have no effect here; they are kept for the way back.
+        angles: Variable, (fan_in - 1, units).
+        scale: Variable, (units,).
+        unit_axes: The axes of the kernel that count units. The other axes are the fan-in.
+    """
+
+    def __init__(
+        self, variable: keras.Variable, angles: keras.Variable, scale: keras.Variable, unit_axes: tuple[int, ...]
+    ) -> None:
+        # Without the constructor of Keras, which would allocate a value.
+        self.__dict__.update(vars(variable))
+        self._value = None
+        self.angles = angles
+        self.scale = scale
+        self.unit_axes = unit_axes
+
+    @property
+    def value(self) -> Tensor:
+        """The kernel, in the dtype of the variable, or in that of an autocast scope, as Keras reads variables."""
+        columns = ops.angles_to_direction(self.angles) * keras.ops.convert_to_tensor(self.scale)
+        kernel = keras.ops.cast(from_columns(columns, self._shape, self.unit_axes), self._dtype)
+        return self._maybe_autocast(kernel)
+
+    def assign(self, value: Any) -> NoReturn:
+        """Raises NotImplementedError."""
+        raise NotImplementedError(
+            f"The kernel {self.path!r} is computed from `angles` and `scale`, so it cannot be assigned. Assign those, "
+            "or turn the layer into a plain one with `keras_actlab.fold(model)` first."
+        )

@@ -1,0 +1,45 @@
+"""Angles and scale of given weights, as precise as float32 allows."""
+
+import keras
+import numpy as np
+
+from keras_actlab.layers.kernels import fan_in_axes
+
+
+def to_float32(variable: object) -> np.ndarray:
+    """Returns the values of a variable or tensor, in float32 whatever its dtype."""
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
+
+
+def columns_of(kernel: object, unit_axes: tuple[int, ...]) -> np.ndarray:
+    """Returns the values of a kernel as (fan_in, units), in float32."""
+    values = to_float32(kernel)
+    weights = fan_in_axes(values.ndim, unit_axes)
+    units = [axis % values.ndim for axis in unit_axes]
+    return values.transpose(*weights, *units).reshape(np.prod([values.shape[axis] for axis in weights], dtype=int), -1)
+
+
+def vanish(columns: np.ndarray) -> np.ndarray:
+    """Returns for each column whether its entries are all 0, or so small that some backends take them for 0."""
+    return np.abs(columns).max(axis=0) < np.finfo("float32").tiny
+
+
+def precise_angles(columns: np.ndarray) -> np.ndarray:
+    """What `ops.direction_to_angles` gives, in float64. A column that vanishes gets those of equal entries.
+
+    The arctan2 of some backends leans to one side near pi / 2, by a tenth of float32's resolution there. That moves all
+    weights of a layer the same way, and over the 50 layers of a ResNet the outputs by 2e-5.
+    """
+    columns = np.where(vanish(columns), 1.0, columns).astype("float64")
+    norms = np.sqrt(np.cumsum(columns[::-1] ** 2, axis=0)[::-1])
+    return np.arctan2(np.concatenate([norms[1:-1], columns[-1:]]), columns[:-1]) % (2 * np.pi)
+
+
+def closest_scale(columns: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """Returns the factor with which each column of `direction` comes closest to that of `columns`, in float64.
+
+    That is not quite the norm: rounding makes products of thousands of sines a few millionths too small, which would
+    add up over the layers of a model.
+    """
+    columns, direction = columns.astype("float64"), direction.astype("float64")
+    return np.sum(columns * direction, axis=0) / np.sum(direction**2, axis=0)
