@@ -285,6 +285,9 @@ def _prepare(settings: tuple[str, str, str], *work: Any) -> None:
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(data_format)
+    # Keras imports TensorFlow, where that is installed, before it serializes its first object, as fits do. It has to
+    # happen here: loky takes the growth of memory in a task for a leak, and replaces the process.
+    keras.saving.serialize_keras_object(keras.Sequential())
     _work = work
 
 
