@@ -2,6 +2,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -320,6 +321,47 @@ def test_shapes_that_broadcast_are_warned_of(tmp_path):
     metrics = {"difference": lambda targets, predictions: np.abs(targets - predictions).max()}
     with pytest.warns(UserWarning, match=r"targets of shape \(3, 2\) and predictions of shape \(3, 1\)"):
         scores(fixed("mse", units=1), np.ones((3, 2)), metrics, tmp_path / "r.jsonl", together=1)
+
+
+def test_what_works_in_place_changes_neither_data_nor_the_next_metric(tmp_path):
+    def clears(targets, predictions):
+        targets *= 0
+        predictions *= 0
+        return 0.0
+
+    def doubled(values):
+        values *= 2
+        return values
+
+    y = np.array([1.0, 2.0, 4.0])
+    split = experiments.Split(*[(np.eye(3), y)] * 3, to_units=doubled)
+    metrics = {"clears": clears, "mean": lambda targets, predictions: targets.mean()}
+    methods = {"m": fixed("mse", units=1)}
+    plan = {"grid": {}, "splits": 1, "seeds": 2, "epochs": 1, "validate_every": None, "batch_size": None}
+    results = run(comparison(methods=methods, data=split, metrics=metrics, **plan), tmp_path / "r.jsonl")
+    assert results.final["mean"].tolist() == [pytest.approx(14 / 3)] * 2
+    np.testing.assert_array_equal(split.test[1], [1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("metric", "to_units", "words"),
+    [
+        (
+            lambda targets, predictions: None,
+            lambda values: values,
+            "`metrics` must return numbers.*score returned None",
+        ),
+        (lambda targets, predictions: targets, lambda values: values, "`metrics` must return numbers.*score returned"),
+        (lambda targets, predictions: 0.0, lambda values: values[:1], r"`to_units` must return as many.*\(1,\)"),
+        (lambda targets, predictions: 0.0, lambda values: None, "`to_units` must return as many"),
+    ],
+)
+def test_functions_that_return_something_else_are_named(metric, to_units, words, tmp_path):
+    split = experiments.Split(*[(np.eye(3), np.arange(3.0))] * 3, to_units=to_units)
+    plan = {"grid": {}, "splits": 1, "epochs": 1, "validate_every": None, "batch_size": None, "together": 1}
+    description = comparison(methods={"m": fixed("mse", units=1)}, data=split, metrics={"score": metric}, **plan)
+    failures = failures_of(description, tmp_path / "r.jsonl")
+    assert re.search(words, failures.item())
 
 
 def test_a_changed_method_is_noticed_at_each_point_of_the_grid(found, tmp_path):
