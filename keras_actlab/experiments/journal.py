@@ -48,7 +48,7 @@ class Journal:
     >>> Journal(path).records
     [{'rows': [{'error': 0.5}]}]
     >>> print(path.read_text().strip())
-    {"rows": [{"error": 0.5}], "checksum": "8a0be1d4"}
+    {"rows": [{"error": 0.5}], "checksum": "d453768c"}
     >>> folder.cleanup()
     """
 

@@ -77,7 +77,7 @@ class Results:
             raise TypeError(f"`records` must be those of a file of results. {received('records', records)}")
         # A configuration that was extended, and a fit that was repeated, replace the former.
         self.configurations: dict[str, dict[str, Any]] = {}
-        rows = {}
+        rows: dict[tuple[Any, ...], dict[str, Any]] = {}
         for number, record in enumerate(records, 1):
             if fault := self._fault(record):
                 raise ValueError(f"`records` must be those of a file of results. Received: record {number} has {fault}")
@@ -90,7 +90,7 @@ class Results:
         """What is wrong with a record, in view of those before it."""
         if "configuration" in record:
             new, name = record["configuration"], record.get("task")
-            if not isinstance(new, dict) or not new.keys() >= CONFIGURATION:
+            if not isinstance(name, str) or not isinstance(new, dict) or not new.keys() >= CONFIGURATION:
                 return f"no configuration: {new!r:.200}"
             old = self.configurations.get(name, new)
             changed = [key for key in {**old, **new} if key != "methods" and old.get(key) != new.get(key)]
