@@ -132,7 +132,9 @@ def _beginning() -> Callable[[int, bytes], None]:
         import threading
         import time
 
-        if sys.platform == "linux":  # the kernel ends it, also while an import keeps all threads waiting
+        if sys.platform == "linux":
+            # The kernel ends it, even while an import keeps all threads waiting, when the thread that started it ends:
+            # that of `map`, or one of the executor, which ends after it.
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
         def end_with_parent() -> None:
