@@ -68,8 +68,10 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
 
 
 def as_path(name: str, value: Any) -> Path:
-    """Returns `value` as a path; raises a TypeError if it is none."""
+    """Returns `value` as a path; raises an error if it is none."""
     check_type(name, value, (str, os.PathLike), "a path")
+    if "\0" in str(value):
+        raise ValueError(f"`{name}` must be a path without NUL characters. {received(name, value)}")
     return Path(value)
 
 

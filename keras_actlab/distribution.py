@@ -82,8 +82,9 @@ def data_parallel() -> Iterator[None]:
 def _mirrored_strategy() -> Any:
     """Returns the one strategy of this process.
 
-    TensorFlow names collective operations by the strategy's devices and by counters that begin anew with each strategy,
-    so those of a second one die with "Collective ops is aborted by: ... Shape mismatch".
+    TensorFlow numbers collective operations from the same start for each strategy, so a second one meets the operations
+    of the first. Where their shapes differ, TensorFlow 2.21 raises "Collective ops is aborted by: Shape mismatch in the
+    collective instance 109. ... expected shape [5] but another member in the group expected shape [3]".
     """
     import tensorflow as tf
 

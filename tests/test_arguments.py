@@ -37,7 +37,7 @@ LAYER = [None, 3, "layer", OBJECT, keras.layers.Dense]
 STRING = [None, 3, [], OBJECT]
 CHOICE = [3, "unheard of", [], True, OBJECT]
 FUNCTION = [None, 3, "text", [], OBJECT]
-PATH = [None, 3, [], OBJECT]
+PATH = [None, 3, [], OBJECT, "a\0b"]
 MAPPING = [None, 3, "text", [1], OBJECT]
 OTHER = [3, "text", OBJECT]
 

@@ -366,8 +366,6 @@ def test_another_number_of_channels(name):
 
 @each_case
 def test_an_empty_batch(name):
-    if keras.backend.backend() == "tensorflow" and name.startswith("WeightNormalization") and "Conv" in name:
-        pytest.skip("Keras' own convolutions fail on an empty batch with TensorFlow's oneDNN")
     case = CASES[name]
     layer = case.make()
     layer(data(case.shape))

@@ -89,6 +89,18 @@ def test_the_strategy_of_the_scope_around():
         assert isinstance(tf.distribute.get_strategy(), tf.distribute.OneDeviceStrategy)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
+def test_a_process_has_one_strategy():
+    """Collective operations of a second one would meet those of the first."""
+    import tensorflow as tf
+
+    strategies = []
+    for _ in range(2):
+        with distribution.data_parallel():
+            strategies.append(tf.distribute.get_strategy())
+    assert strategies[0] is strategies[1]
+
+
 def test_without_data_parallelism():
     assert distribution.data_shard() == (0, 1)
     assert distribution.is_first_process()

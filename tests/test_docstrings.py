@@ -8,6 +8,10 @@ import keras_actlab
 import keras_actlab.cab.plots
 import keras_actlab.eafo
 import keras_actlab.experiments
+from keras_actlab.experiments.arrays import as_arrays
+from keras_actlab.experiments.description import describe
+from keras_actlab.experiments.journal import Journal
+from keras_actlab.files import atomic_write
 
 pytestmark = pytest.mark.one_backend
 
@@ -29,16 +33,18 @@ PUBLIC = {
     for name, value in vars(module).items()
     if callable(value) and not name.startswith("_") and getattr(value, "__module__", "").startswith(module.__name__)
 }
+# Others with an example.
+INNER = {f"{each.__module__}.{each.__name__}": each for each in (Journal, as_arrays, atomic_write, describe)}
 
 OF_KERAS_HUB = ("HardDistillation", "deit_tiny", "gpt2", "vit_tiny")
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", PUBLIC | INNER)
 def test_the_example_runs(name):
     if name.rpartition(".")[2] in OF_KERAS_HUB:
         pytest.importorskip("keras_hub")
     names = {"np": np, "keras": keras, "keras_actlab": keras_actlab}
-    (test,) = doctest.DocTestFinder(recurse=False).find(PUBLIC[name], name, globs=names)
+    (test,) = doctest.DocTestFinder(recurse=False).find((PUBLIC | INNER)[name], name, globs=names)
     assert test.examples, f"{name} has no example"
     result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
     assert result.failed == 0

@@ -47,7 +47,7 @@ def as_array(name: str, values: Any) -> np.ndarray:
     if isinstance(values, pd.DataFrame):
         columns = [as_array(f"{name}[{label!r}]", values.iloc[:, k]) for k, label in enumerate(values.columns)]
         for label, column in zip(values.columns, columns, strict=True):
-            if column.dtype.kind not in "biufc":
+            if column.dtype.kind not in "biuf":
                 raise ValueError(
                     f"`{name}` must hold numbers. Received: {name} with column {label!r} of dtype {column.dtype}"
                 )
@@ -76,6 +76,8 @@ def as_array(name: str, values: Any) -> np.ndarray:
         raise ValueError(f"`{name}` must hold numbers, not dates or durations. Received: {name} of dtype {array.dtype}")
     if array.dtype == object:
         array = _of_objects(name, array)
+    if array.dtype.kind == "c":
+        raise ValueError(f"`{name}` must hold real numbers. Received: {name} of dtype {array.dtype}")
     return array if array.flags.writeable else array.copy()  # PyTorch warns of arrays that it cannot write to
 
 

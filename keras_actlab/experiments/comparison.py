@@ -184,7 +184,10 @@ def holdout(
             raise ValueError(f"`{name}` must be finite. Received: {(~np.isfinite(array)).sum()} entries that are not")
     rest, last = train_test_split(np.arange(len(x)), test_size=test, random_state=seed)
     first, middle = train_test_split(rest, test_size=validation, random_state=seed)
-    inputs = StandardScaler().fit(x[first]).transform(x).astype("float32")
+    with np.errstate(over="ignore", invalid="ignore"):
+        inputs = StandardScaler().fit(x[first]).transform(x).astype("float32")
+    if not np.isfinite(inputs).all():
+        raise ValueError(f"`x` must hold numbers that can be standardized. Received: entries up to {abs(x).max():g}")
     to_units = _unchanged
     if standardize_targets:
         scaler = StandardScaler().fit(y[first][:, None])
@@ -395,6 +398,8 @@ def _checked_grid(grid: Any) -> dict[str, list[Any]]:
         raise TypeError(f"`grid` must map names to sequences of values. Received: grid={grid!r}")
     checked = {}
     for name, values in grid.items():
+        if not isinstance(name, str):
+            raise TypeError(f"`grid` must map names to sequences of values. Received: grid={grid!r}")
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray) or not len(values):
             raise ValueError(f"`grid` must map names to sequences of values. Received: {name}={values!r}")
         try:

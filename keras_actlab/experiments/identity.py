@@ -42,7 +42,7 @@ def run_identity(
     functions is not included.
 
     Raises:
-        TypeError: If `settings` holds something that JSON cannot.
+        TypeError: If `settings` holds something that JSON cannot, or a batch something else than arrays.
         ValueError: If a batch is missing, or is another one when it is read again.
     """
     names = {name for layer in model._flatten_layers() for name in _names(layer)}
@@ -170,6 +170,11 @@ def _digest(batches: "grain.MapDataset", index: int, argument: str) -> list[str]
         raise ValueError(f"`{argument}` must have a batch at each index: do not filter it. Received: none at {index}")
     digest, texts = hashlib.blake2b(digest_size=8), []
     for part in keras.tree.flatten(batch):
+        if not hasattr(part, "dtype") or not np.ndim(part):
+            raise TypeError(
+                f"`{argument}` must hold arrays whose first axis counts examples. Received: at {index} a "
+                f"{type(part).__name__}, {part!r:.200}"
+            )
         array = np.asarray(part)
         texts.append(f"{array.dtype} {list(array.shape)}")
         digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).data)

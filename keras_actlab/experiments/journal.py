@@ -48,15 +48,16 @@ class Journal:
     >>> Journal(path).records
     [{'rows': [{'error': 0.5}]}]
     >>> print(path.read_text().strip())
-    {"rows": [{"error": 0.5}], "checksum": "8a0be1d4"}
+    {"rows": [{"error": 0.5}], "checksum": "d453768c"}
     >>> folder.cleanup()
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.records: list[dict[str, Any]] = []
-        if self.path.is_dir():
-            raise ValueError(f"`path` must be a file. Received: path={str(path)!r}, which is a folder")
+        if self.path.exists() and not self.path.is_file():  # some devices never end
+            kind = "a folder" if self.path.is_dir() else "a device or a pipe"
+            raise ValueError(f"`path` must be a file. Received: path={str(path)!r}, which is {kind}")
         content = self.path.read_bytes() if self.path.exists() else b""
         self._size = len(content)
         self._end = 0  # of what is whole, in bytes
@@ -111,10 +112,10 @@ def _parsed(line: bytes) -> dict[str, Any]:
     """Reads a line. Raises a ValueError whose message ends a sentence that begins with "line 3 ..."."""
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError("is no JSON") from error
     rows = record.get("rows", []) if isinstance(record, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
         raise ValueError("is no record of results")
     if record.keys() - {"checksum"} not in ({"rows"}, {"task", "configuration"}):
         raise ValueError("is no record of results")
@@ -127,6 +128,10 @@ def _parsed(line: bytes) -> dict[str, Any]:
         for part in {"metrics", "history"} & row.keys():
             row[part] = {name: _number(value) for name, value in row[part].items()}
     return record
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(part, {}), dict) for part in ("metrics", "history"))
 
 
 def _is_torn(line: bytes) -> bool:

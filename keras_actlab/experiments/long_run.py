@@ -81,7 +81,7 @@ def long_run(
         ValueError: If the model is not built or not compiled, or has another optimizer that is not built; if a number
             is not positive, or `steps_per_epoch` is no multiple of `steps_per_execution`; if there are too few batches,
             or one that changes; if the folder holds another run, or no checkpoint of it can be read.
-        TypeError: If `settings` holds something that JSON cannot.
+        TypeError: If `settings` holds something that JSON cannot, or a batch something else than arrays.
         FloatingPointError: If the loss, the weights or the state of the optimizer are not finite at a checkpoint.
 
     Example:
@@ -226,7 +226,7 @@ class _Checkpoints(keras.callbacks.Callback):
             return dict(json.loads(path.read_text()))
         except FileNotFoundError:
             return None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             warnings.warn(f"{path} cannot be read and is written again: {error}", stacklevel=4)
             return None
 

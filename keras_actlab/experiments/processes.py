@@ -74,7 +74,7 @@ class Processes:
                 begin(worker)
             else:  # imports take seconds, which do not count as the task's
                 worker.executor = ProcessPoolExecutor(1, **self._options)
-                busy[worker.executor.submit(_nothing)] = worker
+                busy[worker.executor.submit(bool)] = worker  # done once the process has started
 
         def begin(worker: _Worker) -> None:
             worker.started, worker.deadline = True, time.monotonic() + limit(worker.task)
@@ -124,10 +124,18 @@ def _beginning() -> Callable[[int, bytes], None]:
     """Returns what a new process calls first: a function that is sent as a whole, since importing it takes seconds."""
 
     def begin(parent: int, work: bytes) -> None:
+        import ctypes
         import os
         import pickle
+        import signal
+        import sys
         import threading
         import time
+
+        if sys.platform == "linux":
+            # The kernel ends it, even while an import keeps all threads waiting, when the thread that started it ends:
+            # that of `map`, or one of the executor, which ends after it.
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
         def end_with_parent() -> None:
             while os.getppid() == parent:  # who loses its parent gets another one; on Windows the number stays
@@ -139,7 +147,3 @@ def _beginning() -> Callable[[int, bytes], None]:
         prepare(*arguments)
 
     return begin
-
-
-def _nothing() -> None:
-    """What a process does to show that it has started."""

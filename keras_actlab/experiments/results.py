@@ -19,6 +19,9 @@ from keras_actlab.files import atomic_write
 
 IDENTITY = ("task", "method", "stage", "split", "seed")
 NESTED = ("hyperparameters", "metrics", "versions")
+# What every row and every configuration has.
+ROW = {*IDENTITY, "hyperparameters", "epochs", "failure"}
+CONFIGURATION = {"methods", "metrics", "monitor", "mode", "grid", "sizes"}
 
 
 class _Printed(pd.DataFrame):
@@ -73,11 +76,33 @@ class Results:
         if not dicts or not all({"configuration", "rows"} & record.keys() for record in records):
             raise TypeError(f"`records` must be those of a file of results. {received('records', records)}")
         # A configuration that was extended, and a fit that was repeated, replace the former.
-        self.configurations: dict[str, dict[str, Any]] = {
-            record["task"]: record["configuration"] for record in records if "configuration" in record
-        }
-        rows = {identity(row): row for record in records for row in record.get("rows", [])}
+        self.configurations: dict[str, dict[str, Any]] = {}
+        rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for number, record in enumerate(records, 1):
+            if fault := self._fault(record):
+                raise ValueError(f"`records` must be those of a file of results. Received: record {number} has {fault}")
+            if "configuration" in record:
+                self.configurations[record["task"]] = record["configuration"]
+            rows |= {identity(row): row for row in record.get("rows", [])}
         self.rows = list(rows.values())
+
+    def _fault(self, record: dict[str, Any]) -> str | None:
+        """What is wrong with a record, in view of those before it."""
+        if "configuration" in record:
+            new, name = record["configuration"], record.get("task")
+            if not isinstance(name, str) or not isinstance(new, dict) or not new.keys() >= CONFIGURATION:
+                return f"no configuration: {new!r:.200}"
+            old = self.configurations.get(name, new)
+            changed = [key for key in {**old, **new} if key != "methods" and old.get(key) != new.get(key)]
+            if changed:
+                return f"another configuration of {name!r} than a record before it: other {' and '.join(changed)}"
+        for row in record.get("rows", []):
+            if missing := ROW - row.keys():
+                return f"a row without {sorted(missing)}"
+            known = self.configurations.get(row["task"])
+            if known is None or row["method"] not in known["methods"]:
+                return f"a row of {row['task']!r}, {row['method']!r}, whose configuration no record before it has"
+        return None
 
     @cached_property
     def choices(self) -> dict[tuple[str, str, int, int], dict[str, Any]]:
@@ -291,7 +316,15 @@ def load(path: str | Path) -> Results:
     """
     if not as_path("path", path).exists():
         raise FileNotFoundError(f"`path` must be a file of results. Received: path={str(path)!r}")
-    return Results(Journal(path).records)
+    return results_of(Journal(path))
+
+
+def results_of(journal: Journal) -> Results:
+    """Returns the results in a file. An error names the file and the record, which is a line of it."""
+    try:
+        return Results(journal.records)
+    except ValueError as error:
+        raise ValueError(f"`path` must be a file of results. Received: path={str(journal.path)!r}: {error}") from error
 
 
 def identity(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from keras_actlab.arguments import as_path, boolean, check_number
 from keras_actlab.experiments.comparison import Comparison
 from keras_actlab.experiments.journal import Journal
 from keras_actlab.experiments.processes import Processes
-from keras_actlab.experiments.results import Results, identity
+from keras_actlab.experiments.results import Results, identity, results_of
 from keras_actlab.experiments.training import Fit, failed, forget_programs, train
 
 Rows: TypeAlias = list[dict[str, Any]]
@@ -165,7 +165,7 @@ def _check_that_something_worked(results: Results, path: Path) -> None:
 
 def _agree(journal: Journal, comparisons: Sequence[Comparison]) -> None:
     """Compares the configurations with those in the file, then adds what is new."""
-    kept = Results(journal.records).configurations
+    kept = results_of(journal).configurations
     new = {}
     for comparison in comparisons:
         now = json.loads(json.dumps(comparison.configuration()))
@@ -285,6 +285,9 @@ def _prepare(settings: tuple[str, str, str], *work: Any) -> None:
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(data_format)
+    # Keras imports TensorFlow, where that is installed, before it serializes its first object, as fits do. It has to
+    # happen here: loky takes the growth of memory in a task for a leak, and replaces the process.
+    keras.saving.serialize_keras_object(keras.Sequential())
     _work = work
 
 

@@ -169,15 +169,34 @@ def _best(comparison: Comparison, metrics: dict[int, dict[str, float]]) -> int:
 def _metrics(comparison: Comparison, split: Split, targets: Any, predictions: Any) -> dict[str, float]:
     if not all(np.isfinite(array).all() for array in keras.tree.flatten(predictions)):
         return dict.fromkeys(comparison.metrics, math.nan)  # a rate that diverges is a result, not a fault
-    own_shapes = split.to_units(targets), split.to_units(predictions)
-    aligned = tuple(map(split.to_units, _aligned(targets, predictions)))
+    own_shapes = _in_units(split, targets), _in_units(split, predictions)
+    aligned = tuple(_in_units(split, values) for values in _aligned(targets, predictions))
     found = {}
     for name, metric in comparison.metrics.items():
         try:
-            found[name] = float(metric(*aligned))
+            value = metric(*_copied(aligned))
         except (IndexError, ValueError):  # the metric itself takes the column, as in predictions[:, 0]
-            found[name] = float(metric(*own_shapes))
+            value = metric(*_copied(own_shapes))
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"`metrics` must return numbers. Received: {name} returned {value!r:.200}") from error
     return found
+
+
+def _in_units(split: Split, values: Any) -> Any:
+    changed = split.to_units(_copied(values))
+    given, shapes = ([np.shape(array) for array in keras.tree.flatten(each)] for each in (values, changed))
+    if {shape[:1] for shape in shapes} != {shape[:1] for shape in given}:
+        raise ValueError(
+            f"`to_units` must return as many examples as it is given. Received: shapes {shapes} from {given}"
+        )
+    return changed
+
+
+def _copied(arrays: Any) -> Any:
+    """So that a user's function that works in place changes neither the data nor what the next one gets."""
+    return keras.tree.map_structure(np.array, arrays)
 
 
 def _aligned(targets: Any, predictions: Any) -> tuple[Any, Any]:

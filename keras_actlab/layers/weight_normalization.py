@@ -147,6 +147,10 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         self, inputs: Tensor, initial_state: Any = None, mask: Tensor | None = None, training: bool | None = None
     ) -> Any:
         inputs = keras.ops.cast(inputs, self.compute_dtype)
+        if inputs.shape[0] == 0 and initial_state is None and keras.backend.backend() == "tensorflow":
+            # TensorFlow 2.21 with oneDNN convolves an empty batch to a wrong number of channels, or raises.
+            shapes = self.compute_output_shape(inputs.shape)
+            return keras.tree.map_shape_structure(lambda shape: keras.ops.zeros(shape, self.compute_dtype), shapes)
         substitution = _Substitution()
         for name, kernel in self.normalized_kernels().items():
             substitution.put(attrgetter(name)(self.layer), keras.ops.cast(kernel, self.layer.compute_dtype))

@@ -1,5 +1,9 @@
 """A comparison small enough for tests, and results made up by hand."""
 
+import multiprocessing
+import os
+import signal
+
 import keras
 import numpy as np
 from sklearn.metrics import root_mean_squared_error
@@ -17,6 +21,13 @@ def deep(learning_rate: float) -> keras.Model:
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(1)])
     model.compile(keras.optimizers.Adam(learning_rate), "mse")
     return model
+
+
+def killed(learning_rate: float) -> keras.Model:
+    """Kills the process in which it is called, unless that is the one that started others."""
+    if multiprocessing.parent_process() is not None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return linear(learning_rate)
 
 
 def data(split: int) -> experiments.Split:

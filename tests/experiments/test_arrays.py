@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from keras import ops
 
 from keras_actlab.experiments.arrays import as_arrays
@@ -70,6 +71,10 @@ def test_structures_stay():
         (pd.Series(pd.date_range("2020", periods=2)), ValueError, "dates"),
         (np.ma.array([1, 2], mask=[True, False]), ValueError, "1 of 2"),
         (np.array([1, None]), ValueError, "None"),
+        (np.array([1, 2j]), ValueError, "real numbers"),
+        (pd.DataFrame({"a": [1, 2j]}), ValueError, "column 'a' of dtype complex|real numbers"),
+        (pd.Series(pd.period_range("2020", periods=2, freq="D")), ValueError, "Period"),
+        (scipy.sparse.eye(3), TypeError, "first axis"),
         ([[1, 2], [3]], TypeError, "equal length"),
         (iter([1, 2]), TypeError, "first axis"),
         (3.0, TypeError, "3.0"),

@@ -66,6 +66,7 @@ def test_development_is_training_and_validation():
         (np.zeros((5, 2)), np.full(5, np.inf), "`y` must be finite"),
         (np.full((5, 2), "a"), np.zeros(5), "`x` must hold numbers"),
         (np.zeros((5, 2)), np.full(5, None), "`y` must hold numbers"),
+        (np.array([[-1e300, 0], [1e300, 1]] * 3), np.zeros(6), r"`x` must hold numbers that can be.*1e\+300"),
     ],
 )
 def test_holdout_checks_its_arrays(x, y, words):
@@ -144,6 +145,7 @@ def test_options_are_true_or_false():
         ({"batch_size": -1}, ValueError, "`batch_size`"),
         ({"together": 0}, ValueError, "`together`"),
         ({"grid": {"learning_rate": []}}, ValueError, "`grid`"),
+        ({"grid": {1: [0.1]}}, TypeError, "`grid`"),
         ({"grid": {"learning_rate": "fast"}}, ValueError, "`grid`"),
         ({"grid": {"activation": [linear]}}, TypeError, "`grid`"),
         ({"grid": {"seed": [1, 2]}}, ValueError, "seed"),

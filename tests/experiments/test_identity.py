@@ -1,6 +1,7 @@
 import grain
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from keras_actlab.experiments.identity import differences, run_identity, shown
@@ -135,6 +136,14 @@ def test_settings_may_hold_what_json_cannot_write_and_nothing_that_it_cannot_hol
     assert text["settings"] == {"rate": "nan", "range": [1, "inf"], "seed": 3}
     with pytest.raises(TypeError, match=r"`settings` must hold what JSON can. Received: rate=<object"):
         found(settings={"rate": object()})
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(pd.DataFrame(X), "DataFrame"), (3.0, "float"), ([1.0, 2.0], "float"), (X[0, 0], "float32")]
+)
+def test_batches_hold_arrays(part, name):
+    with pytest.raises(TypeError, match=f"`batches` must hold arrays.*at 0 a {name}"):
+        found(batches=grain.MapDataset.source([(part, X)]).repeat())
 
 
 def test_batches_must_be_the_same_each_time():

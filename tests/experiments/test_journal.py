@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import os
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -179,6 +180,9 @@ def test_two_writers_do_not_overwrite_each_other(path):
     assert Journal(path).records == [*RECORDS, RECORDS[1]]
 
 
-def test_a_folder_is_no_journal(tmp_path):
+def test_a_journal_is_a_file(tmp_path):
     with pytest.raises(ValueError, match="which is a folder"):
         Journal(tmp_path)
+    if os.name == "posix":
+        with pytest.raises(ValueError, match="which is a device"):
+            Journal(os.devnull)

@@ -173,7 +173,7 @@ def test_a_run_without_a_checkpoint_that_can_be_read_is_not_begun_anew(tmp_path)
     assert sorted(tmp_path.glob("*step*")) == paths
 
 
-@pytest.mark.parametrize("content", [b"", bytes(300), b"[1"])
+@pytest.mark.parametrize("content", [b"", bytes(300), b"[1", b"[" * 100_000])
 def test_damaged_settings_and_logs_are_written_again(tmp_path, content):
     small(tmp_path)
     names = ["settings.json", "log.csv"]

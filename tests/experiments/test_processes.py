@@ -4,42 +4,25 @@ import subprocess
 import sys
 import time
 
-import keras
 import pytest
 
-from keras_actlab.experiments.processes import Processes
+from keras_actlab.experiments import processes
+from tests.experiments.tasks import prepare, work
 
-# Each process imports a backend, which takes seconds. One backend is enough to see that.
-pytestmark = pytest.mark.skipif(keras.backend.backend() != "jax", reason="processes are the same on every backend")
-
-
-def prepare(word):
-    os.environ["WORD"] = word
-
-
-def work(task):
-    if task == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if task == "left":
-        os._exit(0)
-    if task == "hangs":
-        time.sleep(1000)
-    if task == "raises":
-        raise LookupError("its own")
-    return task, os.environ["WORD"]
+pytestmark = pytest.mark.one_backend
 
 
 def test_the_end_of_a_process_is_the_end_of_one_task():
-    with Processes(2, prepare, ("ready",)) as processes:
-        tasks = ["first", "killed", "second", "left", "third", "hangs"]
-        found = {task: rest for task, *rest in processes.map(work, tasks, lambda task: 5 if task == "hangs" else 300)}
+    tasks = ["first", "killed", "second", "left", "third", "hangs"]
+    with processes.Processes(2, prepare, ("ready",)) as pool:
+        found = {task: rest for task, *rest in pool.map(work, tasks, lambda task: 1 if task == "hangs" else 300)}
         for task in ("first", "second", "third"):
             assert found[task] == [(task, "ready"), None]
         assert "SIGKILL" in found["killed"][1]
         assert "EXIT(0)" in found["left"][1]
-        assert found["hangs"] == [None, "TimeoutError: it took longer than 5 s"]
+        assert found["hangs"] == [None, "TimeoutError: it took longer than 1 s"]
         with pytest.raises(LookupError, match="its own"):
-            list(processes.map(work, ["raises"], lambda task: 300))
+            list(pool.map(work, ["raises"], lambda task: 300))
 
 
 def is_running(pid):
@@ -50,25 +33,34 @@ def is_running(pid):
         return False
 
 
+# The parent reads one file of the package, as importing all of it takes seconds.
+PARENT = """
+import runpy, sys
+from tests.experiments import tasks
+file, start, task = sys.argv[1:]
+with runpy.run_path(file)["Processes"](1, getattr(tasks, start), ("",)) as processes:
+    list(processes.map(getattr(tasks, task), [""], lambda task: 1000))
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_processes_end_with_the_one_that_started_them(how):
-    code = (
-        "import os, time\n"
-        "from keras_actlab.experiments.processes import Processes\n"
-        "def work(task):\n"
-        "    os.write(1, f'{os.getpid()}\\n'.encode())\n"
-        "    time.sleep(1000)\n"
-        "with Processes(1, print, ()) as processes:\n"
-        "    list(processes.map(work, [1], lambda task: 1000))\n"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ, text=True)
-    worker = int(next(line for line in parent.stdout if line.strip()))
-    assert is_running(worker)
-    parent.send_signal(how)
-    assert parent.wait() == -how
-    parent.stdout.close()
-    deadline = time.monotonic() + 60  # it takes half a second, where the machine has nothing else to do
-    while is_running(worker):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+@pytest.mark.parametrize(
+    ("how", "start", "task"),
+    [(signal.SIGKILL, "prepare", "waits"), (signal.SIGTERM, "computes", "work")],
+    ids=["at work", "while it starts"],
+)
+def test_processes_end_with_the_one_that_started_them(how, start, task):
+    command = [sys.executable, "-c", PARENT, processes.__file__, start, task]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ, text=True) as parent:
+        worker = int(parent.stdout.readline())
+        try:
+            assert is_running(worker)
+            parent.send_signal(how)
+            assert parent.wait() == -how
+            deadline = time.monotonic() + 30  # it takes half a second, where the machine has nothing else to do
+            while is_running(worker):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            if is_running(worker):
+                os.kill(worker, signal.SIGKILL)

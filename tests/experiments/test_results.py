@@ -1,3 +1,5 @@
+import json
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -185,3 +187,50 @@ def test_dots_show_every_replicate():
     shown = [collection.get_offsets() for collection in ax.collections if len(collection.get_offsets()) == 5]
     assert [sorted(points[:, 0]) for points in shown] == [sorted(values) for values in ERRORS.values()]
     assert [label.get_text() for label in ax.get_yticklabels()] == list(ERRORS)
+
+
+def line_of_0_1(record):
+    return json.dumps(record) + "\n"  # without a checksum
+
+
+CONFIGURATION = {"methods": {"a": None}, "metrics": ["RMSE"], "monitor": "RMSE", "mode": "min", "grid": {}, "sizes": {}}
+HEADER = {"task": "t", "configuration": CONFIGURATION}
+ROW = {
+    **{"task": "t", "method": "a", "stage": "final", "split": 0, "seed": 0, "hyperparameters": {}, "epochs": 1},
+    **{"metrics": {"RMSE": 1.0}, "failure": None},
+}
+
+
+def without(row, key):
+    return {name: value for name, value in row.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ([HEADER, {"rows": [without(ROW, "stage")]}], r"record 2 has a row without \['stage'\]"),
+        ([{"rows": [ROW]}], "record 1 has a row of 't', 'a', whose configuration no record before it has"),
+        ([HEADER, {"rows": [ROW | {"method": "b"}]}], "record 2 has a row of 't', 'b'"),
+        ([{"task": "t", "configuration": 3}], "record 1 has no configuration: 3"),
+        ([{"task": "t", "configuration": without(CONFIGURATION, "monitor")}], "record 1 has no configuration"),
+        # Two files in one, as by `cat`.
+        (
+            [HEADER, {"rows": [ROW]}, {"task": "t", "configuration": CONFIGURATION | {"epochs": 9}}, {"rows": [ROW]}],
+            "record 3 has another configuration of 't' than a record before it: other epochs",
+        ),
+        ([HEADER, {"rows": [ROW | {"metrics": 3}]}], "line 2 begins with .* and is no record of results"),
+    ],
+)
+def test_a_file_that_makes_no_table_is_refused(records, words, tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_text("".join(map(line_of_0_1, records)))
+    with pytest.raises(ValueError, match=f"`path` must be a file of results.*results.jsonl.*{words}"):
+        experiments.load(path)
+
+
+def test_a_configuration_may_be_extended_and_written_twice(tmp_path):
+    path = tmp_path / "results.jsonl"
+    more = {"task": "t", "configuration": CONFIGURATION | {"methods": {"a": None, "b": None}}}
+    rows = [{"rows": [ROW]}, {"rows": [ROW | {"method": "b"}]}]
+    path.write_text("".join(map(line_of_0_1, [HEADER, HEADER, rows[0], more, rows[1]])))
+    assert experiments.load(path).final["method"].tolist() == ["a", "b"]

@@ -2,6 +2,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from sklearn.metrics import root_mean_squared_error
 from keras_actlab import experiments
 from keras_actlab.experiments import running
 from keras_actlab.experiments.training import Fit, _batches
-from tests.experiments.examples import comparison, data, deep, linear
+from tests.experiments.examples import comparison, data, deep, killed, linear
 
 TIMES = ["seconds", "seconds_per_epoch"]
 
@@ -322,6 +323,47 @@ def test_shapes_that_broadcast_are_warned_of(tmp_path):
         scores(fixed("mse", units=1), np.ones((3, 2)), metrics, tmp_path / "r.jsonl", together=1)
 
 
+def test_what_works_in_place_changes_neither_data_nor_the_next_metric(tmp_path):
+    def clears(targets, predictions):
+        targets *= 0
+        predictions *= 0
+        return 0.0
+
+    def doubled(values):
+        values *= 2
+        return values
+
+    y = np.array([1.0, 2.0, 4.0])
+    split = experiments.Split(*[(np.eye(3), y)] * 3, to_units=doubled)
+    metrics = {"clears": clears, "mean": lambda targets, predictions: targets.mean()}
+    methods = {"m": fixed("mse", units=1)}
+    plan = {"grid": {}, "splits": 1, "seeds": 2, "epochs": 1, "validate_every": None, "batch_size": None}
+    results = run(comparison(methods=methods, data=split, metrics=metrics, **plan), tmp_path / "r.jsonl")
+    assert results.final["mean"].tolist() == [pytest.approx(14 / 3)] * 2
+    np.testing.assert_array_equal(split.test[1], [1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("metric", "to_units", "words"),
+    [
+        (
+            lambda targets, predictions: None,
+            lambda values: values,
+            "`metrics` must return numbers.*score returned None",
+        ),
+        (lambda targets, predictions: targets, lambda values: values, "`metrics` must return numbers.*score returned"),
+        (lambda targets, predictions: 0.0, lambda values: values[:1], r"`to_units` must return as many.*\(1,\)"),
+        (lambda targets, predictions: 0.0, lambda values: None, "`to_units` must return as many"),
+    ],
+)
+def test_functions_that_return_something_else_are_named(metric, to_units, words, tmp_path):
+    split = experiments.Split(*[(np.eye(3), np.arange(3.0))] * 3, to_units=to_units)
+    plan = {"grid": {}, "splits": 1, "epochs": 1, "validate_every": None, "batch_size": None, "together": 1}
+    description = comparison(methods={"m": fixed("mse", units=1)}, data=split, metrics={"score": metric}, **plan)
+    failures = failures_of(description, tmp_path / "r.jsonl")
+    assert re.search(words, failures.item())
+
+
 def test_a_changed_method_is_noticed_at_each_point_of_the_grid(found, tmp_path):
     def other(learning_rate):
         return linear(learning_rate) if learning_rate < 0.05 else deep(learning_rate)
@@ -563,17 +605,65 @@ def test_test_labels_decide_nothing(tmp_path, found):
     assert not np.allclose(results.final["RMSE"], found[0].final["RMSE"])  # the labels are those of the test
 
 
-# Below, processes are started, each of which imports a backend. One backend is enough to see that.
-several = pytest.mark.skipif(keras.backend.backend() != "jax", reason="processes are the same on every backend")
+class Doomed:
+    """In place of `Processes`: works in this process, in another order, and says that one ended with a certain fit."""
+
+    def __init__(self, count, prepare, arguments):
+        prepare(*arguments)
+        self.calls = set()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        # The last: what is left of a group that was too much for its process, without a program for groups.
+        assert self.calls == {(3, 21, False), (2, 14, False), (1, 7, False), (1, 7, True)}
+
+    def map(self, function, tasks, limit):
+        for fits in reversed(list(tasks)):
+            self.calls.add((len(fits), limit(fits), function.keywords["alone"]))
+            is_lost = any((fit.method, fit.stage, fit.split) == ("deep", "tune", 1) for fit in fits)
+            is_lost &= fits[0].hyperparameters == {"learning_rate": 0.1}
+            yield (fits, None, "it ended") if is_lost else (fits, function(fits), None)
 
 
-@several
-def test_several_processes_end_with_the_same_rows(found, tmp_path):
-    results = run(comparison(), tmp_path / "results.jsonl", jobs=2, history=True)
-    pd.testing.assert_frame_equal(results.frame.drop(columns=TIMES), found[0].frame.drop(columns=TIMES))
+def test_a_process_that_ends_is_a_failure_of_one_fit(found, tmp_path, monkeypatch):
+    """The other fits of its group, of the method and of the comparison are trained."""
+    monkeypatch.setattr(running, "Processes", Doomed)
+    monkeypatch.setattr(running, "_work", None)  # is set anew, and put back afterwards
+    results = run(comparison(), tmp_path / "results.jsonl", history=True, time_limit=7)
+    lost = results.failures.iloc[0]
+    assert (lost["method"], lost["stage"], lost["split"], lost["learning_rate"]) == ("deep", "tune", 1, 0.1)
+    assert results.failures["failure"].tolist() == ["it ended"]
+    final = results.final.set_index(["method", "split"])
+    assert final["failure"].isna().all()
+    assert final.loc[("deep", 1), "learning_rate"] == 0.003
+    key = ["method", "stage", "split", "learning_rate"]
+    both = results.frame.merge(found[0].frame, on=key)
+    assert len(both) == len(results.frame) - 1  # all but the final fit at another learning rate
+    pd.testing.assert_frame_equal(results.tuning[key], found[0].tuning[key])  # in the comparison's order
+    trained = both[both["failure_x"].isna()]
+    np.testing.assert_allclose(trained["RMSE_x"], trained["RMSE_y"], rtol=1e-4)
 
 
-@several
+# Below, processes are started, each of which imports a backend.
+
+
+@pytest.mark.one_backend
+def test_another_process_ends_with_the_same_rows(found, tmp_path):
+    """It is killed at the end, so that it does not need to be replaced."""
+    one_fit = {"grid": {"learning_rate": [0.1]}, "validate_every": None, "splits": 1}
+    other = comparison(name="other", methods={"linear": linear, "killed": killed}, **one_fit)
+    results = run([comparison(), other], tmp_path / "results.jsonl", time_limit=600, history=True)
+    plane = results.frame[results.frame["task"] == "plane"]
+    changed = [*TIMES, "failure"]  # and numbers of a table that has empty places are no integers
+    pd.testing.assert_frame_equal(plane.drop(columns=changed), found[0].frame.drop(columns=changed), check_dtype=False)
+    assert plane["failure"].isna().all()
+    assert results.failures[["task", "method"]].to_numpy().tolist() == [["other", "killed"]]
+    assert "SIGKILL" in results.failures["failure"].item()
+
+
+@pytest.mark.one_backend
 def test_kill_9_loses_nothing(found, tmp_path):
     path = tmp_path / "results.jsonl"
     code = (
@@ -588,35 +678,3 @@ def test_kill_9_loses_nothing(found, tmp_path):
     assert 0 < len(experiments.load(path).rows) < len(found[0].rows)
     resumed = run(comparison(), path, history=True)
     pd.testing.assert_frame_equal(resumed.frame.drop(columns=TIMES), found[0].frame.drop(columns=TIMES))
-
-
-class Dies:
-    """A method that ends its process in a way, but not the one that describes it."""
-
-    def __init__(self, way):
-        self.way, self.parent = way, os.getpid()
-
-    def __call__(self, learning_rate):
-        if os.getpid() != self.parent and learning_rate == 0.1:
-            self.way()
-        return linear(learning_rate)
-
-
-@several
-def test_a_process_that_ends_or_hangs_is_a_failure_of_its_fit(found, tmp_path):
-    methods = {
-        "linear": linear,
-        "killed": Dies(lambda: os.kill(os.getpid(), signal.SIGKILL)),
-        "left": Dies(lambda: os._exit(0)),
-        "hangs": Dies(lambda: time.sleep(1000)),
-    }
-    results = run(comparison(methods=methods, splits=1, together=1), tmp_path / "results.jsonl", jobs=2, time_limit=60)
-    failures = results.failures.set_index("method")["failure"]
-    assert failures.index.tolist() == ["killed", "left", "hangs"]
-    assert "SIGKILL" in failures["killed"]
-    assert "EXIT(0)" in failures["left"]
-    assert failures["hangs"] == "TimeoutError: it took longer than 60 s"
-    assert results.final["failure"].isna().tolist() == [True] * 4  # at the other learning rate, if it has to be
-    linear_rows = results.frame[results.frame["method"] == "linear"]
-    expected = found[0].frame[(found[0].frame["method"] == "linear") & (found[0].frame["split"] == 0)]
-    np.testing.assert_allclose(linear_rows["RMSE"], expected["RMSE"], rtol=1e-5)
