@@ -158,7 +158,7 @@ class Modified(keras.layers.Layer):
             new = entry["layer"]
             if "dtype" in added:
                 new = _replaced(new, new["config"].get("dtype"), changed.get_config().get("dtype"))
-            if not changed.built:
+            if not getattr(changed, "built", True):  # an operation of a graph is not built
                 # What calls it will build it, under the path that it has there.
                 new = {key: value for key, value in new.items() if key != "build_config"}
             with scope_of(changed):
