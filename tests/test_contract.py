@@ -227,7 +227,7 @@ def test_shapes(name):
 
 
 @each_case
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", *on_one_backend("float32", "mixed_float16")])
 def test_dtypes(name, policy):
     case = CASES[name]
     full = randomized(functional(case.make(), case.shape))
@@ -328,7 +328,7 @@ class Subclassed(keras.Model):
 
 
 @each_case
-@pytest.mark.parametrize("kind", ["sequential", "subclassed"])
+@pytest.mark.parametrize("kind", ["subclassed", *on_one_backend("sequential")])
 def test_models_that_are_built_by_fit(name, kind):
     case = CASES[name]
     layer = case.make()

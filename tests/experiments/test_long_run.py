@@ -113,6 +113,7 @@ def test_what_the_optimizer_remembers_is_restored(tmp_path, kind):
             np.testing.assert_array_equal(other, expected)
 
 
+@pytest.mark.one_backend
 def test_a_finished_run_is_not_trained_again(tmp_path):
     model, log = small(tmp_path)
     again, same = small(tmp_path)
@@ -124,6 +125,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == names
 
 
+@pytest.mark.one_backend
 def test_another_process_than_the_first_writes_nothing_and_waits_for_no_file(tmp_path, monkeypatch):
     monkeypatch.setattr(distribution, "data_shard", lambda: (1, 2))
     _, log = small(tmp_path)
@@ -149,6 +151,7 @@ def damage(path):
     path.write_bytes(path.read_bytes()[:900])
 
 
+@pytest.mark.one_backend
 def test_a_run_goes_on_from_the_checkpoint_before_the_damaged_one(tmp_path):
     whole, model = network(), network()
     train(whole, tmp_path / "whole")
@@ -163,6 +166,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_the_damaged_one(tmp_path):
     assert not newest.exists()
 
 
+@pytest.mark.one_backend
 def test_a_run_without_a_checkpoint_that_can_be_read_is_not_begun_anew(tmp_path):
     train(network(), tmp_path, kill=7)
     paths = sorted(tmp_path.glob("*step*"))
@@ -173,6 +177,7 @@ def test_a_run_without_a_checkpoint_that_can_be_read_is_not_begun_anew(tmp_path)
     assert sorted(tmp_path.glob("*step*")) == paths
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("content", [b"", bytes(300), b"[1", b"[" * 100_000])
 def test_damaged_settings_and_logs_are_written_again(tmp_path, content):
     small(tmp_path)
@@ -189,6 +194,7 @@ def test_damaged_settings_and_logs_are_written_again(tmp_path, content):
         small(tmp_path, rate=0.2)
 
 
+@pytest.mark.one_backend
 def test_a_power_failure_costs_no_finished_checkpoint(tmp_path, monkeypatch):
     run, graveyard, left = (tmp_path / name for name in ("run", "graveyard", "left"))
     graveyard.mkdir()
@@ -243,6 +249,7 @@ def test_a_step_that_loss_scaling_skips_does_not_end_the_run(tmp_path):
     assert int(model.optimizer.iterations) == 11
 
 
+@pytest.mark.one_backend
 def test_settings_may_hold_nan(tmp_path):
     settings = {"rate": float("nan"), "range": (0, float("inf"))}
     train(network(), tmp_path, settings=settings, epochs=1)
@@ -260,12 +267,14 @@ def test_an_optimizer_that_would_not_be_restored_is_refused(tmp_path):
     train(model, tmp_path, epochs=1)
 
 
+@pytest.mark.one_backend
 def test_batches_that_end_too_early_are_an_error(tmp_path):
     filtered = BATCHES.map_with_index(lambda index, batch: (index, *batch)).filter(lambda batch: batch[0] != 5)
     with pytest.raises(ValueError, match=r"`batches` must have a batch at each index.*none after step 11"):
         train(network(), tmp_path, batches=filtered.map(lambda batch: batch[1:]))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("other", "words"),
     [

@@ -66,6 +66,7 @@ def test_every_candidate_is_tuned_and_the_best_one_tested(found):
         assert final["epochs"] == best["epochs"]
 
 
+@pytest.mark.one_backend
 def test_a_row_tells_where_it_comes_from(found):
     row = found[0].frame.iloc[0]
     assert row["backend"] == keras.backend.backend()
@@ -76,6 +77,7 @@ def test_a_row_tells_where_it_comes_from(found):
     assert "cores" in row["device"]
 
 
+@pytest.mark.one_backend
 def test_the_history_holds_every_look(found):
     for row in found[0].rows:
         if row["stage"] == "tune":
@@ -84,6 +86,7 @@ def test_the_history_holds_every_look(found):
             assert row["history"]["epoch"][np.argmin(row["history"]["RMSE"])] == row["epochs"]
 
 
+@pytest.mark.one_backend
 def test_curves_show_the_mean_over_replicates(found):
     results, _ = found
     (ax,) = experiments.curves(results).axes
@@ -91,6 +94,7 @@ def test_curves_show_the_mean_over_replicates(found):
     np.testing.assert_allclose(ax.lines[0].get_ydata(), np.mean(chosen, axis=0))
 
 
+@pytest.mark.one_backend
 def test_curves_need_a_history(tmp_path):
     results = run(comparison(methods={"linear": linear}, epochs=2), tmp_path / "results.jsonl")
     with pytest.raises(ValueError, match="history=True"):
@@ -129,6 +133,7 @@ def test_together_or_one_by_one_is_the_same(found, tmp_path):
     assert (alone["together"] == 1).all()
 
 
+@pytest.mark.one_backend
 def test_nothing_is_trained_twice(found, monkeypatch):
     results, path = found
     before = path.read_bytes()
@@ -139,6 +144,7 @@ def test_nothing_is_trained_twice(found, monkeypatch):
     pd.testing.assert_frame_equal(again.frame, results.frame)
 
 
+@pytest.mark.one_backend
 def test_a_crash_after_any_line_resumes_to_the_same_rows(found, tmp_path, monkeypatch):
     results, path = found
     trained = count_training(monkeypatch)
@@ -153,6 +159,7 @@ def test_a_crash_after_any_line_resumes_to_the_same_rows(found, tmp_path, monkey
         pd.testing.assert_frame_equal(again.frame.drop(columns=TIMES), results.frame.drop(columns=TIMES))
 
 
+@pytest.mark.one_backend
 def test_splits_and_methods_may_be_added(found, tmp_path, monkeypatch):
     path = tmp_path / "results.jsonl"
     path.write_bytes(found[1].read_bytes())
@@ -169,6 +176,7 @@ def test_splits_and_methods_may_be_added(found, tmp_path, monkeypatch):
     assert results.table()["n"].tolist() == [4, 4, 4]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -186,6 +194,7 @@ def test_a_file_of_another_configuration_is_refused_and_kept(found, changes, wor
     assert path.read_bytes() == before
 
 
+@pytest.mark.one_backend
 def test_names_and_jobs_are_checked(tmp_path):
     with pytest.raises(ValueError, match="different names"):
         run([comparison(), comparison()], tmp_path / "results.jsonl")
@@ -207,6 +216,7 @@ class Broken:
         return linear(learning_rate)
 
 
+@pytest.mark.one_backend
 def test_a_method_that_raises_in_one_replicate_stops_no_other(tmp_path, found):
     path = tmp_path / "results.jsonl"
     broken = Broken()
@@ -228,6 +238,7 @@ def test_a_method_that_raises_in_one_replicate_stops_no_other(tmp_path, found):
     )
 
 
+@pytest.mark.one_backend
 def test_failures_and_choices_are_printed(tmp_path):
     path, long = tmp_path / "results.jsonl", "a long text " * 20
 
@@ -246,6 +257,7 @@ def test_failures_and_choices_are_printed(tmp_path):
     assert {"failure", "seconds"} <= set(results.tuning.columns)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("ends", [SystemExit(0), StopIteration(), GeneratorExit(), asyncio.CancelledError()])
 def test_what_would_end_the_run_is_a_failure(ends, tmp_path):
     def method():
@@ -260,6 +272,7 @@ def test_what_would_end_the_run_is_a_failure(ends, tmp_path):
     assert results.final["failure"].isna().tolist() == [False, True]
 
 
+@pytest.mark.one_backend
 def test_an_interruption_is_none(tmp_path):
     class Interrupted:
         calls = 0
@@ -293,6 +306,7 @@ def scores(method, y, metrics, path, **changes):
     return final[list(metrics)].iloc[-1].to_dict()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("shape", "together"), [((3,), 1), ((3, 1), 1), ((3,), 2)])
 def test_a_column_does_not_broadcast_in_metrics(shape, together, tmp_path):
     weights = np.array([[1.0], [2.0], [5.0]])
@@ -306,6 +320,7 @@ def test_a_column_does_not_broadcast_in_metrics(shape, together, tmp_path):
     assert found == {"difference": 0, "column": 0, "sklearn": 0}
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("shape", [(3,), (3, 1)])
 def test_class_numbers_do_not_broadcast_in_metrics(shape, tmp_path):
     right = fixed("sparse_categorical_crossentropy", units=3, kernel_initializer="identity", activation="softmax")
@@ -317,12 +332,14 @@ def test_class_numbers_do_not_broadcast_in_metrics(shape, tmp_path):
     assert found == {"accuracy": 1, "own shape": pytest.approx(np.e / (np.e + 2))}
 
 
+@pytest.mark.one_backend
 def test_shapes_that_broadcast_are_warned_of(tmp_path):
     metrics = {"difference": lambda targets, predictions: np.abs(targets - predictions).max()}
     with pytest.warns(UserWarning, match=r"targets of shape \(3, 2\) and predictions of shape \(3, 1\)"):
         scores(fixed("mse", units=1), np.ones((3, 2)), metrics, tmp_path / "r.jsonl", together=1)
 
 
+@pytest.mark.one_backend
 def test_what_works_in_place_changes_neither_data_nor_the_next_metric(tmp_path):
     def clears(targets, predictions):
         targets *= 0
@@ -343,6 +360,7 @@ def test_what_works_in_place_changes_neither_data_nor_the_next_metric(tmp_path):
     np.testing.assert_array_equal(split.test[1], [1.0, 2.0, 4.0])
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("metric", "to_units", "words"),
     [
@@ -364,6 +382,7 @@ def test_functions_that_return_something_else_are_named(metric, to_units, words,
     assert re.search(words, failures.item())
 
 
+@pytest.mark.one_backend
 def test_a_changed_method_is_noticed_at_each_point_of_the_grid(found, tmp_path):
     def other(learning_rate):
         return linear(learning_rate) if learning_rate < 0.05 else deep(learning_rate)
@@ -372,6 +391,7 @@ def test_a_changed_method_is_noticed_at_each_point_of_the_grid(found, tmp_path):
         run(comparison(methods={"linear": other}), found[1])
 
 
+@pytest.mark.one_backend
 def test_a_file_of_version_0_1_goes_on(found, tmp_path, monkeypatch):
     """It has no checksums, and one fingerprint a method, which are not compared."""
     path = tmp_path / "results.jsonl"
@@ -388,6 +408,7 @@ def test_a_file_of_version_0_1_goes_on(found, tmp_path, monkeypatch):
         run(comparison(methods={"linear": deep}), path)
 
 
+@pytest.mark.one_backend
 def test_a_choice_that_changes_is_tested_anew(tmp_path):
     """The better rate fails at first; when it does not any more, the final fits of the worse one do not count."""
     path, fails = tmp_path / "results.jsonl", [True]
@@ -428,6 +449,7 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(tmp_path):
     assert not len(results.failures)
 
 
+@pytest.mark.one_backend
 def test_callbacks_watch_every_final_fit_from_beginning_to_end(found, tmp_path):
     seen = []
 
@@ -475,6 +497,7 @@ def counted():
     return method, counters
 
 
+@pytest.mark.one_backend
 def test_a_methods_callbacks_act_in_both_stages_and_all_blocks(found, counted, tmp_path):
     method, counters = counted
     results = run(comparison(methods={"linear": method}), tmp_path / "results.jsonl")
@@ -488,6 +511,7 @@ def test_a_methods_callbacks_act_in_both_stages_and_all_blocks(found, counted, t
     np.testing.assert_allclose(results.frame["RMSE"], expected["RMSE"], rtol=1e-4)
 
 
+@pytest.mark.one_backend
 def test_fits_that_are_trained_alone_are_not_all_built_first(counted, tmp_path):
     method, counters = counted
     description = comparison(methods={"linear": method}, grid={"learning_rate": [0.1]}, validate_every=None)
@@ -495,6 +519,7 @@ def test_fits_that_are_trained_alone_are_not_all_built_first(counted, tmp_path):
     assert [counter.blocks for counter in counters] == [0, 0, 1, 1, 1]  # one is described, one tells that it is alone
 
 
+@pytest.mark.one_backend
 def test_a_methods_callbacks_come_before_those_that_watch(counted, tmp_path):
     method, counters = counted
     seen = []
@@ -509,6 +534,7 @@ def test_a_methods_callbacks_come_before_those_that_watch(counted, tmp_path):
     assert counters[-1].blocks == 1
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("second", [Counter(), ["early"], None, Counter])
 def test_what_is_no_list_of_callbacks_is_a_failure(second, tmp_path):
     description = comparison(methods={"pair": lambda: (linear(0.1), second)}, grid={}, validate_every=None, together=1)
@@ -517,6 +543,7 @@ def test_what_is_no_list_of_callbacks_is_a_failure(second, tmp_path):
     assert failures.str.contains("TypeError: `methods` must return compiled models, or pairs of one and a list").all()
 
 
+@pytest.mark.one_backend
 def test_a_methods_callbacks_are_no_part_of_the_configuration(counted):
     method, _ = counted
     pair, model = (comparison(methods={"linear": each}).configuration() for each in (method, linear))
@@ -540,6 +567,7 @@ def test_a_rate_that_diverges_is_not_chosen_and_no_failure(tmp_path):
     assert failures.tolist() == ["no candidate has a finite validation metric"] * 3
 
 
+@pytest.mark.one_backend
 def test_something_else_than_a_compiled_model_is_a_failure(tmp_path):
     def forgot(learning_rate):
         return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
@@ -549,6 +577,7 @@ def test_something_else_than_a_compiled_model_is_a_failure(tmp_path):
     assert failures.str.contains("`methods` must return compiled models|no candidate").all()
 
 
+@pytest.mark.one_backend
 def test_a_model_that_comes_twice_is_a_failure(tmp_path):
     model = linear(0.1)
     description = comparison(methods={"same": lambda: model}, grid={}, validate_every=None, together=1)
@@ -571,6 +600,7 @@ def test_programs_are_shared_only_by_models_that_are_alike(tmp_path):
     np.testing.assert_allclose(together, alone, rtol=1e-4)
 
 
+@pytest.mark.one_backend
 def test_fewer_splits_and_methods_give_only_theirs(found, tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_bytes(found[1].read_bytes())
@@ -580,6 +610,7 @@ def test_fewer_splits_and_methods_give_only_theirs(found, tmp_path):
     assert len(experiments.load(path).frame) == len(found[0].frame)
 
 
+@pytest.mark.one_backend
 def test_higher_may_be_better(tmp_path, found):
     def negative(targets, predictions):
         return -np.sqrt(np.mean((targets - predictions[:, 0]) ** 2))
@@ -590,6 +621,7 @@ def test_higher_may_be_better(tmp_path, found):
     assert flipped.final["learning_rate"].tolist() == found[0].final["learning_rate"].tolist()
 
 
+@pytest.mark.one_backend
 def test_test_labels_decide_nothing(tmp_path, found):
     def permuted(index):
         split = data(index)
@@ -627,6 +659,7 @@ class Doomed:
             yield (fits, None, "it ended") if is_lost else (fits, function(fits), None)
 
 
+@pytest.mark.one_backend
 def test_a_process_that_ends_is_a_failure_of_one_fit(found, tmp_path, monkeypatch):
     """The other fits of its group, of the method and of the comparison are trained."""
     monkeypatch.setattr(running, "Processes", Doomed)
