@@ -20,7 +20,7 @@ from keras_actlab._private.custom_objects import look_up, set_registered_name
 from keras_actlab._private.keras_graph import track_layers
 from keras_actlab.conversion.attributes import originals, set_activations, with_originals
 from keras_actlab.conversion.parametrized import UnitAxes, kernels, parametrize
-from keras_actlab.conversion.surgery import become, scope_of, set_class, track_parameters
+from keras_actlab.conversion.surgery import become, scope_of, set_class, set_path, track_parameters, when_built
 from keras_actlab.graph import children, parts
 
 # The way from a layer to one within: on each level the class of the next one, as the constructor made it, and its
@@ -145,10 +145,8 @@ class Modified(keras.layers.Layer):
             if id(changed) in done:
                 continue  # it is held in two places
             if "activations" in entry:
-                with scope_of(changed), keras.saving.custom_object_scope(custom_objects or {}):
-                    set_activations(
-                        changed, {name: keras.activations.get(one) for name, one in entry["activations"].items()}
-                    )
+                with keras.saving.custom_object_scope(custom_objects or {}):
+                    _set_saved_activations(changed, entry["activations"])
                 if entry.get("kernels"):
                     parametrize(changed, {name: tuple(axes) for name, axes in entry["kernels"].items()})
                     describe_in_place(changed, entry["replaced"])
@@ -173,6 +171,32 @@ class Modified(keras.layers.Layer):
         _, arguments = super().__reduce__()
         # By a class that pickle finds by its name.
         return keras.layers.Layer._unpickle_model, arguments
+
+
+def _set_saved_activations(layer: keras.layers.Layer, configs: dict[str, Any]) -> None:
+    """Sets the activations of `layer` that `configs` hold, under paths beside that of `layer`."""
+    if layer.built:
+        with scope_of(layer):
+            set_activations(layer, {name: keras.activations.get(config) for name, config in configs.items()})
+        return
+    # What calls the layer will give it its path.
+    unbuilt = {
+        name: {key: value for key, value in config.items() if key != "build_config"}
+        if isinstance(config, dict)
+        else config
+        for name, config in configs.items()
+    }
+    activations = {name: keras.activations.get(config) for name, config in unbuilt.items()}
+    set_activations(layer, activations)
+    for activation in activations.values():
+        if isinstance(activation, keras.layers.Layer):
+            when_built(activation, functools.partial(_move_beside_its_holder, activation))
+
+
+def _move_beside_its_holder(activation: keras.layers.Layer) -> None:
+    *outer, _, name = activation.path.split("/")
+    set_path(activation, "/".join([*outer, name]))
+    track_parameters(activation)
 
 
 def _replaced(config: Any, old: Any, new: Any) -> Any:

@@ -7,7 +7,6 @@ The layer keeps its class, its name and its `call`. An attribute that holds a ke
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from types import MethodType
 from typing import Any, TypeAlias
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from keras_actlab._private.geometric_kernel import GeometricKernel
 from keras_actlab.conversion.coordinates import closest_scale, columns_of, precise_angles, to_float32, vanish
+from keras_actlab.conversion.surgery import when_built
 from keras_actlab.layers.weight_normalization import refuse, release
 from keras_actlab.ops import angles_to_direction
 from keras_actlab.ops.tensor import Tensor
@@ -45,7 +45,8 @@ def parametrize(layer: keras.layers.Layer, unit_axes: UnitAxes) -> None:
     once it is.
     """
     if not layer.built:
-        _when_built(layer, unit_axes)
+        vars(layer)[PENDING] = unit_axes
+        when_built(layer, lambda: parametrize(layer, vars(layer).pop(PENDING)))
         return
     for name, axes in unit_axes.items():
         if name not in kernels(layer):
@@ -126,18 +127,3 @@ def _take_place(layer: keras.layers.Layer, new: Sequence[keras.Variable], old: S
     variables[index:index] = new
     for variable in old:
         layer._untrack_variable(variable)
-
-
-def _when_built(layer: keras.layers.Layer, unit_axes: UnitAxes) -> None:
-    """Parametrizes `layer` at the end of its `build`."""
-    build = layer.build
-    vars(layer)[PENDING] = unit_axes
-
-    @wraps(build)
-    def build_and_parametrize(*arguments: Any, **keywords: Any) -> None:
-        build(*arguments, **keywords)
-        vars(layer)["build"] = build
-        del vars(layer)[PENDING]
-        parametrize(layer, unit_axes)
-
-    vars(layer)["build"] = build_and_parametrize

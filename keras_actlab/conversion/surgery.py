@@ -1,8 +1,9 @@
 """Exchanging layers within a model that is built, for which Keras has no public way."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import wraps
 from typing import Any
 
 import keras
@@ -30,6 +31,23 @@ def scope_of(layer: keras.layers.Layer) -> AbstractContextManager[None]:
 def set_class(layer: keras.layers.Layer, cls: type) -> None:
     """Makes `layer` an instance of `cls`, past Keras and PyTorch, for which this is no ordinary attribute."""
     object.__setattr__(layer, "__class__", cls)
+
+
+def when_built(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
+    """Calls `action` at the end of the `build` of `layer`, which is not built yet."""
+    build = layer.build
+
+    @wraps(build)
+    def build_and_act(*arguments: Any, **keywords: Any) -> None:
+        vars(layer)["build"] = build
+        try:
+            build(*arguments, **keywords)
+        except BaseException:
+            vars(layer)["build"] = build_and_act
+            raise
+        action()
+
+    vars(layer)["build"] = build_and_act
 
 
 def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:

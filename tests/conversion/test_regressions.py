@@ -164,25 +164,49 @@ def test_integers_before_a_shift():
 
 @keras.saving.register_keras_serializable(package="tests.regressions")
 class BuiltByItsCall(keras.layers.Layer):
-    """Holds a layer, and has no `build`."""
+    """Holds a layer and an activation, and has no `build`."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.dense = keras.layers.Dense(3, name="dense")
+        self.act = keras.activations.gelu
 
     def call(self, x):
-        return self.dense(x)
+        return self.act(self.dense(x))
+
+
+@keras.saving.register_keras_serializable(package="tests.regressions")
+class Outer(keras.layers.Layer):
+    """Holds such a layer, under the same name in each."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = BuiltByItsCall(name="inner")
+
+    def call(self, x):
+        return self.inner(x)
+
+
+PATHS = {
+    keras_actlab.to_gmp: ("inner/dense/angles", "inner/dense/radius", "inner/dense/scale"),
+    lambda model: keras_actlab.swap_activations(model, "crrelu"): (
+        "inner/dense/kernel",
+        "inner/dense/bias",
+        "inner_act/epsilon",
+    ),
+}
 
 
 @pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")  # Keras says so as it loads them
-def test_paths_of_layers_in_blocks_without_build(tmp_path):
+@pytest.mark.parametrize(("convert", "names"), PATHS.items(), ids=["to_gmp", "swap"])
+def test_paths_of_layers_in_blocks_without_build(convert, names, tmp_path):
     """The layers of both blocks had one path once they were loaded, and PyTorch saw the parameters of one alone."""
     inputs = keras.Input((3,))
-    model = keras.Model(inputs, BuiltByItsCall(name="second")(BuiltByItsCall(name="first")(inputs)))
-    converted = keras_actlab.to_gmp(model)
+    model = keras.Model(inputs, Outer(name="second")(Outer(name="first")(inputs)))
+    converted = convert(model)
     converted.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     paths = [variable.path for variable in loaded.variables]
     assert paths == [variable.path for variable in converted.variables]
-    assert paths == [f"{block}/dense/{name}" for block in ("first", "second") for name in ("angles", "radius", "scale")]
-    np.testing.assert_allclose(numpy(loaded(data(2, 3))), numpy(model(data(2, 3))), atol=1e-6)
+    assert set(paths) == {f"{block}/{name}" for block in ("first", "second") for name in names}
+    np.testing.assert_allclose(numpy(loaded(data(2, 3))), numpy(converted(data(2, 3))), atol=1e-6)
