@@ -52,6 +52,7 @@ def test_training_a_copy_leaves_the_original_alone():
     assert model.optimizer.iterations == 2
 
 
+@pytest.mark.one_backend
 def test_a_graph_deeper_than_the_recursion_limit_allows():
     inputs = x = keras.Input((4,))
     for _ in range(300):
@@ -60,6 +61,7 @@ def test_a_graph_deeper_than_the_recursion_limit_allows():
     np.testing.assert_array_equal(outputs(copied), np.maximum(X, 0))
 
 
+@pytest.mark.one_backend
 def test_other_models_of_the_graph_are_not_copied():
     model, shared = functional()
     extractor = keras.Model(model.input, shared.output)
@@ -105,6 +107,7 @@ class Odd(keras.Model):
         return self.bound(x) + self.closure(x) + self.partial(x) + noise + self.table["a"][1][0](x)
 
 
+@pytest.mark.one_backend
 def test_whatever_holds_a_layer():
     model = Odd()
     model.late = Pair(model.pair.left, 5.0)
@@ -124,6 +127,7 @@ def test_whatever_holds_a_layer():
     assert np.abs(outputs(copied)).max() <= 1.0 + 1e-6
 
 
+@pytest.mark.one_backend
 def test_functions_and_classes_stay_what_they_are():
     def act(x):
         return keras.ops.tanh(x)
@@ -137,6 +141,7 @@ def test_functions_and_classes_stay_what_they_are():
     np.testing.assert_array_equal(outputs(copied), outputs(model))
 
 
+@pytest.mark.one_backend
 def test_state_that_no_config_tells_of():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="one"), keras.layers.Dense(2, name="two")])
     one, two = model.layers
@@ -167,6 +172,7 @@ def test_a_copy_tracks_what_is_set_later():
     assert len(model.trainable_variables) == 4
 
 
+@pytest.mark.one_backend
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="is about torch modules")
 def test_torch_modules():
     import torch

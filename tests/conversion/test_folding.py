@@ -51,6 +51,7 @@ def test_negative_scales(activation, scale_inside, expected):
     assert "keras_actlab" not in str(keras.saving.serialize_keras_object(folded))
 
 
+@pytest.mark.one_backend
 def test_positive_scales_need_no_second_layer():
     layer = layers.GmPDense(6, activation="relu")
     model = randomized(keras.Sequential([keras.Input((5,)), layer]))
@@ -59,6 +60,7 @@ def test_positive_scales_need_no_second_layer():
     assert folded.layers[0].activation is keras.activations.relu
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("layer_type", ["1D", "2D channels_first", "3D"])
 def test_convolutions_with_negative_scales(layer_type):
     if "channels_first" in layer_type and keras.backend.backend() == "tensorflow":
@@ -114,6 +116,7 @@ def test_shifts(shift, follower, shape, folds):
     assert "keras_actlab" not in str(keras.saving.serialize_keras_object(folded))
 
 
+@pytest.mark.one_backend
 def test_shifts_with_channels_first():
     """A plain offset, whatever Keras' global data format."""
     model = randomized(keras.Sequential([keras.Input((3, 4, 4)), layers.InputMeanNormalization(axis=1)]))
@@ -124,6 +127,7 @@ def test_shifts_with_channels_first():
     np.testing.assert_allclose(numpy(folded(x)), before, atol=1e-6)
 
 
+@pytest.mark.one_backend
 def test_shifts_that_others_see_stay():
     inputs = keras.Input((5,))
     shifted = layers.InputMeanNormalization()(inputs)
@@ -143,6 +147,7 @@ def test_shifts_that_others_see_stay():
     )
 
 
+@pytest.mark.one_backend
 def test_shifts_into_two_layers():
     inputs = keras.Input((5,))
     shifted = layers.InputMeanNormalization()(inputs)
@@ -154,6 +159,7 @@ def test_shifts_into_two_layers():
     np.testing.assert_allclose(numpy(folded(data(3, 5))), before, atol=3e-6 * max(1, np.abs(before).max()))
 
 
+@pytest.mark.one_backend
 def test_what_has_no_plain_counterpart_stays():
     model = keras.Sequential(
         [
@@ -170,6 +176,7 @@ def test_what_has_no_plain_counterpart_stays():
     assert [row.before for row in done.skipped] == ["CRReLU", "TMAF"]
 
 
+@pytest.mark.one_backend
 def test_a_model_with_nothing_to_fold():
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
     check(model, data(3, 5), ["Dense"])

@@ -59,6 +59,7 @@ def test_outputs_stay(convert, name, use_bias, activation):
     np.testing.assert_array_equal(numpy(model(x)), before)
 
 
+@pytest.mark.one_backend
 def test_parameters_are_those_of_the_kernel():
     model = model_of(keras.layers.Dense(4, activation="relu"), (3, 5))
     (layer,) = keras_actlab.to_gmp(model).layers
@@ -70,6 +71,7 @@ def test_parameters_are_those_of_the_kernel():
     assert not layer.scale_inside
 
 
+@pytest.mark.one_backend
 def test_what_is_not_homogeneous_gets_its_scale_inside():
     inside = {}
     activations = ["linear", "relu", "leaky_relu", "gelu", "softmax"]
@@ -80,6 +82,7 @@ def test_what_is_not_homogeneous_gets_its_scale_inside():
     assert list(inside.values()) == [False, False, False, True, True, False, True, False, True]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("convert", [keras_actlab.to_gmp, to_weight_normalization])
 def test_zero_columns_stay_and_learn(convert):
     model = model_of(keras.layers.Dense(3, activation="gelu"), (8, 5))
@@ -97,6 +100,7 @@ def test_zero_columns_stay_and_learn(convert):
     assert numpy(converted.layers[0].scale)[1] != 0.0
 
 
+@pytest.mark.one_backend
 def test_a_constant_unit_has_no_boundary():
     model = model_of(keras.layers.Dense(3, activation="relu", name="it"), (8, 5))
     x = data(8, 5)
@@ -130,6 +134,7 @@ def test_a_long_fan_in():
     assert np.abs(after - before).max() / np.abs(before).max() < 5e-6
 
 
+@pytest.mark.one_backend
 def test_regularizers_and_constraints():
     layer = keras.layers.Dense(
         4,
@@ -149,6 +154,7 @@ def test_regularizers_and_constraints():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_what_a_layer_is_besides_its_weights():
     layer = keras.layers.Conv2D(4, 3, data_format="channels_last", dtype="mixed_bfloat16", trainable=False, name="it")
     model = model_of(layer, (3, 8, 8, 2))
@@ -174,6 +180,7 @@ class OwnDense(keras.layers.Dense):
     """A subclass, which may compute something else."""
 
 
+@pytest.mark.one_backend
 def test_layers_without_a_counterpart_are_listed():
     model = keras.Sequential(
         [
@@ -198,6 +205,7 @@ def test_layers_without_a_counterpart_are_listed():
     assert [row.layer for row in done.changed] == ["depthwise", "separable", "transpose", "plain", "own"]
 
 
+@pytest.mark.one_backend
 def test_lora_and_quantized_layers_stay():
     model = model_of(keras.layers.Dense(4, name="it"), (3, 5))
     model.layers[0].enable_lora(2)
@@ -210,6 +218,7 @@ def test_lora_and_quantized_layers_stay():
         assert "quantized" in report(keras_actlab.to_gmp(model)).skipped[0].note
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("convert", [keras_actlab.to_gmp, to_weight_normalization])
 def test_a_function_in_the_graph_is_no_layer(convert):
     inputs = keras.Input((5,))
@@ -224,6 +233,7 @@ def test_a_function_in_the_graph_is_no_layer(convert):
         convert(model, where="*elu*")
 
 
+@pytest.mark.one_backend
 def test_a_second_conversion_finds_nothing_left():
     converted = keras_actlab.to_gmp(model_of(keras.layers.Dense(4), (3, 5)))
     with nothing_changed():
@@ -259,6 +269,7 @@ class Tied(keras.Model):
         return {}
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("convert", [keras_actlab.to_gmp, to_weight_normalization])
 def test_a_kernel_that_others_read(convert):
     x = data(16, 6)
@@ -289,6 +300,7 @@ class BuiltFromAVector(keras.layers.Layer):
         return self.dense(x)
 
 
+@pytest.mark.one_backend
 def test_a_dense_layer_built_without_the_batch_axis():
     model = keras.Sequential([keras.Input((2, 5)), BuiltFromAVector()])
     x = data(4, 2, 5)
@@ -308,6 +320,7 @@ class Experts(keras.layers.Layer):
         return keras.ops.einsum("...i,eio->...o", x, self.experts[0])
 
 
+@pytest.mark.one_backend
 def test_kernels_that_a_layer_holds_itself_are_listed():
     model = keras.Sequential([keras.Input((4,)), Experts(name="experts"), keras.layers.Dense(2)])
     (row,) = report(keras_actlab.to_gmp(model)).skipped

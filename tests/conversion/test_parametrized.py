@@ -120,6 +120,7 @@ def test_outputs_and_variables(model, converted):
     ]
 
 
+@pytest.mark.one_backend
 def test_units(model, converted):
     plain_up, experts = numpy(model.layers[2].experts._up), converted.layers[2].experts
     up = from_coordinates(*map(numpy, experts.variables[:2])).reshape(4, 2, 5)
@@ -134,6 +135,7 @@ def test_units(model, converted):
     )
 
 
+@pytest.mark.one_backend
 def test_regularizers(model, converted):
     """L2 of a kernel is L2 of its scale; the report names what is lost."""
     for index in (1, 2):
@@ -182,6 +184,7 @@ def test_parts(converted, tmp_path):
         check(pickle.loads(pickle.dumps(one)), one)
 
 
+@pytest.mark.one_backend
 def test_fold(model, converted, tmp_path):
     folded = keras_actlab.fold(converted, check=False)
     check(folded, model)
@@ -228,6 +231,7 @@ def test_what_is_left_alone(model, converted):
         keras_actlab.to_gmp(normalized, keras.layers.LSTMCell)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -242,6 +246,7 @@ def test_embeddings_that_stay(make, reason):
         keras_actlab.to_gmp(model, keras.layers.Embedding)
 
 
+@pytest.mark.one_backend
 def test_tables_stay():
     """An entry of PReLU's alpha, or of a table, is no weight of a product."""
 
@@ -270,6 +275,7 @@ def test_refusals(converted):
     assert folded.quantization_mode == "int8"
 
 
+@pytest.mark.one_backend
 def test_frozen_layers():
     model = plain()
     model.layers[2].trainable = False
@@ -297,6 +303,7 @@ def test_half_precision(policy):
     assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
 
 
+@pytest.mark.one_backend
 def test_units_without_weights():
     """Gemma 4 starts its experts as zeros, which have no direction."""
     model = plain()

@@ -15,6 +15,7 @@ def dense():
     )
 
 
+@pytest.mark.one_backend
 def test_a_copy_with_other_outputs(monkeypatch):
     def copy_of(model):
         copied, copies = duplicate(model)
@@ -28,6 +29,7 @@ def test_a_copy_with_other_outputs(monkeypatch):
     keras_actlab.swap_activations(dense(), "relu", check=False)
 
 
+@pytest.mark.one_backend
 def test_a_copy_with_other_weights(monkeypatch):
     def copy_of(model):
         copied, copies = duplicate(model)
@@ -40,6 +42,7 @@ def test_a_copy_with_other_weights(monkeypatch):
         keras_actlab.to_gmp(dense())
 
 
+@pytest.mark.one_backend
 def test_a_conversion_with_other_outputs():
     def change(place):
         place.layer.kernel.assign(2.0 * numpy(place.layer.kernel))
@@ -64,6 +67,7 @@ class Noise(keras.layers.Layer):
         return inputs + Noise.count
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
@@ -81,6 +85,7 @@ def test_the_report_says_what_was_not_compared(model, reason):
     assert reason in note
 
 
+@pytest.mark.one_backend
 def test_the_report_says_that_the_optimizer_is_not_kept():
     model = dense()
     model.compile("adam", "mse")
@@ -110,6 +115,7 @@ def test_the_caller_s_model_stays_as_it_is():
     assert [set(vars(layer)) for layer in model._flatten_layers()] == attributes
 
 
+@pytest.mark.one_backend
 def test_differences():
     one = [np.array([1.0, np.nan, 2.0])]
     assert not probe.differ(one, [np.array([1.0, np.nan, 2.0])], 1e-5)

@@ -97,6 +97,7 @@ def test_an_attribute_that_call_uses_is_swapped(count, tmp_path):
     assert report(again).changed[0].layer == "gated"
 
 
+@pytest.mark.one_backend
 def test_an_attribute_is_swapped_again_and_back():
     model, x = gated_model(), data(2, 5, 3)
     swapped = keras_actlab.swap_activations(model, "tmaf")
@@ -114,6 +115,7 @@ class Functions(keras.Model):
         return keras.activations.mish(silu_by_name(self.dense(inputs)))
 
 
+@pytest.mark.one_backend
 def test_functions_in_the_call_of_a_model_are_noted():
     model = Functions()
     model(data(2, 3))
@@ -151,6 +153,7 @@ def test_the_recorder_sees_functions_however_they_were_imported():
     assert {call.shape for call in calls} == {(2, 3)}
 
 
+@pytest.mark.one_backend
 def test_the_recorder_restores_everything_also_after_an_error():
     layer = Gated(3)
     before = backend.nn.relu, keras.Operation.__call__, layer.act_fn
@@ -159,6 +162,7 @@ def test_the_recorder_restores_everything_also_after_an_error():
     assert (backend.nn.relu, keras.Operation.__call__, layer.act_fn) == before
 
 
+@pytest.mark.one_backend
 def test_a_model_that_cannot_be_traced_says_so():
     class Refusing(keras.layers.Layer):
         def call(self, inputs):

@@ -14,6 +14,7 @@ def model_with(name):
     )
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_name_gives_each_place_a_layer_of_its_own(name):
     model = model_with(name)
@@ -42,6 +43,7 @@ def test_a_name_is_trained_saved_and_loaded(name, tmp_path):
     np.testing.assert_allclose(numpy(again(x)), numpy(model(x)), atol=1e-6)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", ["crrelu", "entropy"])
 def test_weights_are_loaded_into_a_model_that_was_not_called(name, tmp_path):
     model = model_with(name)
@@ -55,6 +57,7 @@ def test_weights_are_loaded_into_a_model_that_was_not_called(name, tmp_path):
     np.testing.assert_allclose(numpy(again(x)), numpy(model(x)), atol=1e-6)
 
 
+@pytest.mark.one_backend
 def test_other_names_are_those_of_keras():
     assert keras.activations.get("relu") is keras.activations.relu
     assert keras.layers.Dense(3, "gelu").activation is keras.activations.gelu
@@ -62,6 +65,7 @@ def test_other_names_are_those_of_keras():
         keras.layers.Dense(3, "crreru")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("cls", CLASSES.values())
 def test_a_class_or_a_tensor_is_told_what_to_write(cls):
     name = cls.__name__
@@ -78,6 +82,7 @@ def test_a_class_or_a_tensor_is_told_what_to_write(cls):
         layers.EntropyActivation(activation=cls)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("cls", "keywords", "message"),
     [
