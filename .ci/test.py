@@ -57,7 +57,7 @@ def stages(backend: str | None, slow: bool, keras: str, jobs: int) -> Iterator[S
         if not backend and name != "torch":
             selected.append("not one_backend")
         command += ["-m", " and ".join(selected)]
-        if not backend and name == "torch":  # the backend on which all tests run
+        if slow and not backend and name == "torch":  # the backend on which all tests run
             command += ["--cov=keras_actlab", "--cov-fail-under=95"]
         again = f"KERAS_BACKEND={name} {PYTHON} -m pytest --last-failed"
         yield Stage(f"tests on {name}", command, f"To run only what failed: {again}", environment)

@@ -63,7 +63,14 @@ MODELS = {
     "ViT with GmP, folded": lambda: keras_actlab.fold(keras_actlab.to_gmp(vit_backbone())),
 }
 # What differs between backends is in the others.
-LIKE_OTHERS = ("TMAF with many intervals", "WeightNormalization", "ViT with CRReLU", "ViT with GmP, folded")
+LIKE_OTHERS = (
+    "EntropyActivation",
+    "TMAF with many intervals",
+    "GmP folded",
+    "WeightNormalization",
+    "ViT with CRReLU",
+    "ViT with GmP, folded",
+)
 
 
 def run(path, export_format, x):

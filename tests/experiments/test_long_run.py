@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from keras_actlab import distribution, experiments
-from tests.backends import numpy
+from tests.backends import numpy, on_one_backend
 from tests.experiments.interrupted import EPOCHS, STEPS, run
 from tests.experiments.power_cut import Disk, restore
 
@@ -23,6 +23,7 @@ def state(model):
     return [numpy(variable) for variable in variables]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("fatal", [14], ids=["in the middle of an epoch"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights(tmp_path, fatal):
     killed = subprocess.run([sys.executable, "-m", "tests.experiments.interrupted", tmp_path / "killed", str(fatal)])
@@ -98,7 +99,7 @@ def optimizers(kind):
             return keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**126, dynamic_growth_steps=3)
 
 
-@pytest.mark.parametrize("kind", ["averages", "accumulates", "skips steps"])
+@pytest.mark.parametrize("kind", ["averages", *on_one_backend("accumulates", "skips steps")])
 def test_what_the_optimizer_remembers_is_restored(tmp_path, kind):
     at_once = 2 if kind == "accumulates" and keras.backend.backend() != "torch" else 1
     models = [network(optimizers(kind), steps_per_execution=at_once) for _ in range(4)]

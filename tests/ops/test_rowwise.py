@@ -55,6 +55,11 @@ FUNCTIONS = {
 }
 
 
+# The others differ from them in what is broadcast, and are compiled by the same code.
+ON_EACH_BACKEND = (
+    "CRReLU", "CRReLU by channel", "TMAF", "TMAF, tri-diagonal, shared", "TMAF, many intervals",
+    "TMAF, trained thresholds", "EntropyActivation",
+)  # fmt: skip
 COMPILED = ("CRReLU by channel", "TMAF, many intervals", "TMAF, trained thresholds", "EntropyActivation")
 
 
@@ -92,7 +97,9 @@ def plain(function):
 @pytest.mark.usefixtures("_fast")
 # Of 30 entries: less than a block, and with or without a rest.
 @pytest.mark.parametrize("rows", [2, 10, *on_one_backend(1, 9)])
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(
+    "name", [*ON_EACH_BACKEND, *on_one_backend(*(name for name in FUNCTIONS if name not in ON_EACH_BACKEND))]
+)
 def test_is_the_plain_path(name, rows):
     function, *parameters = FUNCTIONS[name]
     x, cotangent = random(rows, 5, 6), random(rows, 5, 6, seed=1)
