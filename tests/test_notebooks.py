@@ -2,9 +2,12 @@ import re
 from pathlib import Path
 
 import keras
+import matplotlib.pyplot as plt
 import nbclient
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from tests.backends import INSTALLED
 
@@ -28,33 +31,28 @@ def _with_shorter_trainings(source):
     return re.sub(r'\b(epochs|steps|validate_every)("?[=:] ?)(\d\d+)\b', shorter, source)
 
 
-def _run(path, change=str):
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.source = change(cell.source)
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
-
-
-# Of the kernel's process management, not of the notebooks.
-no_deprecations = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
 @pytest.mark.one_backend
-@no_deprecations
+@pytest.mark.filterwarnings("ignore")
 @each_notebook
-def test_every_cell_runs(path):
-    _run(path, _with_shorter_trainings)
+def test_every_cell_runs(path, monkeypatch):
+    """In this process, as a new one imports Keras for ten seconds."""
+    monkeypatch.chdir(FOLDER)
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    with plt.rc_context():
+        for cell in _cells(path, "code"):
+            shell.run_cell(_with_shorter_trainings(cell.source)).raise_error()
+    plt.close("all")
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's process management, not of the notebooks
 @pytest.mark.skipif(
     keras.backend.backend() != INSTALLED[0], reason="PyTorch trains three times as long as JAX, which comes first"
 )
-@no_deprecations
 @each_notebook
 def test_every_cell_runs_as_it_is(path):
-    _run(path)
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
 
 
 @pytest.mark.one_backend
