@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.conversion.coordinates import closest_scale, columns_of, precise_angles, to_float32, vanish
+from keras_actlab.conversion.coordinates import closest_scale, columns_of, norms, precise_angles, to_float32, vanish
 from keras_actlab.conversion.parametrized import UnitAxes, attributes, kernels, parametrize
 from keras_actlab.conversion.places import Place, places
 from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
@@ -332,7 +332,7 @@ def _zeros(parts: Iterable[GmP]) -> Iterator[None]:
 def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
     """Gives a geometric layer the angles, radius and scale that make it what a plain one is. Raises `Stays`."""
     columns = columns_of(kernel, new.unit_axes)
-    norm = np.linalg.norm(columns.astype("float64"), axis=0)
+    norm = norms(columns)
     own_bias = new.radius is not None and bias is not None
     # The plain layer may keep its biases in another order than that of the units.
     biases = np.zeros_like(norm)

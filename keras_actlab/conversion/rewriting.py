@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_actlab._private.gradients import without_gradients
 from keras_actlab._private.keras_graph import track_layers
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab.conversion import surgery
@@ -29,6 +30,7 @@ class Stays(Exception):  # noqa: N818  # not an error, but a reason
     """Raised by a change, before it changes anything, with the reason why a layer stays as it is."""
 
 
+@without_gradients()
 def rewrite(
     model: keras.Model,
     where: Where,

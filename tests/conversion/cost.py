@@ -1,7 +1,7 @@
 """Time and memory of conversions of models of about 100 million parameters: `python -m tests.conversion.cost`.
 
 Appends rows of the backend in use to `cost.csv`. Each conversion runs in a process of its own, on weights that are
-drawn at random. `memory` is the peak of the resident memory above that before the conversion, with the result in it, as
+drawn at random, after one of a small model, at which Keras imports TensorFlow on every backend. `memory` is the peak of the resident memory above that before the conversion, with the result in it, as
 a multiple of the size of the model's weights.
 """
 
@@ -66,6 +66,7 @@ def cost(model_name: str, name: str) -> dict[str, object]:
     if name == "fold":
         model = keras_actlab.to_gmp(model, check=False)
     size = 4 * model.count_params()
+    CONVERSIONS[name](keras_actlab.to_gmp(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])))  # imports
     before = resident()
     reset_peak()
     start, cpu = time.perf_counter(), time.process_time()
