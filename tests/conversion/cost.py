@@ -1,8 +1,9 @@
 """Time and memory of conversions of models of about 100 million parameters: `python -m tests.conversion.cost`.
 
 Appends rows of the backend in use to `cost.csv`. Each conversion runs in a process of its own, on weights that are
-drawn at random, after one of a small model, at which Keras imports TensorFlow on every backend. `memory` is the peak of the resident memory above that before the conversion, with the result in it, as
-a multiple of the size of the model's weights.
+drawn at random, after that of a small model, at which Keras imports TensorFlow on every backend. `memory` is the peak
+of the resident memory above that before the conversion, with the result in it, as a multiple of the size of the model's
+weights.
 """
 
 import csv
