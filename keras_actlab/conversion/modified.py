@@ -27,9 +27,6 @@ from keras_actlab.graph import children, parts
 # number among those of that class. Names will not do, for Keras numbers layers without a name anew in each process.
 Steps: TypeAlias = tuple[tuple[str, int], ...]
 
-# What a config shows of classes, by their names and those of the objects.
-Entries: TypeAlias = dict[tuple[str | None, str | None], list[dict[str, Any]]]
-
 # Ends of the keys, in configs, of what decides how a layer starts or trains, but not what it computes.
 NOT_COMPUTED_WITH = ("_initializer", "_regularizer", "_constraint", "compile_config", "shared_object_id", "replaced")
 
@@ -251,11 +248,12 @@ def _changes_within(holder: keras.layers.Layer, records: dict[int, dict[str, Any
     within = _bottom_up(holder)[:-1]
     if not any(map(origin, within)) and not any(map(_has_other_attributes, (holder, *within))):
         return []
-    entries = _entries(holder)
-    if not entries and not _can_be_saved(holder):
+    config = _config(holder)
+    if config is None:
         return []  # what holds this holder remembers in its place
     # What the config shows saves its own changes, and hands them to whatever the constructor makes of it.
-    shown = [inner for inner in within if _is_among(inner, entries, records)]
+    # Of layers that are alike, its own come first.
+    shown = _shown(config, list(dict.fromkeys([*children(holder), *within])), records)
     covered = {id(inner) for one in shown for inner in _bottom_up(one)}
     changes: dict[int, Change] = {}
     steps_and_layers = _within(
@@ -380,44 +378,50 @@ def _essence(config: Any) -> Any:
     return config
 
 
-def _can_be_saved(layer: keras.layers.Layer) -> bool:
-    with suppress(Exception):
-        _own_class(layer).get_config(layer)
-        return True
-    return False
+def _config(layer: keras.layers.Layer) -> dict[str, Any] | None:
+    """The config of `layer` without the changes that it remembers; None if it has none."""
+    with suppress(Exception):  # whatever a get_config raises that nobody was meant to call
+        return _own_class(layer).get_config(layer)
+    return None
 
 
-def _entries(layer: keras.layers.Layer) -> Entries:
-    """The dictionaries of classes, at any depth, in the config of `layer` without the changes that it remembers."""
-    entries: Entries = defaultdict(list)
+def _shown(
+    config: Any, within: list[keras.layers.Layer], records: dict[int, dict[str, Any]]
+) -> list[keras.layers.Layer]:
+    """Those of the layers `within` that `config` holds, but for what is within these."""
+    by_name: dict[tuple[str, str | None], list[keras.layers.Layer]] = defaultdict(list)
+    for layer in within:
+        for name in {getattr(layer, "name", None), None}:  # some configs have no name
+            by_name[type(layer).__name__, name].append(layer)
+    found: dict[int, keras.layers.Layer] = {}
 
-    def collect(config: Any) -> None:
+    def visit(config: Any) -> None:
         if isinstance(config, dict):
             if isinstance(config.get("config"), dict):
-                entries[config.get("class_name"), config["config"].get("name")].append(config)
+                entry = _without_build_config(config)
+                # Only those of its name are compared, as serializing each of many layers takes seconds.
+                candidates = by_name.get((config.get("class_name"), config["config"].get("name")), [])
+                same = [layer for layer in candidates if _is_recorded_as(layer, entry, records)]
+                if same:
+                    # Of layers that are alike, each entry is another one, as far as there are as many.
+                    layer = next((one for one in same if id(one) not in found), same[0])
+                    found[id(layer)] = layer
+                    return
             config = list(config.values())
         if isinstance(config, list | tuple):
             for value in config:
-                collect(value)
+                visit(value)
 
-    with suppress(Exception):  # whatever a get_config raises that nobody was meant to call
-        collect(_own_class(layer).get_config(layer))
-    return entries
+    visit(config)
+    return list(found.values())
 
 
-def _is_among(layer: keras.layers.Layer, entries: Entries, records: dict[int, dict[str, Any]]) -> bool:
-    """Whether one of the configs in `entries` is that of `layer`."""
-    # Only those of its name are compared, as serializing each of many layers takes seconds; some configs have no name.
-    class_name, name = type(layer).__name__, getattr(layer, "name", None)
-    candidates = entries.get((class_name, name), []) + entries.get((class_name, None), [])
-    if not candidates:
-        return False
+def _is_recorded_as(layer: keras.layers.Layer, entry: dict[str, Any], records: dict[int, dict[str, Any]]) -> bool:
+    """Whether `entry` of a config says all that is saved of `layer`."""
     if id(layer) not in records:
         records[id(layer)] = _without_build_config(record(layer))
     own = records[id(layer)]
-    return len(own) > 1 and any(
-        all(entry.get(key) == value for key, value in own.items()) for entry in map(_without_build_config, candidates)
-    )
+    return len(own) > 1 and all(entry.get(key) == value for key, value in own.items())
 
 
 def _without_build_config(config: Any) -> Any:

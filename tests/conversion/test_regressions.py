@@ -210,3 +210,36 @@ def test_paths_of_layers_in_blocks_without_build(convert, names, tmp_path):
     assert paths == [variable.path for variable in converted.variables]
     assert set(paths) == {f"{block}/{name}" for block in ("first", "second") for name in names}
     np.testing.assert_allclose(numpy(loaded(data(2, 3))), numpy(converted(data(2, 3))), atol=1e-6)
+
+
+@keras.saving.register_keras_serializable(package="tests.regressions")
+class Around(keras.Model):
+    """Gets a part, which its config shows, and makes a part that is like what that part holds."""
+
+    def __init__(self, part, **kwargs):
+        super().__init__(**kwargs)
+        self.part = part
+        self.block = BuiltByItsCall(name="block")
+
+    def call(self, x):
+        return self.block(self.part(x))
+
+    def get_config(self):
+        return {"name": self.name, "part": keras.saving.serialize_keras_object(self.part)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"part": keras.saving.deserialize_keras_object(config["part"])})
+
+
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer")
+def test_a_layer_like_one_within_what_the_config_shows(tmp_path):
+    """PARSeq's decoder has attention layers like those of its image encoder, and was loaded without its changes."""
+    inputs = keras.Input((3,))
+    model = Around(keras.Model(inputs, BuiltByItsCall(name="block")(inputs)))
+    model(data(2, 3))
+    converted = keras_actlab.to_gmp(model)
+    converted.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert type(loaded.block.dense) is layers.GmPDense
+    np.testing.assert_allclose(numpy(loaded(data(2, 3))), numpy(model(data(2, 3))), atol=1e-6)
