@@ -62,6 +62,7 @@ TABLES = (
     "gamma",
     "beta",
     "lambda",
+    "r_k",  # of RWKV-7, which multiplies entry by entry
 )
 # What `to_gmp` makes of a kernel.
 GEOMETRIC = ("angles", "sign")
