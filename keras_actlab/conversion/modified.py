@@ -389,7 +389,7 @@ def _shown(
     config: Any, within: list[keras.layers.Layer], records: dict[int, dict[str, Any]]
 ) -> list[keras.layers.Layer]:
     """Those of the layers `within` that `config` holds, but for what is within these."""
-    by_name: dict[tuple[str, str | None], list[keras.layers.Layer]] = defaultdict(list)
+    by_name: dict[tuple[str | None, str | None], list[keras.layers.Layer]] = defaultdict(list)
     for layer in within:
         for name in {getattr(layer, "name", None), None}:  # some configs have no name
             by_name[type(layer).__name__, name].append(layer)
