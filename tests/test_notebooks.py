@@ -32,7 +32,7 @@ def _with_shorter_trainings(source):
 
 
 @pytest.mark.one_backend
-@pytest.mark.filterwarnings("ignore")
+@pytest.mark.filterwarnings("ignore")  # a notebook would show them, of which test_is_stored_with_its_outputs tells
 @each_notebook
 def test_every_cell_runs(path, monkeypatch):
     """In this process, as a new one imports Keras for ten seconds."""

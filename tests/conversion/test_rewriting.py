@@ -170,3 +170,16 @@ def test_the_report():
     assert f"{model.count_params():,} -> {converted.count_params():,}" in text
     with pytest.raises(ValueError, match="must be what a conversion returned"):
         report(model)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="the others keep nothing for gradients unless asked to")
+def test_a_conversion_keeps_nothing_for_gradients():
+    """What PyTorch kept took seven times the size of BERT."""
+    import torch
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "relu")])
+    enabled = []
+    swapped = keras_actlab.swap_activations(model, lambda layer: enabled.append(torch.is_grad_enabled()) or "crrelu")
+    assert enabled == [False]
+    assert torch.is_grad_enabled()
+    assert all(parameter.requires_grad for parameter in swapped.parameters())
