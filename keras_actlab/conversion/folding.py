@@ -126,8 +126,9 @@ def _fold_geometric(layer: GmP | GmPSeparableConv) -> str:
 
 def _kernel(layer: GmP, factor: Any) -> Any:
     """The kernel `factor * direction`, one factor for each unit."""
-    columns = to_columns(layer.direction, layer.unit_axes)
-    return from_columns(columns * keras.ops.cast(factor, columns.dtype), layer.direction.shape, layer.unit_axes)
+    direction = layer.direction
+    columns = to_columns(direction, layer.unit_axes)
+    return from_columns(columns * keras.ops.cast(factor, columns.dtype), direction.shape, layer.unit_axes)
 
 
 def _between(before: np.ndarray, activation: Callable[..., Any], after: np.ndarray, layer: GmP) -> keras.Sequential:

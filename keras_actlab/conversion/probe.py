@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
@@ -29,38 +29,41 @@ class NoProbeError(Exception):
 
 
 class Comparison:
-    """A batch for `model`, and what it puts out, with which those of its copy are compared.
+    """A batch for `model`, and its outputs, with which those of its copy and of the result are compared.
 
     `pairs` are the name, the layer and the copy of each layer within.
 
     Raises:
         NoProbeError: With the reason, if outputs cannot be compared.
+        ValueError: If those of the copy differ; the message names the first layer whose outputs do.
     """
 
     def __init__(self, model: keras.Model, copied: keras.Model, pairs: Pairs) -> None:
         self.model, self.pairs = model, pairs
         unbuilt = [name for name, _, twin in pairs if not twin.built]
         # The copy first: a call that builds a layer would change the caller's model.
-        self.batch, _ = _probe(copied)
+        self.batch, of_copy = _probe(copied)
         built = [name for name, _, twin in pairs if name in unbuilt and twin.variables]
         if built:
             raise NoProbeError(f"{built[0]} is not built")
         self.outputs = outputs(model, self.batch)
-        if differ(outputs(model, self.batch), self.outputs, EXACT):
-            raise NoProbeError("two calls of it on the same batch have different outputs")
+        if differ(of_copy, self.outputs, EXACT):
+            if differ(outputs(model, self.batch), self.outputs, EXACT):
+                raise NoProbeError("two calls of it on the same batch have different outputs")
+            self._raise_difference(copied, EXACT, "The copy")
 
-    def check(self, other: keras.Model, tolerance: float, what: str) -> None:
-        """Raises a ValueError that names the first layer whose outputs differ, if those of `other` differ."""
-        found = outputs(other, self.batch)
-        if differ(found, self.outputs, tolerance):
-            first = first_difference(self.model, other, self.batch, self.pairs, tolerance)
-            where = (
-                f"The first layer whose outputs differ is {first}." if first else "No single layer's outputs differ."
-            )
-            raise ValueError(
-                f"{what} of model={self.model.name!r} must have its outputs, and has others on a small random batch. "
-                f"{where} `check=False` leaves out this comparison"
-            )
+    def check(self, result: keras.Model, tolerance: float) -> None:
+        """Raises a ValueError that names the first layer whose outputs differ, if those of `result` differ."""
+        if differ(outputs(result, self.batch), self.outputs, tolerance):
+            self._raise_difference(result, tolerance, "The conversion")
+
+    def _raise_difference(self, other: keras.Model, tolerance: float, what: str) -> NoReturn:
+        first = first_difference(self.model, other, self.batch, self.pairs, tolerance)
+        where = f"The first layer whose outputs differ is {first}." if first else "No single layer's outputs differ."
+        raise ValueError(
+            f"{what} of model={self.model.name!r} must have its outputs, and has others on a small random batch. "
+            f"{where} `check=False` leaves out this comparison"
+        )
 
 
 def rounding(model: keras.Model) -> float:

@@ -7,7 +7,6 @@ from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import keras
-import numpy as np
 
 from keras_actlab._private.gradients import without_gradients
 from keras_actlab._private.keras_graph import track_layers
@@ -17,7 +16,7 @@ from keras_actlab.conversion.attributes import originals
 from keras_actlab.conversion.modified import Origin, amend, describe_in_place, origin, record, set_origin
 from keras_actlab.conversion.parametrized import kernels
 from keras_actlab.conversion.places import Criterion, Place, count, describe, places
-from keras_actlab.conversion.probe import EXACT, Comparison, NoProbeError, rounding
+from keras_actlab.conversion.probe import Comparison, NoProbeError, rounding
 from keras_actlab.conversion.report import Report, Row, remember, report
 from keras_actlab.conversion.target import is_function_of_tensors
 from keras_actlab.graph import applied_activation, as_layer, computes
@@ -79,34 +78,8 @@ def rewrite(
     ]
     del copies  # and with it the weights of layers that will be replaced
     chosen = prepare(result, chosen)
-    rows = []
-    for place in chosen:
-        description, parameters = describe(place.layer), count(place.layer)
-        original = origin(place.layer) or Origin(record(place.layer))
-        is_frozen = not getattr(place.layer, "trainable", True)
-        held = kernels(place.layer)
-        try:
-            if not getattr(place.layer, "built", True):  # an operation is not built
-                raise Stays("it is not built")
-            note = change(place)
-        except NotImplementedError:
-            reason = "it has no config"  # of which a change would have to be made
-            rows.append(Row(place.path, description, None, parameters, parameters, reason))
-        except Stays as reason:
-            rows.append(Row(place.path, description, None, parameters, parameters, str(reason)))
-        else:
-            if is_frozen:
-                surgery.freeze(place.layer)
-            said = original.description or {"before": description, "parameters_before": parameters, "note": note}
-            has_other_kernels = kernels(place.layer) != held
-            if origin(place.layer) is not None or not (originals(place.layer) or has_other_kernels):
-                set_origin(place.layer, Origin(original.record, said))  # it was replaced as a whole
-            if has_other_kernels and kernels(place.layer):
-                describe_in_place(place.layer, said | {"is_activation": False})
-            else:
-                _describe_replacement(place.layer, said)
-            after = describe(place.layer), count(place.layer)
-            rows.append(Row(place.path, description, after[0], parameters, after[1], note))
+    surgery.forget_parameters(result)
+    rows = [_changed(place, change) for place in chosen]
     if where is not None:
         _check_effect(where, chosen, rows)
     track_layers(result)
@@ -114,9 +87,37 @@ def rewrite(
     amend(result)
     surgery.track_parameters(result)
     if comparison is not None and equal:
-        comparison.check(result, rounding(result), "The conversion")
+        comparison.check(result, rounding(result))
     remember(result, Report(tuple(rows), count(model), count(result), tuple(notes)))
     return result
+
+
+def _changed(place: Place, change: Callable[[Place], str]) -> Row:
+    """Applies `change` to a layer, and returns what the report says of it."""
+    description, parameters = describe(place.layer), count(place.layer)
+    original = origin(place.layer) or Origin(record(place.layer))
+    is_frozen = not getattr(place.layer, "trainable", True)
+    held = kernels(place.layer)
+    try:
+        if not getattr(place.layer, "built", True):  # an operation is not built
+            raise Stays("it is not built")
+        note = change(place)
+    except NotImplementedError:
+        reason = "it has no config"  # of which a change would have to be made
+        return Row(place.path, description, None, parameters, parameters, reason)
+    except Stays as reason:
+        return Row(place.path, description, None, parameters, parameters, str(reason))
+    if is_frozen:
+        surgery.freeze(place.layer)
+    said = original.description or {"before": description, "parameters_before": parameters, "note": note}
+    has_other_kernels = kernels(place.layer) != held
+    if origin(place.layer) is not None or not (originals(place.layer) or has_other_kernels):
+        set_origin(place.layer, Origin(original.record, said))  # it was replaced as a whole
+    if has_other_kernels and kernels(place.layer):
+        describe_in_place(place.layer, said | {"is_activation": False})
+    else:
+        _describe_replacement(place.layer, said)
+    return Row(place.path, description, describe(place.layer), parameters, count(place.layer), note)
 
 
 def warned(result: keras.Model) -> keras.Model:
@@ -141,25 +142,23 @@ def _compare(
 ) -> tuple[Comparison | None, list[str]]:
     """Compares a copy with its original: variables one by one, and outputs. Returns notes on what was not compared."""
     for variable in model.variables:
-        values, copied_values = _values(variable), _values(copies[id(variable)])
-        # Most have no NaN, for which the second comparison would take up memory.
-        if not (np.array_equal(values, copied_values) or np.array_equal(values, copied_values, equal_nan=True)):
+        if not _equal(variable, copies[id(variable)]):
             raise ValueError(
                 f"The copy of model={model.name!r} must have its weights, and has others in {variable.path}"
             )
     layers = [place for place in own if isinstance(place.layer, keras.layers.Layer)]
     pairs = [(str(place), place.layer, copies[id(place.layer)]) for place in layers]
     try:
-        comparison = Comparison(model, copied, pairs)
+        return Comparison(model, copied, pairs), []
     except NoProbeError as reason:
         return None, [f"Outputs were not compared with those of the original model: {reason}."]
-    comparison.check(copied, EXACT, "The copy")
-    return comparison, []
 
 
-def _values(variable: keras.Variable) -> np.ndarray:
-    values = np.asarray(keras.ops.convert_to_numpy(variable.value))
-    return values if values.dtype.kind in "fiubc" else values.astype("float32")  # bfloat16 is a type of its own
+def _equal(one: keras.Variable, other: keras.Variable) -> bool:
+    """Whether two variables have the same values, NaN where the other has NaN."""
+    x, y = one.value, other.value
+    # Most have no NaN, for which the second comparison would take up memory.
+    return bool(keras.ops.all(x == y)) or bool(keras.ops.all((x == y) | ((x != x) & (y != y))))
 
 
 def _select(places: list[Place], where: Where, candidate: Callable[[Place], bool]) -> list[tuple[Criterion, ...]]:

@@ -56,6 +56,8 @@ def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
     `other` must not be used afterwards, for the two share their variables and inner layers.
     """
     graph = {name: vars(layer)[name] for name in ("_inbound_nodes", "_outbound_nodes")}
+    if isinstance(layer, keras.layers.Layer):  # or else an operation of the graph, which has none
+        _free_variables(layer, kept=other.variables)
     set_class(layer, type(other))
     vars(layer).clear()
     vars(layer).update(vars(other) | graph)
@@ -66,6 +68,19 @@ def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
     for node in layer._inbound_nodes:
         for name in set(node.arguments.kwargs) - set(layer.call_signature_parameters):
             del node.arguments.kwargs[name]
+
+
+def _free_variables(layer: keras.layers.Layer, kept: Iterable[keras.Variable]) -> None:
+    """Lets the variables of `layer` go that are not among `kept`.
+
+    Keras' lists of them and what tracks the lists refer to each other. They would wait for the garbage collector, and a
+    large model be held twice.
+    """
+    kept = set(map(id, kept))
+    layer._tracker.unlock()
+    for variable in [*layer._trainable_variables, *layer._non_trainable_variables]:
+        if id(variable) not in kept:
+            layer._untrack_variable(variable)
 
 
 def move(layer: keras.layers.Layer) -> keras.layers.Layer:
@@ -134,11 +149,24 @@ def freeze(layer: keras.layers.Layer) -> None:
 
 def track_parameters(layer: keras.layers.Layer) -> None:
     """On PyTorch, brings up to date the parameters that `layer` and the layers within show as torch modules."""
-    if keras.backend.backend() == "torch":
-        # A Sequential model has a module that is none of its layers, and lists hold layers that are no modules.
-        for module in dict.fromkeys([*layer.modules(), *layer._flatten_layers()]):
-            if isinstance(module, keras.layers.Layer) and module.built:
-                module._track_variables()
+    for module in _modules(layer):
+        if module.built:
+            module._track_variables()
+
+
+def forget_parameters(layer: keras.layers.Layer) -> None:
+    """On PyTorch, lets `layer` and the layers within show no parameters, so that none outlives a layer's change."""
+    for module in _modules(layer):
+        module._modules.pop("_torch_params", None)
+
+
+def _modules(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that are torch modules; none on other backends."""
+    if keras.backend.backend() != "torch":
+        return []
+    # A Sequential model has a module that is none of its layers, and lists hold layers that are no modules.
+    found = dict.fromkeys([*layer.modules(), *layer._flatten_layers()])
+    return [module for module in found if isinstance(module, keras.layers.Layer)]
 
 
 def separate(layer: keras.layers.Layer, model: keras.Model) -> list[keras.layers.Layer]:
