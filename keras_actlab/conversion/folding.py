@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_actlab import layers
 from keras_actlab.conversion.coordinates import to_float32
-from keras_actlab.conversion.geometric import shared_arguments
+from keras_actlab.conversion.geometric import shared_arguments, starting_with_zeros
 from keras_actlab.conversion.parametrized import kernels, unparametrize
 from keras_actlab.conversion.places import Place
 from keras_actlab.conversion.rewriting import Stays, rewrite
@@ -110,7 +110,7 @@ def _fold_geometric(layer: GmP | GmPSeparableConv) -> str:
         activation = _between(before, activation, after, last)
         note = "its activation ends with a multiplication by the scale"
     plain = layer.plain(**shared_arguments(layer), activation=activation)
-    with scope_of(layer):
+    with scope_of(layer), starting_with_zeros(plain):
         plain.build_from_config(layer.get_build_config())
     if isinstance(layer, GmPSeparableConv):
         plain.depthwise_kernel.assign(_kernel(layer.depthwise, layer.depthwise.scale))
@@ -124,11 +124,12 @@ def _fold_geometric(layer: GmP | GmPSeparableConv) -> str:
     return note
 
 
-def _kernel(layer: GmP, factor: Any) -> Any:
+def _kernel(layer: GmP, factor: Any) -> np.ndarray:
     """The kernel `factor * direction`, one factor for each unit."""
     direction = layer.direction
     columns = to_columns(direction, layer.unit_axes)
-    return from_columns(columns * keras.ops.cast(factor, columns.dtype), direction.shape, layer.unit_axes)
+    kernel = from_columns(columns * keras.ops.cast(factor, columns.dtype), direction.shape, layer.unit_axes)
+    return keras.ops.convert_to_numpy(kernel)  # so that its memory on JAX can be that of the angles, which are freed
 
 
 def _between(before: np.ndarray, activation: Callable[..., Any], after: np.ndarray, layer: GmP) -> keras.Sequential:

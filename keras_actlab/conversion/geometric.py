@@ -1,7 +1,7 @@
 """From plain layers to geometric and to weight-normalized ones."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -38,6 +38,9 @@ SHARED = (
     "units", "filters", "kernel_size", "strides", "padding", "output_padding", "data_format", "dilation_rate", "groups",
     "depth_multiplier", "equation", "output_shape", "bias_axes", "use_bias",
 )  # fmt: skip
+
+# What the initializers, regularizers and constraints of kernels are named after.
+KERNELS = ("kernel", "depthwise", "pointwise")
 
 
 def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
@@ -141,6 +144,20 @@ def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
         "trainable": layer.trainable,
         "dtype": layer.dtype_policy,
     }
+
+
+@contextmanager
+def starting_with_zeros(*layers: keras.layers.Layer) -> Iterator[None]:
+    """Within, `layers` are built with kernels or angles of zeros, which are about to be set: random ones take long."""
+    changed = []
+    for layer in layers:
+        names = ["angles_initializer"] if isinstance(layer, GmP) else [f"{part}_initializer" for part in KERNELS]
+        for name in filter(vars(layer).__contains__, names):
+            changed.append((layer, name, getattr(layer, name)))
+            setattr(layer, name, keras.initializers.Zeros())
+    yield
+    for layer, name, initializer in changed:
+        setattr(layer, name, initializer)
 
 
 def _has_kernel(place: Place) -> bool:
@@ -276,7 +293,7 @@ def _to_geometric(place: Place) -> str:
     )
     parts = _parts(new, layer)
     try:
-        with scope_of(layer), _zeros(part for part, _, _ in parts):
+        with scope_of(layer), starting_with_zeros(*(part for part, _, _ in parts)):
             new.build_from_config(layer.get_build_config())
     except ValueError as error:
         raise Stays(f"it does not say which input it was built for: {error}") from error
@@ -286,10 +303,6 @@ def _to_geometric(place: Place) -> str:
     lost = [name for name in named if getattr(layer, name, None) is not None and not (on_norm and name in names)]
     become(layer, new)
     return f"without {', '.join(lost)}" if lost else ""
-
-
-# What the regularizers and constraints of kernels are named after.
-KERNELS = ("kernel", "depthwise", "pointwise")
 
 
 def _norm_regularizer(regularizers: list[Any]) -> Any:
@@ -316,17 +329,6 @@ def _parts(
     if isinstance(new, GmPSeparableConv):
         return [(new.depthwise, layer.depthwise_kernel, None), (new.pointwise, layer.pointwise_kernel, bias)]
     return [(new, layer.kernel, bias)]
-
-
-@contextmanager
-def _zeros(parts: Iterable[GmP]) -> Iterator[None]:
-    """Within, angles start as zeros, which are about to be set, because random ones take long."""
-    parts = list(parts)
-    for part in parts:
-        part.angles_initializer = keras.initializers.Zeros()
-    yield
-    for part in parts:
-        part.angles_initializer = None
 
 
 def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:

@@ -1,9 +1,12 @@
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
 
 import keras_actlab
-from keras_actlab.conversion import report
+from keras_actlab.conversion import report, rewriting
 from tests.backends import numpy
 
 pytestmark = pytest.mark.one_backend
@@ -183,3 +186,28 @@ def test_a_conversion_keeps_nothing_for_gradients():
     assert enabled == [False]
     assert torch.is_grad_enabled()
     assert all(parameter.requires_grad for parameter in swapped.parameters())
+
+
+@pytest.mark.parametrize("convert", [keras_actlab.to_gmp, keras_actlab.fold])
+def test_replaced_weights_are_freed_at_once(convert, monkeypatch):
+    # Without the garbage collector, which would come too late for a model that fills half of the memory.
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dense(2)])
+    if convert is keras_actlab.fold:
+        model = keras_actlab.to_gmp(model)
+    copied_weights = []
+    duplicate = rewriting.duplicate
+
+    def spied(model):
+        copied, copies = duplicate(model)
+        copied_weights.extend(weakref.ref(variable) for variable in copied.variables)
+        return copied, copies
+
+    monkeypatch.setattr(rewriting, "duplicate", spied)
+    gc.collect()
+    gc.disable()
+    try:
+        convert(model)
+        assert copied_weights
+        assert all(weight() is None for weight in copied_weights)
+    finally:
+        gc.enable()
