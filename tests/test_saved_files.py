@@ -48,6 +48,7 @@ def test_files_of_weights(weights):
     check(model, path)
 
 
+@pytest.mark.one_backend
 def test_every_registered_class_is_in_a_file():
     """Or in a model that the next version saves."""
     registered = {name for name in keras.saving.get_custom_objects() if name.startswith(f"{keras_actlab.__name__}>")}

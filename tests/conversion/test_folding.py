@@ -77,6 +77,7 @@ def test_convolutions_with_negative_scales(layer_type):
     )
 
 
+@pytest.mark.one_backend
 def test_masks_pass_a_folded_layer_with_negative_scales():
     inputs = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(9, 4, mask_zero=True)(inputs)
@@ -93,17 +94,28 @@ def test_masks_pass_a_folded_layer_with_negative_scales():
 @pytest.mark.parametrize(
     ("follower", "shape", "folds"),
     [
-        (lambda: keras.layers.Dense(4, activation="relu"), (3, 5), True),
-        (lambda: keras.layers.Dense(4, use_bias=False), (3, 6, 5), True),
         (lambda: layers.GmPDense(4, activation="relu"), (3, 5), True),
-        (lambda: layers.WeightNormalization(keras.layers.Dense(4)), (3, 5), True),
-        (lambda: keras.layers.Conv2D(4, 3, strides=2, use_bias=False), (3, 8, 8, 2), True),
         (lambda: keras.layers.Conv2D(6, 3, groups=3), (3, 8, 8, 6), True),
-        (lambda: keras.layers.Conv2D(4, 1, padding="same"), (3, 8, 8, 2), True),
         (lambda: keras.layers.Conv2D(4, 3, padding="same"), (3, 8, 8, 2), False),
-        (lambda: keras.layers.Conv1D(4, 2, padding="causal"), (3, 8, 2), False),
-        (lambda: keras.layers.DepthwiseConv2D(3), (3, 8, 8, 2), False),
-        (lambda: keras.layers.ReLU(), (3, 5), False),
+        pytest.param(lambda: keras.layers.Dense(4, activation="relu"), (3, 5), True, marks=pytest.mark.one_backend),
+        pytest.param(lambda: keras.layers.Dense(4, use_bias=False), (3, 6, 5), True, marks=pytest.mark.one_backend),
+        pytest.param(
+            lambda: layers.WeightNormalization(keras.layers.Dense(4)), (3, 5), True, marks=pytest.mark.one_backend
+        ),
+        pytest.param(
+            lambda: keras.layers.Conv2D(4, 3, strides=2, use_bias=False),
+            (3, 8, 8, 2),
+            True,
+            marks=pytest.mark.one_backend,
+        ),
+        pytest.param(
+            lambda: keras.layers.Conv2D(4, 1, padding="same"), (3, 8, 8, 2), True, marks=pytest.mark.one_backend
+        ),
+        pytest.param(
+            lambda: keras.layers.Conv1D(4, 2, padding="causal"), (3, 8, 2), False, marks=pytest.mark.one_backend
+        ),
+        pytest.param(lambda: keras.layers.DepthwiseConv2D(3), (3, 8, 8, 2), False, marks=pytest.mark.one_backend),
+        pytest.param(lambda: keras.layers.ReLU(), (3, 5), False, marks=pytest.mark.one_backend),
     ],
 )
 def test_shifts(shift, follower, shape, folds):

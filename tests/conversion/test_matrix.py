@@ -208,6 +208,7 @@ def test_lora(conversion):
         np.testing.assert_allclose(numpy(result(x)), numpy(model(x)), atol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_quantized(conversion):
     model = randomized(Backbone())
     dense = model.layers[-2].out

@@ -24,6 +24,7 @@ def test_a_name_gives_each_place_a_layer_of_its_own(name):
     assert len({one.name for one in found}) == 3
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", ["tmaf", *on_one_backend("crrelu", "entropy")])
 def test_a_name_is_trained_saved_and_loaded(name, tmp_path):
     keras.utils.set_random_seed(0)
@@ -106,6 +107,7 @@ def test_an_empty_batch(make):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.one_backend
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the others know each shape while they trace")
 def test_an_empty_batch_of_a_graph_of_any_batch():
     import tensorflow as tf

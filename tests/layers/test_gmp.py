@@ -349,6 +349,7 @@ def test_an_empty_batch(pair):
     assert tuple(layer(np.zeros((0, *shape[1:]), "float32")).shape) == (0, *expected[1:])
 
 
+@pytest.mark.one_backend
 def test_fold_first():
     model = keras.Sequential([keras.Input((4,)), GmPDense(8, "relu"), keras.layers.Dense(2)])
     x = np.random.default_rng(0).standard_normal((5, 4)).astype("float32")

@@ -176,6 +176,7 @@ def test_the_scale_outside(name):
     np.testing.assert_allclose(numpy(outside(x)), numpy(inside(x)), atol=2e-5)
 
 
+@pytest.mark.one_backend
 @each_layer
 @pytest.mark.parametrize("activation", ["relu", *on_one_backend(None, "gelu")])
 def test_conversion_and_fold(name, activation):
@@ -214,7 +215,7 @@ SEPARABLE = {
 
 
 @pytest.mark.parametrize("activation", ["relu", *on_one_backend(None, "gelu")])
-@pytest.mark.parametrize("name", SEPARABLE)
+@pytest.mark.parametrize("name", ["2D", *on_one_backend("1D", "2D first")])
 def test_separable_convolutions(name, activation):
     skip_where_keras_does(name)
     geometric, arguments, shape = SEPARABLE[name]
@@ -238,6 +239,7 @@ def test_separable_convolutions(name, activation):
         np.testing.assert_allclose(numpy(found), numpy(expected), atol=1e-5)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("attention", ["multi-head", *on_one_backend("grouped")])
 def test_attention_is_converted_within(attention):
     layer = (

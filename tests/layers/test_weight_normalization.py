@@ -234,8 +234,8 @@ class Counting(keras.layers.Layer):
         return input_shape
 
 
-@pytest.mark.parametrize("built_by", ["input", "fit"])
-@pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.parametrize("built_by", ["input", *on_one_backend("fit")])
+@pytest.mark.parametrize("run_eagerly", [False, *on_one_backend(True)])
 def test_the_state_of_an_activation_is_kept(built_by, run_eagerly):
     activation = Counting()
     wrapper = WeightNormalization(keras.layers.Dense(2, activation=activation))
@@ -419,6 +419,7 @@ def test_a_quantized_or_adapted_layer(layer):
         WeightNormalization(keras.layers.Dense(3, **layer))
 
 
+@pytest.mark.one_backend
 def test_fold_first():
     model = keras.Sequential([keras.Input((4,)), WeightNormalization(keras.layers.Dense(8)), keras.layers.Dense(2)])
     x = data(5, 4)
@@ -493,7 +494,9 @@ def test_recurrent_layers_with_masks_and_states():
     np.testing.assert_allclose(numpy(model(tokens)[0]), numpy(twin(tokens)[0]), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [keras.layers.SimpleRNNCell, keras.layers.LSTMCell, keras.layers.GRUCell])
+@pytest.mark.parametrize(
+    "kind", [keras.layers.GRUCell, *on_one_backend(keras.layers.SimpleRNNCell, keras.layers.LSTMCell)]
+)
 def test_a_cell_in_a_recurrent_layer(kind):
     x = data(2, 6, 4)
     plain = keras.layers.RNN(
@@ -523,6 +526,7 @@ def test_a_cell_in_a_recurrent_layer(kind):
         WeightNormalization(kind(3, dropout=0.1))
 
 
+@pytest.mark.one_backend
 def test_recurrent_layers_are_normalized_where_they_are_named():
     inputs = keras.Input((6, 4))
     model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.LSTM(3, name="lstm")(inputs)))

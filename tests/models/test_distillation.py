@@ -122,6 +122,7 @@ def test_labels_that_are_distributions():
     np.testing.assert_allclose(found["loss"], half.mean() + penalty, rtol=1e-4)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -153,6 +154,7 @@ def test_saved_and_loaded(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.one_backend
 @pytest.mark.usefixtures("even_starts")
 def test_deit_is_distilled():
     model = deit.network((8, 8, 3), 3, 4, "relu", blocks=1, heads=2, dim=8)

@@ -202,6 +202,7 @@ def test_fine_tuning_maximizes_the_likelihood():
     np.testing.assert_allclose(network.get_weights()[0], table - 0.5 * gradient, atol=2e-6)
 
 
+@pytest.mark.one_backend
 def test_the_network_is_saved_with_its_loss(tmp_path):
     network = dpo.ResponseLogProbability(tiny("crrelu"))
     arrays, reference = stacked(made_up()), np.zeros((3, 2), "float32")
