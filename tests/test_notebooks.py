@@ -22,13 +22,14 @@ def _cells(path, kind):
 
 
 def _with_shorter_trainings(source):
-    """The same code with a twentieth of the epochs and steps."""
+    """The same code with a fiftieth of the epochs and steps, and two splits."""
 
     def shorter(found):
         name, between, number = found.groups()
-        return name + between + ("1" if name == "validate_every" else str(max(1, int(number) // 20)))
+        fewest = {"validate_every": 1, "splits": 2}
+        return f"{name}{between}{fewest.get(name, max(1, int(number) // 50))}"
 
-    return re.sub(r'\b(epochs|steps|validate_every)("?[=:] ?)(\d\d+)\b', shorter, source)
+    return re.sub(r'\b(epochs|steps|validate_every|splits)("?[=:] ?)(\d+)\b', shorter, source)
 
 
 @pytest.mark.one_backend

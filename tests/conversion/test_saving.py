@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import keras_actlab
-from keras_actlab.conversion import to_weight_normalization
 from tests.backends import OTHERS, numpy
 from tests.conversion.families import FAMILIES, gpt2_causal_lm, images, randomized, tokens, vit_backbone
 
@@ -27,10 +26,8 @@ def gmp_crrelu(model):
 CONVERTED = {
     "MobileNetV2 to_gmp": lambda: (keras_actlab.to_gmp(randomized(FAMILIES["MobileNetV2"]()[0])), images(32)),
     "GPT2CausalLM to_gmp": lambda: (keras_actlab.to_gmp(randomized(gpt2_causal_lm())), tokens()),
-    "GPT2CausalLM weight_normalization": lambda: (to_weight_normalization(randomized(gpt2_causal_lm())), tokens()),
     "GPT2CausalLM folded": lambda: (keras_actlab.fold(keras_actlab.to_gmp(randomized(gpt2_causal_lm()))), tokens()),
     "ViTBackbone both": lambda: (gmp_crrelu(randomized(vit_backbone())), images(16)),
-    "ViTImageClassifier both": lambda: (gmp_crrelu(randomized(FAMILIES["ViTImageClassifier"]()[0])), images(16)),
     "DeiTBackbone tmaf": lambda: (
         keras_actlab.swap_activations(randomized(FAMILIES["DeiTBackbone"]()[0]), "tmaf"),
         images(16),
