@@ -85,7 +85,7 @@ def numbers(name: str, value: Any) -> np.ndarray:
         raise TypeError(f"`{name}` must be an array of numbers. {received(name, value)}") from error
 
 
-def interpreted(get: Callable[[Any], Any], name: str, value: Any) -> Any:
+def resolve(get: Callable[[Any], Any], name: str, value: Any) -> Any:
     """Returns what `keras.initializers.get`, or its like, makes of `value`; an error names the argument."""
     try:
         return get(value)

@@ -242,8 +242,10 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     "eafo.entropy": (
         eafo.entropy, {"activation": "gelu", "density": eafo.Gaussian()}, {"activation": ACTIVATION, "density": DENSITY}
     ),
-    "eafo.image": (
-        eafo.image, {"activation": "gelu", "density": eafo.Gaussian()}, {"activation": ACTIVATION, "density": DENSITY}
+    "eafo.push_forward": (
+        eafo.push_forward,
+        {"activation": "gelu", "density": eafo.Gaussian()},
+        {"activation": ACTIVATION, "density": DENSITY},
     ),
     "eafo.standardized_entropy": (
         eafo.standardized_entropy, {"activation": "gelu", "density": eafo.Gaussian()},
@@ -329,7 +331,7 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
 # What holds results of the package's own functions, or takes no arguments.
 WITHOUT = {
     *("conversion.Report", "cab.Boundaries", "cab.Slice", "cab.Track", "cab.plots.features"),
-    *("eafo.Correction", "eafo.Image", "eafo.Improvement"),
+    *("eafo.Correction", "eafo.PushForward", "eafo.Improvement"),
     *("constraints.CanonicalAngles", "constraints.Increasing", "constraints.NonDecreasing"),
     *("distribution.data_parallel", "distribution.data_shard"),
     *("distribution.is_first_process", "distribution.of_first_process"),

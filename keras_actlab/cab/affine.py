@@ -72,7 +72,7 @@ class AffineUnits:
             )
         self._check_channels()
         self.variables: list[keras.Variable] = []
-        self.maps(self._note)
+        self.maps(self._record)
 
     def _check_channels(self) -> None:
         """Raises unless what normalizes does so along the channels of the affine layer's input, or along its units."""
@@ -88,7 +88,7 @@ class AffineUnits:
                     f"{layer.name!r} with axis={layer.axis}, which has {layer.moving_mean.shape[0]}"
                 )
 
-    def _note(self, variable: keras.Variable) -> np.ndarray:
+    def _record(self, variable: keras.Variable) -> np.ndarray:
         """Reads a variable, and notes that the maps depend on it."""
         self.variables.append(variable)
         return current(variable)
@@ -98,7 +98,7 @@ class AffineUnits:
 
         The boundaries are where `w . x + b = 0` with these biases. For a convolution, x is a patch of the input.
         """
-        weights, bias = self._own(read)
+        weights, bias = self._affine_layer_map(read)
         for layer in reversed(self.before):
             scale, shift = _channelwise(layer, read)
             positions = weights.shape[-2] // scale.shape[-1]
@@ -109,7 +109,7 @@ class AffineUnits:
             weights, bias = weights * scale[..., None, :], bias * scale + shift
         return weights, bias[..., :, None] - self._bends(read)[..., None, :]
 
-    def _own(self, read: Read) -> tuple[np.ndarray, np.ndarray]:
+    def _affine_layer_map(self, read: Read) -> tuple[np.ndarray, np.ndarray]:
         layer = self.layer
         match layer:
             case GmP():

@@ -76,10 +76,10 @@ def boundaries(units: Units) -> Boundaries:
 
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), section 2.
     """
-    return of_values(AffineUnits(units), current)
+    return boundaries_from(AffineUnits(units), current)
 
 
-def of_values(units: AffineUnits, read: Read) -> Boundaries:
+def boundaries_from(units: AffineUnits, read: Read) -> Boundaries:
     """Returns the boundaries for other values of the variables than those that they hold.
 
     Leading axes of the values become leading axes of `normals`, `offsets` and `locations`.
@@ -230,4 +230,4 @@ def perturb(units: Units, steps: Mapping[str, Any]) -> Boundaries:
                 f"{tuple(fitting[0].shape)}"
             )
         moved[id(fitting[0])] = current(fitting[0]) + step
-    return of_values(affine, lambda variable: moved.get(id(variable), current(variable)))
+    return boundaries_from(affine, lambda variable: moved.get(id(variable), current(variable)))

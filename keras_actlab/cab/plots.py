@@ -101,7 +101,7 @@ def features(units: Units, limits: tuple[float, float], track: Track | None = No
     rows.tick_params(labelsize="small")
     if track is not None:
         rows.set_ylabel("boundaries at step")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def boundaries_2d(
@@ -146,7 +146,7 @@ def boundaries_2d(
     ['boundary', 'location', 'decision']
     """
     _check_boundaries(boundaries, 2)
-    classes = _classes(points, labels)
+    classes = _points_by_label(points, labels)
     if limits is not None:
         limits = _limits(limits, 2)
     else:
@@ -164,7 +164,7 @@ def boundaries_2d(
     ax = _axes(ax, (6, 4.5))
     for index, (name, places) in enumerate(classes.items()):
         ax.scatter(places[:, 0], places[:, 1], s=12, color=_colour(index), alpha=0.5, linewidths=0, label=name)
-    ends = [_section(*plane, limits) for plane in zip(boundaries.normals, boundaries.offsets, strict=True)]
+    ends = [_box_intersection(*plane, limits) for plane in zip(boundaries.normals, boundaries.offsets, strict=True)]
     ax.add_collection(LineCollection([each for each in ends if len(each)], colors=GREY, linewidths=1, label="boundary"))
     ax.plot(*boundaries.locations.T, "o", color=GREY, markersize=4, label="location")
     if decision is not None:
@@ -174,7 +174,7 @@ def boundaries_2d(
                 *np.moveaxis(grid, -1, 0), scores.reshape(GRID, GRID), levels=[0.0], colors="black", linewidths=2.5
             )
     ax.set(xlim=limits[0], ylim=limits[1], xlabel="input 1", ylabel="input 2", aspect="equal")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def slice_2d(sliced: Slice, points: Any = None, labels: Any = None, ax: Axes | None = None) -> Figure:
@@ -207,7 +207,7 @@ def slice_2d(sliced: Slice, points: Any = None, labels: Any = None, ax: Axes | N
     """
     if not isinstance(sliced, Slice):
         raise TypeError(f"`sliced` must be a Slice. Received: sliced={sliced!r}")
-    classes = _classes(points, labels)
+    classes = _points_by_label(points, labels)
     ax = _axes(ax, (6, 4.5))
     ax.add_collection(PolyCollection(sliced.polygons, facecolors=COLOURS, alpha=0.1, linewidths=0))
     names = list(dict.fromkeys(sliced.layers))  # in the order of computation
@@ -217,7 +217,7 @@ def slice_2d(sliced: Slice, points: Any = None, labels: Any = None, ax: Axes | N
     for index, (name, places) in enumerate(classes.items()):  # in the colours that `boundaries_2d` gives them
         ax.scatter(places[:, 0], places[:, 1], s=12, color=_colour(index), label=name)
     ax.set(xlim=sliced.plane.limits[0], ylim=sliced.plane.limits[1], xlabel="a", ylabel="b")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def trajectories(track: Track, ax: Axes | None = None) -> Figure:
@@ -265,7 +265,7 @@ def trajectories(track: Track, ax: Axes | None = None) -> Figure:
         ax.plot([], [], "o", color=GREY, markersize=5, markerfacecolor="white", label="start")
         ax.plot([], [], "o", color=GREY, markersize=5, label="end")
         ax.set(xlim=limits[0], ylim=limits[1], xlabel="input 1", ylabel="input 2", aspect="equal")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def largest_changes(tracks: Mapping[str, Track], quantity: str = "moves", ax: Axes | None = None) -> Figure:
@@ -315,7 +315,7 @@ def largest_changes(tracks: Mapping[str, Track], quantity: str = "moves", ax: Ax
         # The dots, as wide as the line, show records between two gaps.
         ax.plot(track.steps, shown, ".-", markersize=1.5, linewidth=1, color=_colour(index), label=name)
     ax.set(xlabel="training step", ylabel=axis_labels[quantity], yscale="log")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def planes_3d(boundaries: Boundaries, limits: Any = (-1.0, 1.0), ax: Axes | None = None) -> Figure:
@@ -352,12 +352,12 @@ def planes_3d(boundaries: Boundaries, limits: Any = (-1.0, 1.0), ax: Axes | None
     length = 0.4 * np.min(limits[:, 1] - limits[:, 0])
     planes = zip(boundaries.normals, boundaries.offsets, boundaries.locations, _styles(boundaries.units), strict=True)
     for normal, offset, location, style in planes:
-        corners = _section(normal, offset, limits)
+        corners = _box_intersection(normal, offset, limits)
         if not len(corners):
             continue
         colour = style["color"]
         space.add_collection3d(
-            Poly3DCollection([_around(corners, normal)], alpha=0.3, edgecolors=colour, facecolors=colour)
+            Poly3DCollection([_sort_corners(corners, normal)], alpha=0.3, edgecolors=colour, facecolors=colour)
         )
         space.plot([], [], [], linewidth=6, alpha=0.4, **style)  # for the legend, which cannot show collections
         if np.all((limits[:, 0] <= location) & (location <= limits[:, 1])):
@@ -366,7 +366,7 @@ def planes_3d(boundaries: Boundaries, limits: Any = (-1.0, 1.0), ax: Axes | None
     for axis, (low, high), name in zip("xyz", limits, ("input 1", "input 2", "input 3"), strict=True):
         space.set(**{f"{axis}lim": (low, high), f"{axis}ticks": (low, (low + high) / 2, high), f"{axis}label": name})
     space.set_box_aspect(limits[:, 1] - limits[:, 0], zoom=0.85)  # leaves room for the labels
-    return _finished(space)
+    return _add_legend(space)
 
 
 def activation(
@@ -447,7 +447,7 @@ def activation(
     behind.set_yticks([])
     ax.set_zorder(behind.get_zorder() + 1)
     ax.patch.set_visible(False)
-    return _finished(ax, behind)
+    return _add_legend(ax, behind)
 
 
 def _draw_entries(ax: Axes, levels: np.ndarray, edges: np.ndarray, count: int, chosen: list[int]) -> None:
@@ -483,7 +483,7 @@ def _curves(layer: Callable[..., Any], x: np.ndarray, shape: tuple[int, ...], ax
     return outputs.reshape(len(x), -1, outputs.shape[-1])[:, 0]
 
 
-def _section(normal: np.ndarray, offset: float, limits: np.ndarray) -> np.ndarray:
+def _box_intersection(normal: np.ndarray, offset: float, limits: np.ndarray) -> np.ndarray:
     """Where a hyperplane meets the edges of a box, (points, n): the ends of a line, or the corners of a plane.
 
     There are none if it is outside, or NaN.
@@ -498,7 +498,7 @@ def _section(normal: np.ndarray, offset: float, limits: np.ndarray) -> np.ndarra
     return np.array(points).reshape(-1, len(normal))
 
 
-def _around(corners: np.ndarray, normal: np.ndarray) -> np.ndarray:
+def _sort_corners(corners: np.ndarray, normal: np.ndarray) -> np.ndarray:
     """Puts the corners of a convex plane figure in their order."""
     across = np.linalg.svd(normal[None])[2][1:]  # (2, 3), in the plane
     return corners[np.argsort(np.arctan2(*across @ (corners - corners.mean(axis=0)).T))]
@@ -551,7 +551,7 @@ def _check_inputs(name: str, normals: np.ndarray, *allowed: int) -> None:
         raise ValueError(f"`{name}` must be of units with {wanted}. Received: {normals.shape[-1]} inputs")
 
 
-def _classes(points: Any, labels: Any) -> dict[str, np.ndarray]:
+def _points_by_label(points: Any, labels: Any) -> dict[str, np.ndarray]:
     """Returns points in the plane by the name of their label; an empty dictionary if there are none."""
     if points is None and labels is None:
         return {}
@@ -587,7 +587,7 @@ def _axes(ax: Axes | None, size: tuple[float, float], **options: Any) -> Any:
     return ax
 
 
-def _finished(ax: Any, *others: Axes) -> Figure:
+def _add_legend(ax: Any, *others: Axes) -> Figure:
     """Puts a legend beside the axes, where it hides no data, each label once; returns the figure."""
     found = [axes.get_legend_handles_labels() for axes in (ax, *others)]
     entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}

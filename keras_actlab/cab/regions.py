@@ -10,7 +10,7 @@ import numpy as np
 from keras_actlab import layers
 from keras_actlab.arguments import numbers
 from keras_actlab.cab.affine import breakpoints, is_affine
-from keras_actlab.cab.watching import Watcher
+from keras_actlab.cab.base_tracker import BaseTracker
 from keras_actlab.graph import ACTIVATION_LAYERS, calls, children, consumers, is_functional, is_output
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_conv import convolve
@@ -121,10 +121,10 @@ def count_regions(model: keras.Model, x: Any) -> int:
     - [Hanin and Rolnick, 2019](https://arxiv.org/abs/1906.00904), "Deep ReLU Networks Have Surprisingly Few Activation
       Patterns".
     """
-    return _different(activation_patterns(model, x))
+    return _count_different(activation_patterns(model, x))
 
 
-class RegionTracker(Watcher):
+class RegionTracker(BaseTracker):
     """Follows in training how many activation regions a set of points is in, and how many points and units change.
 
     Looks before the first training step, then after every `every` steps, and at the end, at inference. Only the
@@ -164,7 +164,7 @@ class RegionTracker(Watcher):
         super().__init__(every)
         numbers("x", x)
         self.x = x
-        self._looks: list[tuple[int, int, float, float]] = []
+        self._records: list[tuple[int, int, float, float]] = []
         self._network: Network  # from the beginning of training on
         self._points: np.ndarray
         self._patterns: np.ndarray  # of the last look
@@ -172,22 +172,22 @@ class RegionTracker(Watcher):
     @property
     def steps(self) -> np.ndarray:
         """Number of training steps before each look."""
-        return np.array([look[0] for look in self._looks], int)
+        return np.array([record[0] for record in self._records], int)
 
     @property
     def regions(self) -> np.ndarray:
         """Number of regions that the points were in at each look."""
-        return np.array([look[1] for look in self._looks], int)
+        return np.array([record[1] for record in self._records], int)
 
     @property
     def points_changed(self) -> np.ndarray:
         """Fraction of the points whose pattern was another one at the look before; 0 at the first."""
-        return np.array([look[2] for look in self._looks], float)
+        return np.array([record[2] for record in self._records], float)
 
     @property
     def units_changed(self) -> np.ndarray:
         """Fraction of the units, over all points, that were in another interval at the look before; 0 at the first."""
-        return np.array([look[3] for look in self._looks], float)
+        return np.array([record[3] for record in self._records], float)
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -195,23 +195,25 @@ class RegionTracker(Watcher):
         points = network.checked_points(self.x)
         if not any(probe.bends for probe in network.probes):
             raise ValueError(f"The model must have an activation that bends. Received: {_describe(self.model)}")
-        if self._looks and self._network.model is not self.model:
-            self._looks = []
+        if self._records and self._network.model is not self.model:
+            self._records = []
         self._network, self._points = network, points
 
     def begin(self, step: int) -> int:
-        if self._looks:
-            step = max(step, self._looks[-1][0])  # the optimizer may be a new one, or have skipped steps
+        if self._records:
+            step = max(step, self._records[-1][0])  # the optimizer may be a new one, or have skipped steps
             if np.array_equal(self._patterns, self._network.patterns(self._points)):
                 return step  # the last `fit` ended with a look
         self.step = step
-        self.look()
+        self.run()
         return step
 
-    def look(self) -> None:
+    def run(self) -> None:
         patterns = self._network.patterns(self._points)
-        changed = patterns != (self._patterns if self._looks else patterns)
-        self._looks.append((self.step, _different(patterns), float(changed.any(axis=1).mean()), float(changed.mean())))
+        changed = patterns != (self._patterns if self._records else patterns)
+        self._records.append(
+            (self.step, _count_different(patterns), float(changed.any(axis=1).mean()), float(changed.mean()))
+        )
         self._patterns = patterns
 
 
@@ -376,7 +378,7 @@ def _preactivation(layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
     return outputs + along_axis(keras.ops.cast(plain.bias, plain.compute_dtype), unit_axis, len(outputs.shape))
 
 
-def _different(patterns: np.ndarray) -> int:
+def _count_different(patterns: np.ndarray) -> int:
     return len({pattern.tobytes() for pattern in patterns})
 
 

@@ -259,14 +259,14 @@ def _cut(
         start = np.flatnonzero(is_above & ~np.roll(is_above, 1))[0]
         above, rest = np.split(np.roll(corners, -start, axis=0), [is_above.sum()])
         between = ((above[-1], rest[0]), (above[0], rest[-1]))
-        ends = np.stack([_zero(corner, other, 2 + column, tolerance) for corner, other in between])
+        ends = np.stack([_zero_crossing(corner, other, 2 + column, tolerance) for corner, other in between])
         below = rest[rest[:, 2 + column] < -tolerance]
         waiting += [np.concatenate([above, ends]), np.concatenate([ends[:1], below, ends[1:]])]
         cuts.append((column, ends[:, :2]))
     return pieces, cuts
 
 
-def _zero(above: np.ndarray, other: np.ndarray, column: int, tolerance: float) -> np.ndarray:
+def _zero_crossing(above: np.ndarray, other: np.ndarray, column: int, tolerance: float) -> np.ndarray:
     """Returns where a column is 0 between two corners; the second corner, if it is as good as 0 there."""
     if other[column] >= -tolerance:
         return other

@@ -9,21 +9,21 @@ import numpy as np
 
 from keras_actlab.arguments import as_path
 from keras_actlab.cab.affine import AffineUnits, Units, current
-from keras_actlab.cab.geometry import angular_change, of_values
+from keras_actlab.cab.base_tracker import BaseTracker
+from keras_actlab.cab.geometry import angular_change, boundaries_from
 from keras_actlab.cab.track import FIELDS, Track, load_tracks, save_tracks
-from keras_actlab.cab.watching import Watcher
 from keras_actlab.distribution import is_first_process
 
 # A layer or its name, or several that follow one another.
 Named: TypeAlias = keras.layers.Layer | str | tuple[keras.layers.Layer | str, ...]
 
 # Looks whose variables are kept as they are, until geometry is done for all of them at once.
-LOOKS_AT_ONCE = 256
+MAX_SNAPSHOTS = 256
 # What NumPy and Python need for the arrays of a record, beside the numbers in them; measured on small layers.
 OVERHEAD = 2000  # bytes
 
 
-class BoundaryTracker(Watcher):
+class BoundaryTracker(BaseTracker):
     """Follows the characteristic activation boundaries of layers while a model trains.
 
     Looks before the first training step, then after every `every` steps, and at the end: where each boundary is
@@ -90,7 +90,7 @@ class BoundaryTracker(Watcher):
         self.path = None if path is None else as_path("path", path)
         self._records: list[_Records] = []
         self._restored = False  # whether the records are those of a file, and training has not begun since
-        self._waiting: list[tuple[int, list[np.ndarray]]] = []  # a look's step, and copies of the variables
+        self._pending: list[tuple[int, list[np.ndarray]]] = []  # a look's step, and copies of the variables
 
     @property
     def tracks(self) -> dict[str, Track]:
@@ -122,7 +122,7 @@ class BoundaryTracker(Watcher):
                 f"`megabytes` must hold at least four records, of {size / 1e6:.3g} MB each. "
                 f"Received: megabytes={self.megabytes}"
             )
-        self._at_once = min(LOOKS_AT_ONCE, max(1, self._capacity // 8))
+        self._at_once = min(MAX_SNAPSHOTS, max(1, self._capacity // 8))
         if self.path is not None and self.path.exists():
             self._restore(records, load_tracks(self.path))
         self._records = records
@@ -158,11 +158,11 @@ class BoundaryTracker(Watcher):
     def begin(self, step: int) -> int:
         self._compute()
         restored, self._restored = self._restored, False
-        if len(self._records[0]) and all(records.agrees() for records in self._records):
+        if len(self._records[0]) and all(records.matches() for records in self._records):
             return max(step, self._records[0].last_step)
         if restored:
             for records in self._records:
-                if not records.may_go_on_at(step):
+                if not records.can_resume_at(step):
                     raise ValueError(
                         f"`path` must be a file of the same run, or a new one. Received: path={str(self.path)!r}, "
                         f"where the boundaries of {records.units.name!r} at step {step} are others than the layer's"
@@ -180,25 +180,25 @@ class BoundaryTracker(Watcher):
 
     def _copy(self, step: int) -> None:
         copies = [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables]
-        self._waiting.append((step, copies))
+        self._pending.append((step, copies))
 
-    def look(self) -> None:
+    def run(self) -> None:
         self._copy(self.step)
-        if len(self._waiting) >= self._at_once:
+        if len(self._pending) >= self._at_once:
             self._compute()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.path is not None:
-            self.catch_up()  # so that a run which goes on from the file finds what the model is then
+            self.run_pending()  # so that a run which goes on from the file finds what the model is then
             if is_first_process():
                 save_tracks(self.tracks, self.path)
 
     def _compute(self, after_gap: bool = False) -> None:
         """Makes records of the looks that wait."""
-        if not self._waiting:
+        if not self._pending:
             return
-        steps, copies = zip(*self._waiting, strict=True)
-        self._waiting = []
+        steps, copies = zip(*self._pending, strict=True)
+        self._pending = []
         stacks = [np.stack(values).astype("float64") for values in zip(*copies, strict=True)]
         values = dict(zip(map(id, self._variables), stacks, strict=True))
         for records in self._records:
@@ -216,7 +216,7 @@ class _Records:
 
     def __init__(self, units: AffineUnits):
         self.units = units
-        self.start = of_values(units, current)
+        self.start = boundaries_from(units, current)
         self.bytes = 2 * self.start.normals.nbytes + 2 * self.start.offsets.nbytes + OVERHEAD
         self._kept: list[tuple[Any, ...]] = []
         self._stride = 1
@@ -227,7 +227,7 @@ class _Records:
 
     def add(self, steps: Sequence[int], values: Mapping[int, np.ndarray], after_gap: bool) -> None:
         """Adds looks, given the values of each variable (by its id) at each of them."""
-        found = of_values(self.units, lambda variable: values[id(variable)])
+        found = boundaries_from(self.units, lambda variable: values[id(variable)])
         first = found.normals[0], found.locations[0]
         before = first if after_gap or not self._kept else self._kept[-1][1:3]
         normals, locations = (
@@ -239,7 +239,7 @@ class _Records:
         for step, *arrays in zip(steps, normals[1:], locations[1:], moves, turns, strict=True):
             record = (step, *map(np.copy, arrays))  # copies, as a view would keep all looks in memory
             if self._after_stride:
-                record = _merged(self._kept.pop(), record)
+                record = _merge(self._kept.pop(), record)
             self._kept.append(record)
             self._after_stride = (self._after_stride + 1) % self._stride if len(self._kept) > 1 else 0
 
@@ -248,7 +248,7 @@ class _Records:
         first, *rest = self._kept
         pairs = zip(rest[::2], rest[1::2], strict=False)
         last = rest[-1:] if len(rest) % 2 else []
-        self._kept = [first, *(_merged(*pair) for pair in pairs), *last]
+        self._kept = [first, *(_merge(*pair) for pair in pairs), *last]
         off = self._after_stride
         self._after_stride = ((len(rest) - (off > 0)) * self._stride + off) % (2 * self._stride)
         self._stride *= 2
@@ -276,17 +276,17 @@ class _Records:
         """The step of the last look."""
         return self._kept[-1][0]
 
-    def agrees(self, record: int = -1) -> bool:
+    def matches(self, record: int = -1) -> bool:
         """Whether the boundaries are those of a record, by default the last one."""
-        now = of_values(self.units, current)
+        now = boundaries_from(self.units, current)
         pairs = zip(self._kept[record][1:3], (now.normals, now.locations), strict=True)
         return all(np.allclose(*pair, rtol=1e-6, atol=0.0, equal_nan=True) for pair in pairs)
 
-    def may_go_on_at(self, step: int) -> bool:
+    def can_resume_at(self, step: int) -> bool:
         """Whether the boundaries are those seen at a step, if it was looked at."""
-        return all(self.agrees(k) for k, record in enumerate(self._kept) if record[0] == step)
+        return all(self.matches(k) for k, record in enumerate(self._kept) if record[0] == step)
 
 
-def _merged(former: tuple[Any, ...], latter: tuple[Any, ...]) -> tuple[Any, ...]:
+def _merge(former: tuple[Any, ...], latter: tuple[Any, ...]) -> tuple[Any, ...]:
     """One record for two: the latter, with the larger changes of both."""
     return *latter[:3], *map(np.maximum, former[3:], latter[3:])

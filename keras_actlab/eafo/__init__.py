@@ -13,8 +13,8 @@ except ImportError as error:
     ) from error
 
 from keras_actlab.eafo.densities import Density, Empirical, Gaussian, Laplace, Uniform
-from keras_actlab.eafo.image import Image, entropy, image, standardized_entropy
 from keras_actlab.eafo.network import layer_entropies
+from keras_actlab.eafo.push_forward import PushForward, entropy, push_forward, standardized_entropy
 from keras_actlab.eafo.ranking import rank
 from keras_actlab.eafo.refinement import EntropyRefinement
 from keras_actlab.eafo.search import Correction, Improvement, correction, improve, worst_activation
@@ -25,15 +25,15 @@ __all__ = [
     "Empirical",
     "EntropyRefinement",
     "Gaussian",
-    "Image",
     "Improvement",
     "Laplace",
+    "PushForward",
     "Uniform",
     "correction",
     "entropy",
-    "image",
     "improve",
     "layer_entropies",
+    "push_forward",
     "rank",
     "standardized_entropy",
     "worst_activation",

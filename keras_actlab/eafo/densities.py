@@ -12,8 +12,8 @@ from keras_actlab.arguments import check_number as check_number
 
 # Samples of one exact value count as a point mass from this share of them on, and this number.
 ATOM_SHARE, ATOM_COUNT = 0.005, 5
-FEWEST_SAMPLES = 16
-MOST_CENTRES = 512
+MIN_SAMPLES = 16
+MAX_CENTRES = 512
 BLOCK = 2048
 
 
@@ -218,9 +218,9 @@ class Empirical(Density):
         numbers = finite_samples(samples)
         precision = np.finfo(np.result_type(np.asarray(samples), "float32")).eps
         self.atoms, rest = split_atoms(numbers)
-        if len(rest) < FEWEST_SAMPLES:
+        if len(rest) < MIN_SAMPLES:
             raise ValueError(
-                f"`samples` must hold at least {FEWEST_SAMPLES} numbers that are no point mass. Received: "
+                f"`samples` must hold at least {MIN_SAMPLES} numbers that are no point mass. Received: "
                 f"{len(rest)} such numbers of {len(numbers)}, point masses at {self.atoms[:, 0].tolist()}"
             )
         lower, upper = np.quantile(rest, (0.25, 0.75))
@@ -233,7 +233,7 @@ class Empirical(Density):
         if bandwidth is None:
             bandwidth = float(spread * (4 / (5 * len(rest))) ** (1 / 7))
         self.bandwidth = bandwidth
-        centres = min(max(len(rest) // 4, FEWEST_SAMPLES), MOST_CENTRES)
+        centres = min(max(len(rest) // 4, MIN_SAMPLES), MAX_CENTRES)
         self._centres = np.quantile(rest, (np.arange(centres) + 0.5) / centres)
         self.std = float(np.hypot(np.std(self._centres), bandwidth))
         self._mass = 1.0 - self.atoms[:, 1].sum()
@@ -271,7 +271,7 @@ class Empirical(Density):
         around = self.bandwidth * np.array([-9, -6, -3, -1, 0, 1, 3, 6, 9])
         values = np.unique(self._centres + around[:, None])
         ends = values[[0, -1]]
-        values = np.union1d(ends, values[:: -(-len(values) // MOST_CENTRES)])
+        values = np.union1d(ends, values[:: -(-len(values) // MAX_CENTRES)])
         return self.cdf(values) / self._mass, values
 
 

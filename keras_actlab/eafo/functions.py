@@ -32,7 +32,7 @@ def _tanh_shrink(z: np.ndarray) -> np.ndarray:
 
 
 # By the names of `keras.activations`, with Keras' default arguments.
-KNOWN: dict[str, Function] = {
+FORMULAS: dict[str, Function] = {
     "celu": lambda z: np.where(z > 0, z, np.expm1(_negative(z))),
     "crrelu": crrelu(0.01),
     "elu": lambda z: np.where(z > 0, z, np.expm1(_negative(z))),
@@ -68,7 +68,7 @@ def as_function(activation: Any) -> tuple[Function, float]:
         TypeError: If it is nothing of the kind, or gives no array of numbers of the same shape.
         ValueError: If its name is not known, or it is no function of one number, but of a channel or of several.
     """
-    if isinstance(activation, str) and activation not in KNOWN:
+    if isinstance(activation, str) and activation not in FORMULAS:
         try:
             activation = keras.activations.get(activation)
         except ValueError:
@@ -90,12 +90,12 @@ def as_function(activation: Any) -> tuple[Function, float]:
     return lambda z: _values(activation, z).astype("float64"), float(np.finfo(precision).eps)
 
 
-def name_of(activation: Any) -> str:
+def activation_name(activation: Any) -> str:
     """Returns what to call an activation in a table."""
     if isinstance(activation, str):
         return activation
     if isinstance(activation, keras.layers.Activation):
-        return name_of(activation.activation)
+        return activation_name(activation.activation)
     return getattr(activation, "__name__", type(activation).__name__)
 
 
@@ -103,7 +103,7 @@ def _formula(activation: Any) -> Function | None:
     """Returns the activation in float64, if its formula is known here."""
     match activation:
         case str():
-            return KNOWN.get(activation)
+            return FORMULAS.get(activation)
         case keras.layers.Activation():
             return _formula(activation.activation)
         case layers.EntropyActivation() if activation.built:
@@ -118,10 +118,10 @@ def _formula(activation: Any) -> Function | None:
         case layers.CRReLU() if activation.built and activation.axis is None:
             return crrelu(float(keras.ops.convert_to_numpy(activation.epsilon)))
     if activation is crrelu_of_tensors:
-        return KNOWN["crrelu"]
+        return FORMULAS["crrelu"]
     name = getattr(activation, "__name__", None)
     if name is not None and getattr(keras.activations, name, None) is activation:
-        return KNOWN.get(name)
+        return FORMULAS.get(name)
     return None
 
 

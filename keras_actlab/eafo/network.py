@@ -10,15 +10,15 @@ import pandas as pd
 from scipy import special, stats
 
 from keras_actlab.arguments import received
-from keras_actlab.eafo.densities import FEWEST_SAMPLES, finite_samples, split_atoms
-from keras_actlab.eafo.functions import name_of
+from keras_actlab.eafo.densities import MIN_SAMPLES, finite_samples, split_atoms
+from keras_actlab.eafo.functions import activation_name
 from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.ops.tensor import concrete
 
 BATCH = 128
 # Values that are kept of each activation's inputs, and of its outputs.
-MOST_VALUES = 20_000
-NO_HIDDEN_ACTIVATIONS = (
+MAX_VALUES = 20_000
+EXCLUDED_ACTIVATIONS = (
     keras.activations.linear,
     keras.activations.log_softmax,
     keras.activations.softmax,
@@ -76,7 +76,7 @@ def layer_entropies(model: keras.Model, data: Any) -> pd.DataFrame:
         )
     (examples,) = lengths
     starts = range(0, examples, BATCH)
-    with _recording(model, MOST_VALUES // len(starts) + 1) as records:
+    with _recording(model, MAX_VALUES // len(starts) + 1) as records:
         for start in starts:
             batch = keras.tree.map_structure(lambda array, start=start: array[start : start + BATCH], data)
             model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch), training=False)
@@ -107,13 +107,13 @@ class SampleEntropy:
 
     def __init__(self, values: np.ndarray):
         values = finite_samples(values)
-        if len(values) < FEWEST_SAMPLES:
-            raise ValueError(f"There must be at least {FEWEST_SAMPLES} values. Received: {len(values)}")
+        if len(values) < MIN_SAMPLES:
+            raise ValueError(f"There must be at least {MIN_SAMPLES} values. Received: {len(values)}")
         self.atoms, rest = split_atoms(values)
         share = 1.0 - self.atoms[:, 1].sum()
         self.entropy = float(special.entr(self.atoms[:, 1]).sum())
         self.standardized = self.entropy
-        if len(rest) >= FEWEST_SAMPLES:
+        if len(rest) >= MIN_SAMPLES:
             # The usual window, or a wider one where spaces between equal values would be 0.
             ties = np.unique(rest, return_counts=True)[1].max()
             window = min(max(int(np.sqrt(len(rest)) + 0.5), ties), (len(rest) - 1) // 2)
@@ -175,12 +175,12 @@ def _recording(model: keras.Model, values: int) -> Iterator[dict[int, _Record]]:
                 continue
             if isinstance(layer, ACTIVATION_LAYERS):
                 # An attribute of the instance goes before the method of its class.
-                layer.call = recorded(layer, name_of(layer), layer.call)  # type: ignore[method-assign]
+                layer.call = recorded(layer, activation_name(layer), layer.call)  # type: ignore[method-assign]
                 swapped.append((layer, None))
                 continue
             activation: Any = getattr(layer, "activation", None)
             if _applies(activation):
-                layer.activation = recorded(layer, name_of(activation), activation)
+                layer.activation = recorded(layer, activation_name(activation), activation)
                 swapped.append((layer, activation))
         yield records
     finally:
@@ -196,5 +196,5 @@ def _applies(activation: Any) -> bool:
     return (
         callable(activation)
         and not isinstance(activation, keras.layers.Layer | type)
-        and activation not in NO_HIDDEN_ACTIVATIONS
+        and activation not in EXCLUDED_ACTIVATIONS
     )

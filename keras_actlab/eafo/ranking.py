@@ -6,8 +6,8 @@ from typing import Any
 import pandas as pd
 
 from keras_actlab.eafo.densities import as_density
-from keras_actlab.eafo.functions import KNOWN, name_of
-from keras_actlab.eafo.image import image
+from keras_actlab.eafo.functions import FORMULAS, activation_name
+from keras_actlab.eafo.push_forward import push_forward
 
 
 def rank(activations: Mapping[str, Any] | Iterable[Any] | None, density: Any) -> pd.DataFrame:
@@ -41,18 +41,18 @@ def rank(activations: Mapping[str, Any] | Iterable[Any] | None, density: Any) ->
     """
     density = as_density(density)
     if activations is None:
-        activations = KNOWN
+        activations = FORMULAS
     if isinstance(activations, str) or not isinstance(activations, Iterable):
         raise TypeError(f"`activations` must be a sequence or a mapping. Received: activations={activations!r}")
     if isinstance(activations, Mapping):
         named = list(activations.items())
     else:
-        named = [(name_of(activation), activation) for activation in activations]
+        named = [(activation_name(activation), activation) for activation in activations]
     if not named:
         raise ValueError(f"`activations` must hold at least one. Received: activations={activations!r}")
     rows = []
     for name, activation in named:
-        outputs = image(activation, density)
+        outputs = push_forward(activation, density)
         rows.append((name, outputs.entropy, outputs.standardized_entropy, outputs.atoms[:, 1].sum()))
     table = pd.DataFrame(rows, columns=["activation", "entropy", "standardized entropy", "point masses"])
     return table.sort_values("entropy", ignore_index=True, kind="stable")

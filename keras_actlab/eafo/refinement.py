@@ -9,25 +9,25 @@ import keras
 import numpy as np
 import pandas as pd
 
+from keras_actlab.callbacks import PeriodicCallback
 from keras_actlab.distribution import of_first_process
 from keras_actlab.eafo.densities import Empirical, check_number
 from keras_actlab.eafo.functions import spline
-from keras_actlab.eafo.image import Image, Table, image_of, runs, support
+from keras_actlab.eafo.push_forward import PushForward, Table, push_forward_of, runs, support
 from keras_actlab.eafo.search import node_correction
 from keras_actlab.layers import EntropyActivation
-from keras_actlab.periodic import Periodic
 
 ROUNDING = float(np.finfo("float32").eps)
 COLUMNS = ("step", "layer", "entropy before", "entropy after", "standardized before", "standardized after")
 # Points at which the outputs are followed, beside the knots.
 POINTS = 256
 # No knot of the inverse moves further towards its neighbour than this share of the way, so that it cannot fold back.
-FARTHEST = 1 / 3
+MAX_MOVE = 1 / 3
 # The knots are to reach as far as all but this share of the sample, on either side.
-OUTSIDE = 0.005
+MAX_OUTSIDE_SHARE = 0.005
 
 
-class EntropyRefinement(Periodic):
+class EntropyRefinement(PeriodicCallback):
     r"""Takes a step of entropy-based optimization in `EntropyActivation` layers, every so many training steps.
 
     For each layer, the density of its recent pre-activations is estimated (`Empirical`), and the part of its curve that
@@ -131,7 +131,7 @@ class EntropyRefinement(Periodic):
                     )
             self._found += [layer for layer in found if layer not in self._found]
 
-    def look(self) -> None:
+    def run(self) -> None:
         for layer in self._found:
             entropies = refine(layer, self.fraction)
             if entropies is not None:
@@ -185,7 +185,7 @@ def next_curve(layer: EntropyActivation, fraction: float) -> Curve | None:
     if not np.any(weights * eta**2):
         return None
     mean = np.sqrt(np.average(eta**2, weights=weights))
-    farthest = FARTHEST * (wide[1] - wide[0])
+    farthest = MAX_MOVE * (wide[1] - wide[0])
     moved = z + np.clip(fraction * density.std / mean * eta, -farthest, farthest)
     new = values.copy()
     new[nodes] = np.interp(z, moved, x)
@@ -196,7 +196,7 @@ def next_curve(layer: EntropyActivation, fraction: float) -> Curve | None:
 
 def _reach(density: Empirical, knots: np.ndarray) -> float:
     """Returns by which power of two to spread the knots, or draw them together, so that the density fills them."""
-    ends = density.quantiles(np.array([OUTSIDE, 1.0 - OUTSIDE]))
+    ends = density.quantiles(np.array([MAX_OUTSIDE_SHARE, 1.0 - MAX_OUTSIDE_SHARE]))
     ratios = [end / knot for end, knot in zip(ends, knots[[0, -1]], strict=True) if knot and end * knot > 0]
     ratio = max(ratios, default=1.0)
     if 0.25 <= ratio <= 1.0:
@@ -204,13 +204,13 @@ def _reach(density: Empirical, knots: np.ndarray) -> float:
     return 2.0 ** (np.ceil(np.log2(ratio)) + (ratio < 0.25))
 
 
-def _outputs(knots: np.ndarray, curves: Sequence[np.ndarray], density: Empirical) -> list[Image]:
+def _outputs(knots: np.ndarray, curves: Sequence[np.ndarray], density: Empirical) -> list[PushForward]:
     """Returns what each of several curves, given as its values at the knots, makes of the density."""
     lower, upper = support(density)
     z = np.union1d(np.linspace(lower, upper, POINTS), knots[(knots > lower) & (knots < upper)])
     mass = density.between(z)
-    images = []
+    outputs = []
     for values in curves:
         curve = partial(spline, knots=knots, values=values)
-        images.append(image_of(Table(z, curve(z), mass, ROUNDING), curve, density))
-    return images
+        outputs.append(push_forward_of(Table(z, curve(z), mass, ROUNDING), curve, density))
+    return outputs

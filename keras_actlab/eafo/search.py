@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from keras_actlab.eafo.densities import Density, as_density, check_number
 from keras_actlab.eafo.functions import Function, as_function
-from keras_actlab.eafo.image import TAIL, Table, image_of, runs, support, tabulate
+from keras_actlab.eafo.push_forward import TAIL, Table, push_forward_of, runs, support, tabulate
 
 POINTS = 4097
 # Each step takes two derivatives of the step before, which grows what is finer than the points without bound: a flow
@@ -18,7 +18,7 @@ POINTS = 4097
 STEP_POINTS = 129
 STEP_TAIL = 1e-5
 # Share of a density that may lie beyond gaps in which it is 0.
-MOST_LEFT_OUT = 0.01
+MAX_EXCLUDED_SHARE = 0.01
 
 
 def worst_activation(density: Any, lower: float = 0.0, upper: float = 1.0) -> Function:
@@ -60,8 +60,8 @@ def worst_activation(density: Any, lower: float = 0.0, upper: float = 1.0) -> Fu
         raise ValueError(f"`lower` must be less than `upper`. Received: lower={lower}, upper={upper}")
     z = np.linspace(*support(density), POINTS)
     mass = density.between(z)
-    best = _heaviest(runs(mass > 0), mass)
-    if best is None or mass[best].sum() < (1.0 - MOST_LEFT_OUT) * mass.sum():
+    best = _most_probable(runs(mass > 0), mass)
+    if best is None or mass[best].sum() < (1.0 - MAX_EXCLUDED_SHARE) * mass.sum():
         _check_density(z, mass)
     share = 1.0 - density.atoms[:, 1].sum()
     return lambda z: lower + (upper - lower) * density.cdf(z) / share
@@ -169,8 +169,8 @@ def _correction(
     table = Table(z, function(z), density.between(z), rounding)
     # Ends that nobody asked for are left out where saturated values or rare inputs no longer differ.
     # So are outliers, beyond gaps of an empirical density.
-    best = _heaviest(runs((table.direction > 0) & (table.mass > 0)), table.mass)
-    if best is not None and table.mass[best].sum() > (1.0 - MOST_LEFT_OUT) * table.mass.sum():
+    best = _most_probable(runs((table.direction > 0) & (table.mass > 0)), table.mass)
+    if best is not None and table.mass[best].sum() > (1.0 - MAX_EXCLUDED_SHARE) * table.mass.sum():
         first = 0 if lower is not None else best.start
         last = len(table.mass) if upper is not None else best.stop
         z = z[first : last + 1]
@@ -223,7 +223,7 @@ def _part(table: Table, lower: float | None, upper: float | None) -> tuple[float
     return start if lower is None else lower, stop if upper is None else upper
 
 
-def _heaviest(parts: list[slice], mass: np.ndarray) -> slice | None:
+def _most_probable(parts: list[slice], mass: np.ndarray) -> slice | None:
     return max(parts, key=lambda part: mass[part].sum(), default=None)
 
 
@@ -278,10 +278,10 @@ class Improvement:
 
     def __call__(self, z: Any) -> np.ndarray:
         """Returns the activation at `z`."""
-        return _joined(np.asarray(z, "float64"), self.z, self.x, self.before, self.shifts)
+        return _extended(np.asarray(z, "float64"), self.z, self.x, self.before, self.shifts)
 
 
-def _joined(
+def _extended(
     z: np.ndarray, nodes: np.ndarray, x: np.ndarray, before: Function, shifts: tuple[float, float]
 ) -> np.ndarray:
     beyond = before(np.where(z < nodes[0], z - shifts[0], z - shifts[1]))
@@ -368,6 +368,6 @@ def improve(
             f"step={step}, with which the inverse folds back where the input was {places[0]:.6g} to {places[1]:.6g}"
         )
     shifts = float(z[0] - found.z[0]), float(z[-1] - found.z[-1])
-    new = partial(_joined, nodes=z, x=found.x, before=function, shifts=shifts)
-    before, after = (image_of(tabulate(f, rounding, density), f, density).entropy for f in (function, new))
+    new = partial(_extended, nodes=z, x=found.x, before=function, shifts=shifts)
+    before, after = (push_forward_of(tabulate(f, rounding, density), f, density).entropy for f in (function, new))
     return Improvement(z, found.x, function, shifts, rounding, before, after)

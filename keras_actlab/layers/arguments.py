@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from keras_actlab.arguments import boolean as boolean
-from keras_actlab.arguments import interpreted
 from keras_actlab.arguments import positive_integer as positive_integer
+from keras_actlab.arguments import resolve
 from keras_actlab.ops.tensor import Tensor
 
 # What `keras.activations.get` and its like understand: a name, a config, an object; None for none.
@@ -20,7 +20,7 @@ Constraint: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
 Shape: TypeAlias = tuple[int | None, ...]
 
 
-def check_is_no_tensor(layer: keras.layers.Layer, name: str, value: Any) -> None:
+def check_not_tensor(layer: keras.layers.Layer, name: str, value: Any) -> None:
     """Raises a TypeError where `value`, the first argument of the constructor, is what `call` is for.
 
     So it is in `CRReLU(x)`, and in `Dense(8, activation=CRReLU)`, which calls the class.
@@ -55,7 +55,7 @@ def activation_function(value: Activation) -> Callable[[Tensor], Tensor]:
             f"`activation` must be a name, a function or a layer, such as `{value.__name__}()`, not a class. "
             f"Received: activation={value!r}"
         )
-    found: Callable[[Tensor], Tensor] = interpreted(keras.activations.get, "activation", value)
+    found: Callable[[Tensor], Tensor] = resolve(keras.activations.get, "activation", value)
     return found
 
 

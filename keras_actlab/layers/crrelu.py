@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_actlab import ops
-from keras_actlab.arguments import check_number, interpreted
+from keras_actlab.arguments import check_number, resolve
 from keras_actlab.layers.arguments import (
     Constraint,
     Initializer,
@@ -15,8 +15,8 @@ from keras_actlab.layers.arguments import (
     Shape,
     channel_spec,
     channels_along,
-    check_is_no_tensor,
     check_keywords,
+    check_not_tensor,
     curve_values,
 )
 from keras_actlab.layers.replacement import Replacement
@@ -75,7 +75,7 @@ class CRReLU(Replacement):
         epsilon_constraint: Constraint = None,
         **kwargs: Any,
     ) -> None:
-        check_is_no_tensor(self, "axis", axis)
+        check_not_tensor(self, "axis", axis)
         check_keywords(self, kwargs, {"epsilon": "`epsilon_initializer`, the number that epsilon starts as"})
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -85,9 +85,9 @@ class CRReLU(Replacement):
         if isinstance(epsilon_initializer, (int, float)):
             check_number("epsilon_initializer", epsilon_initializer)
             epsilon_initializer = keras.initializers.Constant(epsilon_initializer)
-        self.epsilon_initializer = interpreted(keras.initializers.get, "epsilon_initializer", epsilon_initializer)
-        self.epsilon_regularizer = interpreted(keras.regularizers.get, "epsilon_regularizer", epsilon_regularizer)
-        self.epsilon_constraint = interpreted(keras.constraints.get, "epsilon_constraint", epsilon_constraint)
+        self.epsilon_initializer = resolve(keras.initializers.get, "epsilon_initializer", epsilon_initializer)
+        self.epsilon_regularizer = resolve(keras.regularizers.get, "epsilon_regularizer", epsilon_regularizer)
+        self.epsilon_constraint = resolve(keras.constraints.get, "epsilon_constraint", epsilon_constraint)
 
     def build(self, input_shape: Shape) -> None:
         shape: tuple[int, ...] = ()

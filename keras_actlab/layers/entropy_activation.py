@@ -8,15 +8,15 @@ import keras
 import numpy as np
 
 from keras_actlab import constraints, ops
-from keras_actlab.arguments import interpreted
+from keras_actlab.arguments import resolve
 from keras_actlab.layers.arguments import (
     Activation,
     Regularizer,
     Shape,
     activation_function,
     boolean,
-    check_is_no_tensor,
     check_keywords,
+    check_not_tensor,
 )
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, concrete, integer
@@ -97,7 +97,7 @@ class EntropyActivation(Replacement):
         values_regularizer: Regularizer = None,
         **kwargs: Any,
     ) -> None:
-        check_is_no_tensor(self, "activation", activation)
+        check_not_tensor(self, "activation", activation)
         check_keywords(
             self,
             kwargs,
@@ -119,7 +119,7 @@ class EntropyActivation(Replacement):
         self.sample_size = integer("sample_size", sample_size)
         if self.sample_size < 0:
             raise ValueError(f"`sample_size` must not be negative. Received: sample_size={sample_size}")
-        self.values_regularizer = interpreted(keras.regularizers.get, "values_regularizer", values_regularizer)
+        self.values_regularizer = resolve(keras.regularizers.get, "values_regularizer", values_regularizer)
 
     def build(self, input_shape: Shape) -> None:
         self.knots = self.add_weight(
@@ -146,7 +146,7 @@ class EntropyActivation(Replacement):
             )
 
     def _initial_knots(self) -> np.ndarray:
-        return _even(self.lower, self.upper, self.num_knots)
+        return _evenly_spaced(self.lower, self.upper, self.num_knots)
 
     def _initial_values(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         knots = keras.ops.convert_to_tensor(self._initial_knots(), dtype)
@@ -190,7 +190,7 @@ class EntropyActivation(Replacement):
         lower, upper = _check_range(
             float(now[0]) if lower is None else lower, float(now[-1]) if upper is None else upper, self.num_knots
         )
-        knots = _even(lower, upper, self.num_knots)
+        knots = _evenly_spaced(lower, upper, self.num_knots)
         with np.errstate(over="ignore"):
             values = np.asarray(function(knots.astype("float64")))
             values = (values.mean(axis=1) if values.ndim == 2 else values).astype("float32")
@@ -261,7 +261,7 @@ def _check_range(lower: float, upper: float, num_knots: int) -> tuple[float, flo
         if isinstance(end, bool) or not isinstance(end, Real):
             raise TypeError(f"`{name}` must be a number. Received: {name}={end!r} (of type {type(end).__name__})")
     lower, upper = float(lower), float(upper)
-    knots = _even(lower, upper, num_knots)
+    knots = _evenly_spaced(lower, upper, num_knots)
     with np.errstate(over="ignore", invalid="ignore"):
         in_order = np.isfinite(knots[-1] - knots[0]) and np.all(knots[:-1] < knots[1:])
     if not in_order:
@@ -272,6 +272,6 @@ def _check_range(lower: float, upper: float, num_knots: int) -> tuple[float, flo
     return lower, upper
 
 
-def _even(lower: float, upper: float, num_knots: int) -> np.ndarray:
+def _evenly_spaced(lower: float, upper: float, num_knots: int) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         return np.linspace(lower, upper, num_knots).astype("float32")

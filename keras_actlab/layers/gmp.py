@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_actlab import ops
-from keras_actlab.arguments import interpreted
+from keras_actlab.arguments import resolve
 from keras_actlab.initializers import UniformSphereAngles
 from keras_actlab.layers.arguments import (
     Activation,
@@ -134,16 +134,16 @@ class GmP(Unquantized, Replacement):
         self.activation = activation_function(activation)
         self.use_bias = boolean("use_bias", use_bias)
         self.scale_inside = boolean("scale_inside", scale_inside)
-        self.kernel_initializer = interpreted(keras.initializers.get, "kernel_initializer", kernel_initializer)
-        self.angles_initializer = interpreted(keras.initializers.get, "angles_initializer", angles_initializer)
-        self.angles_regularizer = interpreted(keras.regularizers.get, "angles_regularizer", angles_regularizer)
-        self.angles_constraint = interpreted(keras.constraints.get, "angles_constraint", angles_constraint)
+        self.kernel_initializer = resolve(keras.initializers.get, "kernel_initializer", kernel_initializer)
+        self.angles_initializer = resolve(keras.initializers.get, "angles_initializer", angles_initializer)
+        self.angles_regularizer = resolve(keras.regularizers.get, "angles_regularizer", angles_regularizer)
+        self.angles_constraint = resolve(keras.constraints.get, "angles_constraint", angles_constraint)
         self.radius_initializer = keras.initializers.get("zeros" if radius_initializer is None else radius_initializer)
-        self.radius_regularizer = interpreted(keras.regularizers.get, "radius_regularizer", radius_regularizer)
-        self.radius_constraint = interpreted(keras.constraints.get, "radius_constraint", radius_constraint)
-        self.scale_initializer = interpreted(keras.initializers.get, "scale_initializer", scale_initializer)
-        self.scale_regularizer = interpreted(keras.regularizers.get, "scale_regularizer", scale_regularizer)
-        self.scale_constraint = interpreted(keras.constraints.get, "scale_constraint", scale_constraint)
+        self.radius_regularizer = resolve(keras.regularizers.get, "radius_regularizer", radius_regularizer)
+        self.radius_constraint = resolve(keras.constraints.get, "radius_constraint", radius_constraint)
+        self.scale_initializer = resolve(keras.initializers.get, "scale_initializer", scale_initializer)
+        self.scale_regularizer = resolve(keras.regularizers.get, "scale_regularizer", scale_regularizer)
+        self.scale_constraint = resolve(keras.constraints.get, "scale_constraint", scale_constraint)
 
     def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
         """Returns the shape of the plain layer's kernel. Raises ValueError if the input does not fit."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_actlab.arguments import interpreted
+from keras_actlab.arguments import resolve
 from keras_actlab.layers.arguments import Constraint, Initializer, Regularizer, Shape, boolean
 from keras_actlab.layers.input_mean_normalization import InputMeanNormalization
 from keras_actlab.ops.tensor import Tensor, along_axis
@@ -82,9 +82,9 @@ class MeanOnlyBatchNormalization(InputMeanNormalization):
         super().__init__(axis=axis, momentum=momentum, synchronized=synchronized, **kwargs)
         self.center = boolean("center", center)
         self.beta = None  # a variable from `build` on if `center`
-        self.beta_initializer = interpreted(keras.initializers.get, "beta_initializer", beta_initializer)
-        self.beta_regularizer = interpreted(keras.regularizers.get, "beta_regularizer", beta_regularizer)
-        self.beta_constraint = interpreted(keras.constraints.get, "beta_constraint", beta_constraint)
+        self.beta_initializer = resolve(keras.initializers.get, "beta_initializer", beta_initializer)
+        self.beta_regularizer = resolve(keras.regularizers.get, "beta_regularizer", beta_regularizer)
+        self.beta_constraint = resolve(keras.constraints.get, "beta_constraint", beta_constraint)
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)

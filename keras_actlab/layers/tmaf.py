@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_actlab import constraints, ops
-from keras_actlab.arguments import interpreted
+from keras_actlab.arguments import resolve
 from keras_actlab.layers.arguments import (
     Constraint,
     Initializer,
@@ -17,8 +17,8 @@ from keras_actlab.layers.arguments import (
     boolean,
     channel_spec,
     channels_along,
-    check_is_no_tensor,
     check_keywords,
+    check_not_tensor,
     curve_values,
 )
 from keras_actlab.layers.replacement import Replacement
@@ -100,7 +100,7 @@ class TMAF(Replacement):
         levels_constraint: Constraint = None,
         **kwargs: Any,
     ) -> None:
-        check_is_no_tensor(self, "bandwidth", bandwidth)
+        check_not_tensor(self, "bandwidth", bandwidth)
         check_keywords(self, kwargs, {"levels": "`levels_initializer`", "threshold": "`thresholds`"})
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -124,9 +124,9 @@ class TMAF(Replacement):
                 )
             self.levels_initializer = "relu"
         else:
-            self.levels_initializer = interpreted(keras.initializers.get, "levels_initializer", levels_initializer)
-        self.levels_regularizer = interpreted(keras.regularizers.get, "levels_regularizer", levels_regularizer)
-        self.levels_constraint = interpreted(keras.constraints.get, "levels_constraint", levels_constraint)
+            self.levels_initializer = resolve(keras.initializers.get, "levels_initializer", levels_initializer)
+        self.levels_regularizer = resolve(keras.regularizers.get, "levels_regularizer", levels_regularizer)
+        self.levels_constraint = resolve(keras.constraints.get, "levels_constraint", levels_constraint)
 
     def build(self, input_shape: Shape) -> None:
         channels = channels_along(self.axis, input_shape)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, floating, look_up, tensor, widened
+from keras_actlab.ops.remat import remat
+from keras_actlab.ops.tensor import Tensor, at_least_float32, floating, look_up, tensor
 
 
 def check_knots(knots: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     `x`, too, and the last one for all higher ones. At a knot the slope is that of the piece on its right (to rounding:
     a piece is looked up by `(x - knots[0]) / spacing`, which takes the same time for any number of knots).
 
-    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.rowwise`.
+    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.remat`.
 
     Args:
         x: Tensor of any shape. Integers are converted to `keras.config.floatx()`.
@@ -68,7 +68,7 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
         knots = check_knots(knots)
     x = floating(x)
     knots = ops.stop_gradient(floating(knots, at_least="float32", name="knots"))
-    values = ops.cast(tensor("values", values), widened(x).dtype)
+    values = ops.cast(tensor("values", values), at_least_float32(x).dtype)
     if len(knots.shape) != 1 or tuple(values.shape) != tuple(knots.shape) or knots.shape[0] < 2:
         raise ValueError(
             "`knots` and `values` must have the same shape (n,), n >= 2. "
@@ -77,9 +77,9 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     return _linear_spline(x, knots, values)
 
 
-@rowwise
+@remat
 def _linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    wide = widened(x)  # half precision would look up the wrong piece
+    wide = at_least_float32(x)  # half precision would look up the wrong piece
     knots, values = ops.stop_gradient(ops.cast(knots, wide.dtype)), ops.cast(values, wide.dtype)
     # Each piece as intercept + slope * x. With x - knot in its place ReLU would not be exact, as that rounds.
     slopes = (values[1:] - values[:-1]) / (knots[1:] - knots[:-1])

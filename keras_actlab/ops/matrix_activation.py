@@ -6,11 +6,11 @@ import numpy as np
 from keras import ops
 
 from keras_actlab.arguments import check_number
-from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer, look_up, tensor, widened
+from keras_actlab.ops.remat import remat
+from keras_actlab.ops.tensor import Tensor, along_axis, at_least_float32, floating, integer, look_up, tensor
 
 # From this number of thresholds on, looking an interval up is faster than comparing with each of them.
-MANY = 8
+MIN_LOOKUP_THRESHOLDS = 8
 
 
 def check_thresholds(thresholds: Sequence[float] | np.ndarray) -> tuple[float, ...]:
@@ -56,7 +56,7 @@ def matrix_activation(
     The work grows with the number of diagonals. It grows with the number of intervals, too, unless the thresholds are a
     list, tuple or array of 8 or more, evenly spaced: then an entry is looked up.
 
-    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.rowwise`.
+    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.remat`.
 
     Args:
         x: Tensor with the channels on `axis`. Integers are converted to `keras.config.floatx()`.
@@ -95,7 +95,7 @@ def matrix_activation(
         check_number("surrogate_width", surrogate_width, positive=True)
     even = isinstance(thresholds, tuple) and surrogate_width is None and _evenly_spaced(thresholds)
     x = floating(x)
-    levels = ops.cast(tensor("levels", levels), widened(x).dtype)  # so that their gradients add up in float32
+    levels = ops.cast(tensor("levels", levels), at_least_float32(x).dtype)  # so that their gradients add up in float32
     thresholds = tensor("thresholds", thresholds)
     rank = len(x.shape)
     axis = integer("axis", axis)
@@ -103,7 +103,7 @@ def matrix_activation(
         raise ValueError(f"`axis` must name an axis of `x`. Received: axis={axis}, x.shape={tuple(x.shape)}")
     axis = axis % rank
     _check_shapes(tuple(x.shape), tuple(levels.shape), tuple(thresholds.shape), axis)
-    if even and thresholds.shape[0] >= MANY:
+    if even and thresholds.shape[0] >= MIN_LOOKUP_THRESHOLDS:
         return (_look_up if axis == 0 else _look_up_by_rows)(x, levels, thresholds, axis=axis)
     compare = _compare if axis == 0 else _compare_by_rows
     return compare(x, levels, thresholds, axis=axis, surrogate_width=surrogate_width)
@@ -112,7 +112,7 @@ def matrix_activation(
 def _compare(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int, surrogate_width: float | None) -> Tensor:
     """The sum over the diagonals, whose entries are found by comparing `x` with every threshold."""
     dtype = x.dtype
-    x = widened(x)
+    x = at_least_float32(x)
     thresholds = ops.cast(thresholds, x.dtype)
     rank, intervals = len(x.shape), levels.shape[1]
     above = [x > thresholds[k] for k in range(intervals - 1)]
@@ -134,7 +134,7 @@ def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor
     The thresholds are evenly spaced. The interval of `x` ends or starts at the threshold that is nearest to it.
     """
     dtype = x.dtype
-    x = widened(x)
+    x = at_least_float32(x)
     thresholds = ops.cast(thresholds, x.dtype)
     rank, last = len(x.shape), thresholds.shape[0] - 1
     constant = ops.stop_gradient(x)
@@ -152,8 +152,8 @@ def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor
     return ops.cast(_sum_of_diagonals(terms, axis), dtype)
 
 
-_compare_by_rows = rowwise(_compare)
-_look_up_by_rows = rowwise(_look_up)
+_compare_by_rows = remat(_compare)
+_look_up_by_rows = remat(_look_up)
 
 
 def _evenly_spaced(thresholds: tuple[float, ...]) -> bool:

@@ -10,9 +10,9 @@ from numpy.polynomial import Chebyshev, Polynomial
 from keras_actlab.ops.tensor import Tensor
 
 # In float32, neighbours are 1 / 128 or more apart from here on, so that no step of training means anything.
-LARGEST_ANGLE = 2.0**16
+MAX_ANGLE = 2.0**16
 
-# A quarter turn as a sum of numbers; the first two have so few digits that quarters of up to LARGEST_ANGLE times them
+# A quarter turn as a sum of numbers; the first two have so few digits that quarters of up to MAX_ANGLE times them
 # are exact in float32.
 QUARTER = math.pi / 2
 QUARTER_PARTS = (201 / 2**7, 127 / 2**18, QUARTER - 201 / 2**7 - 127 / 2**18)
@@ -38,7 +38,7 @@ def sines_and_cosines(angles: Tensor) -> tuple[Tensor, Tensor]:
     """
     if backend.backend() == "torch" or backend.standardize_dtype(angles.dtype) != "float32":
         return ops.sin(angles), ops.cos(angles)
-    r = ops.clip(angles, -LARGEST_ANGLE, LARGEST_ANGLE)
+    r = ops.clip(angles, -MAX_ANGLE, MAX_ANGLE)
     quarters = ops.round(r / QUARTER)
     for part in QUARTER_PARTS:
         r = r - quarters * part

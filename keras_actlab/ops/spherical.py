@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import backend, ops
 
-from keras_actlab.ops.compiled import compiled
+from keras_actlab.ops.jit import jit
 from keras_actlab.ops.sines import sines_and_cosines
 from keras_actlab.ops.tensor import Tensor, concrete, floating, largest_magnitude
 
@@ -92,7 +92,7 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
     return _to_angles(kernel)
 
 
-@compiled
+@jit
 def _to_direction(angles: Tensor) -> Tensor:
     sines, cosines = sines_and_cosines(angles)
     cosines = ops.concatenate([cosines, ops.ones_like(angles[:1, :])], axis=0)
@@ -100,7 +100,7 @@ def _to_direction(angles: Tensor) -> Tensor:
     return _products_before(sines, int(angles.shape[0]) + 1) * cosines
 
 
-@compiled
+@jit
 def _to_angles(kernel: Tensor) -> Tensor:
     kernel = kernel / largest_magnitude(kernel, 0)  # no square overflows, and none that matters underflows
     # Summed from the last row up, so that a column's trailing zeros leave norms of exactly 0.

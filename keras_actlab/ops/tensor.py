@@ -34,7 +34,7 @@ def floating(x: Tensor, at_least: str | None = None, name: str = "x") -> Tensor:
     return ops.cast(x, dtype)
 
 
-def widened(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Returns `x`, a floating-point tensor, in float32 or wider.
 
     Unlike `floating` it decides without Keras' cache of dtypes, of which PyTorch warns where it compiles.

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_actlab import eafo, ops
-from keras_actlab.eafo.functions import KNOWN, crrelu
+from keras_actlab.eafo.functions import FORMULAS, crrelu
 from keras_actlab.layers import CRReLU, EntropyActivation
 from tests.backends import numpy
 
@@ -17,11 +17,11 @@ def built(layer):
     return layer
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_a_formula_is_that_of_keras(name):
     z = np.linspace(-20.0, 20.0, 2001)
     function = ops.crrelu if name == "crrelu" else getattr(keras.activations, name)
-    np.testing.assert_allclose(KNOWN[name](z), numpy(function(z.astype("float32"))), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(FORMULAS[name](z), numpy(function(z.astype("float32"))), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "sparsemax", "glu"])
@@ -32,13 +32,13 @@ def test_an_activation_of_several_numbers_is_refused(name):
 
 def test_an_activation_without_a_formula_is_taken_from_keras():
     # H(p) + E[z] for exp(z).
-    assert "exponential" not in KNOWN
+    assert "exponential" not in FORMULAS
     assert eafo.entropy("exponential", Z) == pytest.approx(np.log(2 * np.pi * np.e) / 2, abs=1e-3)
 
 
 def test_formulas_do_not_overflow():
     z = np.array([-1e4, -800.0, 800.0, 1e4])
-    for name, function in KNOWN.items():
+    for name, function in FORMULAS.items():
         assert np.all(np.isfinite(function(z))), name
 
 

@@ -76,7 +76,7 @@ def test_the_worst_activation_keeps_its_bounds_and_makes_outputs_uniform(name):
     assert values[0] == pytest.approx(lower, abs=1e-6)
     assert values[-1] == pytest.approx(upper, abs=1e-6)
     assert eafo.entropy(worst, density) == pytest.approx(np.log(upper - lower), abs=1e-4)
-    outputs = eafo.image(worst, density)
+    outputs = eafo.push_forward(worst, density)
     middle = (outputs.edges[:-1] + outputs.edges[1:]) / 2
     wide = np.diff(outputs.edges) > 1e-5
     np.testing.assert_allclose(outputs.pdf(middle)[wide], 1 / (upper - lower), rtol=1e-3)

@@ -4,10 +4,10 @@ from typing import Any
 
 import keras
 
-from keras_actlab.periodic import Periodic
+from keras_actlab.callbacks import PeriodicCallback
 
 
-class Watcher(Periodic):
+class BaseTracker(PeriodicCallback):
     """Looks at a model before the first training step, then after every so many, and at the end."""
 
     def __init__(self, every: int = 1):
@@ -34,9 +34,9 @@ class Watcher(Periodic):
             optimizer = self.model.optimizer
             updates = int(keras.ops.convert_to_numpy(optimizer.iterations))
             steps = updates * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
-            self.step = self.looked_at = self.begin(steps)
+            self.step = self.last_run = self.begin(steps)
             self._begun = True
         super().on_epoch_begin(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self.catch_up()
+        self.run_pending()

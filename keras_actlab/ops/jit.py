@@ -10,7 +10,7 @@ import keras
 from keras_actlab.ops.tensor import Tensor
 
 
-def compiled(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def jit(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Returns `function`, which on JAX is compiled as a whole when it is called with values.
 
     JAX compiles each operation of a chain for each shape that it meets, which for a chain of a hundred operations, each

@@ -15,17 +15,17 @@ from typing import Any
 
 import keras
 
-from keras_actlab.ops.tensor import Tensor, widened
+from keras_actlab.ops.tensor import Tensor, at_least_float32
 
 Function = Callable[..., Tensor]
 
 # Below this number of elements there is little to gain, and PyTorch takes seconds to compile.
-SMALL = 2**20
+MIN_SIZE = 2**20
 # On a CPU the backward pass works on as many rows at a time as have this number of elements, which fit its cache.
 BLOCK = 2**17
 
 
-def rowwise(function: Function) -> Function:
+def remat(function: Function) -> Function:
     """Returns `function`, with a backward pass that recomputes it instead of keeping its intermediate results.
 
     Args:
@@ -64,7 +64,7 @@ def _is_small(x: Tensor) -> bool:
     # TensorFlow traces batches of unknown length, which are taken for 64 here.
     lengths = [64 if length is None else length for length in x.shape]
     # Lengths that are symbols of `jax.export` have no order; with those, nobody asks for gradients.
-    return not all(isinstance(length, int) for length in lengths) or math.prod(lengths) < SMALL
+    return not all(isinstance(length, int) for length in lengths) or math.prod(lengths) < MIN_SIZE
 
 
 def _on_jax(function: Function) -> Function:
@@ -89,7 +89,7 @@ def _on_jax(function: Function) -> Function:
         rows = _rows(x) if in_blocks else max(1, x.shape[0])
         dtype = x.dtype
         if in_blocks:  # as XLA's loops convert half precision number by number
-            x, gradient = widened(x), widened(gradient)
+            x, gradient = at_least_float32(x), at_least_float32(gradient)
         whole = x.shape[0] - x.shape[0] % rows
         # The rows that make up no block come first, as their gradients are what the sums start from.
         of_rest, sums = gradients(x[whole:], gradient[whole:])

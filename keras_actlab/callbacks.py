@@ -7,7 +7,7 @@ import keras
 from keras_actlab.layers.arguments import positive_integer
 
 
-class Periodic(keras.callbacks.Callback):
+class PeriodicCallback(keras.callbacks.Callback):
     """Calls `look` after every so many training steps.
 
     Args:
@@ -19,10 +19,10 @@ class Periodic(keras.callbacks.Callback):
         super().__init__()
         self.every = positive_integer("every", every)
         self.step = 0  # training steps taken
-        self.looked_at = 0
+        self.last_run = 0
         self._epoch_start = 0
 
-    def look(self) -> None:
+    def run(self) -> None:
         """Called when it is time; the variables hold what the last step made of them, and may be assigned."""
         raise NotImplementedError
 
@@ -34,13 +34,13 @@ class Periodic(keras.callbacks.Callback):
         if self.params.get("steps"):  # the last execution of several steps may be a shorter one
             batches = min(batches, self.params["steps"])
         self.step = self._epoch_start + batches
-        if self.step - self.looked_at >= self.every:
+        if self.step - self.last_run >= self.every:
             if keras.backend.backend() == "jax":
                 self.model.jax_state_sync()  # within an epoch, variables are empty there
-            self.catch_up()
+            self.run_pending()
 
-    def catch_up(self) -> None:
+    def run_pending(self) -> None:
         """Looks, if any step was taken since the last look."""
-        if self.step > self.looked_at:
-            self.looked_at = self.step
-            self.look()
+        if self.step > self.last_run:
+            self.last_run = self.step
+            self.run()

@@ -103,7 +103,7 @@ ATOMS = {
 @pytest.mark.parametrize("name", ATOMS)
 def test_flat_parts_are_point_masses(name):
     activation, density, atoms, kept = ATOMS[name]
-    outputs = eafo.image(activation, density)
+    outputs = eafo.push_forward(activation, density)
     np.testing.assert_allclose(outputs.atoms, np.array(atoms), rtol=0, atol=1e-7)
     assert outputs.mass.sum() + outputs.atoms[:, 1].sum() == pytest.approx(1.0, abs=1e-9)
     if kept is not None:
@@ -113,7 +113,7 @@ def test_flat_parts_are_point_masses(name):
 
 
 def test_entropy_of_relu_is_half_of_the_half_normal_and_one_bit():
-    np.testing.assert_allclose(eafo.image("relu", Z).atoms, [(0.0, 0.5)], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(eafo.push_forward("relu", Z).atoms, [(0.0, 0.5)], rtol=0, atol=1e-9)
     expected = -0.5 * np.log(0.5) - 0.5 * np.log(0.5) + 0.5 * HALF_NORMAL
     assert eafo.entropy("relu", Z) == pytest.approx(expected, abs=1e-4)
 
@@ -123,28 +123,28 @@ def test_point_masses_of_the_density_go_to_their_images():
     rectified = np.maximum(rng.normal(size=4000), 0.0)
     density = eafo.Empirical(np.concatenate([rectified, np.full(1000, -2.0), np.full(1000, 2.0)]))
     zeros = np.count_nonzero(rectified == 0) / 6000
-    outputs = eafo.image(np.abs, density)
+    outputs = eafo.push_forward(np.abs, density)
     np.testing.assert_allclose(outputs.atoms, [(0.0, zeros), (2.0, 1 / 3)], atol=1e-9)
     assert outputs.mass.sum() == pytest.approx(2 / 3 - zeros, abs=1e-9)
     # A flat part and the image of a point mass at one place are one.
-    (place, share), *_ = eafo.image("relu", density).atoms
+    (place, share), *_ = eafo.push_forward("relu", density).atoms
     assert place == 0.0
     assert share == pytest.approx(zeros + 1 / 6 + density.cdf(0.0), abs=1e-6)
 
 
 def test_density_of_the_outputs_is_the_sum_over_preimages():
     x = np.linspace(0.05, 3.0, 60)
-    np.testing.assert_allclose(eafo.image(np.square, Z).pdf(x), scipy.stats.chi2(1).pdf(x), rtol=2e-2)
-    np.testing.assert_allclose(eafo.image(np.exp, Z).pdf(x), scipy.stats.lognorm(1).pdf(x), rtol=2e-2)
-    np.testing.assert_array_equal(eafo.image(np.square, Z).pdf([-1.0, 1e3]), 0.0)
-    np.testing.assert_array_equal(eafo.image(np.zeros_like, Z).pdf([-1.0, 0.0]), 0.0)
+    np.testing.assert_allclose(eafo.push_forward(np.square, Z).pdf(x), scipy.stats.chi2(1).pdf(x), rtol=2e-2)
+    np.testing.assert_allclose(eafo.push_forward(np.exp, Z).pdf(x), scipy.stats.lognorm(1).pdf(x), rtol=2e-2)
+    np.testing.assert_array_equal(eafo.push_forward(np.square, Z).pdf([-1.0, 1e3]), 0.0)
+    np.testing.assert_array_equal(eafo.push_forward(np.zeros_like, Z).pdf([-1.0, 0.0]), 0.0)
 
 
 def test_std_is_that_of_the_outputs():
-    assert eafo.image("linear", eafo.Gaussian(7.0, 3.0)).std == pytest.approx(3.0, rel=1e-4)
-    assert eafo.image(np.square, Z).std == pytest.approx(np.sqrt(2), rel=1e-4)
+    assert eafo.push_forward("linear", eafo.Gaussian(7.0, 3.0)).std == pytest.approx(3.0, rel=1e-4)
+    assert eafo.push_forward(np.square, Z).std == pytest.approx(np.sqrt(2), rel=1e-4)
     # max(z, 0) has the mean 1 / sqrt(2 pi) and the mean square 1 / 2.
-    assert eafo.image("relu", Z).std == pytest.approx(np.sqrt(0.5 - 0.5 / np.pi), rel=1e-4)
+    assert eafo.push_forward("relu", Z).std == pytest.approx(np.sqrt(0.5 - 0.5 / np.pi), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["gelu", "silu", "mish", "crrelu"])
@@ -206,7 +206,9 @@ def test_standardized_entropy_of_points_is_that_of_the_points():
     assert eafo.standardized_entropy(np.zeros_like, Z) == pytest.approx(0.0, abs=1e-8)
 
 
-@pytest.mark.parametrize("function", [eafo.entropy, eafo.image, eafo.standardized_entropy], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [eafo.entropy, eafo.push_forward, eafo.standardized_entropy], ids=lambda f: f.__name__
+)
 def test_bad_input_is_named(function):
     with pytest.raises(TypeError, match=r"^`density` must be .* Received: density='normal'"):
         function("relu", "normal")

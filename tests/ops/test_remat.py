@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_actlab import layers, ops
-from keras_actlab.ops import rowwise
+from keras_actlab.ops import remat
 from keras_actlab.ops.crrelu import _crrelu
 from keras_actlab.ops.matrix_activation import _compare, check_thresholds
 from tests.backends import finite_differences, gradients, numpy, on_one_backend
@@ -66,8 +66,8 @@ COMPILED = ("CRReLU by channel", "TMAF, many intervals", "TMAF, trained threshol
 @pytest.fixture
 def _fast(monkeypatch):
     """Inputs of any size take the fast path, in blocks of a few rows; PyTorch compiles nothing."""
-    monkeypatch.setattr(rowwise, "SMALL", 1)
-    monkeypatch.setattr(rowwise, "BLOCK", 100)
+    monkeypatch.setattr(remat, "MIN_SIZE", 1)
+    monkeypatch.setattr(remat, "BLOCK", 100)
     with uncompiled():
         yield
 
@@ -85,11 +85,11 @@ def plain(function):
 
     @functools.wraps(function)
     def on_plain_path(*arguments):
-        fast, rowwise.SMALL = rowwise.SMALL, np.inf
+        fast, remat.MIN_SIZE = remat.MIN_SIZE, np.inf
         try:
             return function(*arguments)
         finally:
-            rowwise.SMALL = fast
+            remat.MIN_SIZE = fast
 
     return on_plain_path
 
@@ -118,14 +118,14 @@ def test_is_the_plain_path(name, rows):
     [((), True), ((1000, 1000), True), ((2000, 1000), False), ((None, 64), True), ((None, 32, 32, 64), False)],
 )
 def test_which_inputs_are_small(shape, small):
-    assert rowwise._is_small(keras.KerasTensor(shape)) == small
+    assert remat._is_small(keras.KerasTensor(shape)) == small
 
 
 @pytest.mark.usefixtures("_fast")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["CRReLU by channel", "TMAF", "TMAF, many intervals"])
 def test_parameters_gradients_add_up_in_float32(name, dtype, monkeypatch):
-    monkeypatch.setattr(rowwise, "BLOCK", 6000)
+    monkeypatch.setattr(remat, "BLOCK", 6000)
     # 2,000 rows of which half precision would lose most: there 256 + 1 is 256.
     function, *parameters = FUNCTIONS[name]
     x = keras.ops.cast(random(2000, 5, 6), dtype)
@@ -303,7 +303,7 @@ class TestTorch:
         "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in FUNCTIONS]
     )
     def test_large_inputs_are_compiled(self, name, monkeypatch):
-        monkeypatch.setattr(rowwise, "SMALL", 1)
+        monkeypatch.setattr(remat, "MIN_SIZE", 1)
         function, *parameters = FUNCTIONS[name]
         for rows in (7, 9):
             x, cotangent = random(rows, 5, 6), random(rows, 5, 6, seed=1)
@@ -326,8 +326,8 @@ class TestTorch:
             return call
 
         monkeypatch.setattr(torch, "compile", failing)
-        monkeypatch.setattr(rowwise, "SMALL", 1)
-        function = rowwise.rowwise(_crrelu)
+        monkeypatch.setattr(remat, "MIN_SIZE", 1)
+        function = remat.remat(_crrelu)
         x, epsilon = torch.as_tensor(random(5, 4)), torch.tensor(0.3)
         with pytest.warns(
             UserWarning, match="torch.compile failed, so that an activation runs slowly: no compiler here$"

@@ -12,11 +12,11 @@ from keras_actlab.eafo.functions import Function, as_function
 
 # Probability that is left out in each tail of an unbounded density.
 TAIL = 1e-10
-POINTS, MOST_POINTS = 4096, 50_000
+POINTS, MAX_POINTS = 4096, 50_000
 # Differences below are of numbers that have lost digits at the end of what floating-point numbers reach.
 TINY = 1e-290
 # The largest rounding error of the places, in parts of their range, with which entropies can be computed.
-COARSEST = 1e-5
+MAX_ROUNDING = 1e-5
 # A cell is split while this may be its error of the entropy, in nats; how often, and in how many parts each time.
 CELL_ERROR, ROUNDS, PARTS = 1e-9, 8, 8
 
@@ -74,7 +74,7 @@ def support(density: Density) -> tuple[float, float]:
 def tabulate(function: Function, rounding: float, density: Density) -> Table:
     """Returns a table of an activation that is finer where its slope, or the density, changes quickly."""
     lower, upper = support(density)
-    if rounding * max(abs(lower), abs(upper)) > COARSEST * (upper - lower):
+    if rounding * max(abs(lower), abs(upper)) > MAX_ROUNDING * (upper - lower):
         raise ValueError(
             "`density` must lie near 0, compared with its width, or the activation be given as a name or a function of "
             f"NumPy arrays, in float64. Received: a density from {lower:.6g} to {upper:.6g}, and an activation with "
@@ -89,7 +89,7 @@ def tabulate(function: Function, rounding: float, density: Density) -> Table:
     for _ in range(ROUNDS):
         z, x, below, above = columns
         split = _cells_to_split(Table(z, x, differences(below, above), rounding))
-        if not split.any() or len(z) > MOST_POINTS:
+        if not split.any() or len(z) > MAX_POINTS:
             break
         left, width = z[:-1][split], np.diff(z)[split]
         added = np.setdiff1d((left[:, None] + width[:, None] * np.arange(1, PARTS) / PARTS).ravel(), z)
@@ -114,7 +114,7 @@ def _cells_to_split(table: Table) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Image:
+class PushForward:
     """The distribution of an activation's outputs: a density, and point masses.
 
     Attributes:
@@ -126,7 +126,7 @@ class Image:
     Example:
 
     >>> from keras_actlab import eafo
-    >>> outputs = eafo.image("hard_tanh", eafo.Uniform(-2.0, 2.0))
+    >>> outputs = eafo.push_forward("hard_tanh", eafo.Uniform(-2.0, 2.0))
     >>> outputs.atoms.round(4)
     array([[-1.  ,  0.25],
            [ 1.  ,  0.25]])
@@ -174,7 +174,7 @@ class Image:
         return self.entropy - float(share * np.log(self.std)) if share > 0 else self.entropy
 
 
-def image(activation: Any, density: Any) -> Image:
+def push_forward(activation: Any, density: Any) -> PushForward:
     r"""Returns the distribution of an activation's outputs.
 
     `q(x) = sum over the z with f(z) = x of p(z) / |f'(z)|`
@@ -194,7 +194,7 @@ def image(activation: Any, density: Any) -> Image:
         density: A density of this module, or a distribution of `scipy.stats`.
 
     Returns:
-        An `Image`.
+        A `PushForward`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -204,7 +204,7 @@ def image(activation: Any, density: Any) -> Image:
     Example: half of what ReLU puts out is 0.
 
     >>> from keras_actlab import eafo
-    >>> outputs = eafo.image("relu", eafo.Gaussian())
+    >>> outputs = eafo.push_forward("relu", eafo.Gaussian())
     >>> outputs.atoms.round(6)
     array([[0. , 0.5]])
     >>> outputs.pdf([-1.0, 1.0]).round(3)
@@ -212,10 +212,10 @@ def image(activation: Any, density: Any) -> Image:
     """
     density = as_density(density)
     function, rounding = as_function(activation)
-    return image_of(tabulate(function, rounding, density), function, density)
+    return push_forward_of(tabulate(function, rounding, density), function, density)
 
 
-def image_of(table: Table, function: Function, density: Density) -> Image:
+def push_forward_of(table: Table, function: Function, density: Density) -> PushForward:
     """Returns the distribution of outputs, given a table that is fine enough."""
     steep = [*table.rising(), *table.falling()]
     # The first point alone, if there is none.
@@ -229,10 +229,10 @@ def image_of(table: Table, function: Function, density: Density) -> Image:
         mass += np.maximum(np.diff(np.interp(edges, x, below)), 0.0)
     atoms = [(table.x[run.start], table.mass[run].sum()) for run in table.flat()]
     atoms += [(function(np.array([place]))[0], share) for place, share in density.atoms]
-    return Image(edges, mass, _merged(np.array(atoms).reshape(-1, 2), table.rounding))
+    return PushForward(edges, mass, _merge_atoms(np.array(atoms).reshape(-1, 2), table.rounding))
 
 
-def _merged(atoms: np.ndarray, rounding: float) -> np.ndarray:
+def _merge_atoms(atoms: np.ndarray, rounding: float) -> np.ndarray:
     """Returns point masses in the order of their places, those at one place as one, and none of probability 0."""
     places, shares = atoms[np.argsort(atoms[:, 0], kind="stable")].T
     apart = np.diff(places) > 8 * rounding * np.abs(places[1:])
@@ -247,10 +247,11 @@ def entropy(activation: Any, density: Any) -> float:
 
     `H = -integral of q(x) log q(x) dx - sum over point masses of P log P`
 
-    with the density q of the outputs (see `image`). For an invertible activation f and the density p this is the
+    with the density q of the outputs (see `push_forward`). For an invertible activation f and the density p this is the
     paper's functional, `H(p) + E[log |f'|]`. For one that is not, q is a sum over preimages, our answer to a question
     that the paper leaves open. A point mass, such as the zeros of ReLU, counts with its discrete entropy: H is the
-    entropy with respect to the length of intervals and the number of such points. Accuracy as described at `image`.
+    entropy with respect to the length of intervals and the number of such points. Its accuracy is that of
+    `push_forward`.
 
     What it means: of two smooth activations of a similar scale, the one with less entropy gathers the outputs more. It
     does not mean fewer bits. The entropy of a continuous quantity moves with its unit: outputs that are all doubled
@@ -285,7 +286,7 @@ def entropy(activation: Any, density: Any) -> float:
 
     - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
     """
-    return image(activation, density).entropy
+    return push_forward(activation, density).entropy
 
 
 def standardized_entropy(activation: Any, density: Any) -> float:
@@ -316,4 +317,4 @@ def standardized_entropy(activation: Any, density: Any) -> float:
     >>> [round(eafo.standardized_entropy(f, eafo.Gaussian()), 4) for f in ("linear", lambda z: 5 * z + 1)]
     [1.4189, 1.4189]
     """
-    return image(activation, density).standardized_entropy
+    return push_forward(activation, density).standardized_entropy
