@@ -4,7 +4,8 @@ from typing import Any
 
 import keras
 
-from keras_actlab.layers.arguments import positive_integer
+from keras_actlab._private.jax_trainer import sync_variables
+from keras_actlab.arguments import positive_integer
 
 
 class PeriodicCallback(keras.callbacks.Callback):
@@ -35,8 +36,7 @@ class PeriodicCallback(keras.callbacks.Callback):
             batches = min(batches, self.params["steps"])
         self.step = self._epoch_start + batches
         if self.step - self.last_run >= self.every:
-            if keras.backend.backend() == "jax":
-                self.model.jax_state_sync()  # within an epoch, variables are empty there
+            sync_variables(self.model)
             self.run_pending()
 
     def run_pending(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab.arguments import as_path
 from keras_actlab.cab.affine import AffineUnits, Units, current
 from keras_actlab.cab.base_tracker import BaseTracker
@@ -133,7 +134,7 @@ class BoundaryTracker(BaseTracker):
             return tuple(self._named(layer) for layer in units)
         if not isinstance(units, str):
             return units
-        there = self.model._flatten_layers(include_self=False)
+        there = nested_layers(self.model)
         found = [layer for layer in there if units in (layer.name, layer.path)]
         if len(found) != 1:
             known = [layer.path for layer in found or there if layer.path]  # inputs have none

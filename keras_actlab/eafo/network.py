@@ -1,7 +1,7 @@
 """Entropies within a network."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
+from keras_actlab._private.keras_layers import nested_layers, replaced_call
 from keras_actlab.arguments import received
 from keras_actlab.eafo.densities import MIN_SAMPLES, finite_samples, split_atoms
 from keras_actlab.eafo.functions import activation_name
@@ -167,28 +168,19 @@ def _recording(model: keras.Model, values: int) -> Iterator[dict[int, _Record]]:
 
         return call
 
-    swapped: list[tuple[keras.layers.Layer, Any]] = []
-    try:
-        for layer in model._flatten_layers(include_self=False):
+    with ExitStack() as restore:
+        for layer in nested_layers(model):
             # Recurrent cells, and the layers that hold them, have a `state_size`.
             if isinstance(layer, keras.layers.Softmax) or hasattr(layer, "state_size"):
                 continue
             if isinstance(layer, ACTIVATION_LAYERS):
-                # An attribute of the instance goes before the method of its class.
-                layer.call = recorded(layer, activation_name(layer), layer.call)  # type: ignore[method-assign]
-                swapped.append((layer, None))
+                restore.enter_context(replaced_call(layer, recorded(layer, activation_name(layer), layer.call)))
                 continue
             activation: Any = getattr(layer, "activation", None)
             if _applies(activation):
+                restore.callback(setattr, layer, "activation", activation)
                 layer.activation = recorded(layer, activation_name(activation), activation)
-                swapped.append((layer, activation))
         yield records
-    finally:
-        for layer, activation in swapped:
-            if activation is None:
-                del layer.call
-            else:
-                layer.activation = activation
 
 
 def _applies(activation: Any) -> bool:

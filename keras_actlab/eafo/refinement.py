@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab.callbacks import PeriodicCallback
 from keras_actlab.distribution import of_first_process
 from keras_actlab.eafo.densities import Empirical, check_number
@@ -106,7 +107,7 @@ class EntropyRefinement(PeriodicCallback):
         return pd.DataFrame(self._rows, columns=COLUMNS)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        there = [layer for layer in self.model._flatten_layers() if isinstance(layer, EntropyActivation)]
+        there = [layer for layer in nested_layers(self.model) if isinstance(layer, EntropyActivation)]
         if self.layers is None:
             self._found = [layer for layer in there if layer.sample_size]
             if not self._found:

@@ -7,6 +7,12 @@ from typing import Any, NoReturn, Self
 import keras
 
 from keras_actlab import ops
+from keras_actlab._private.keras_layers import (
+    allow_quantization,
+    disable_rematerialization,
+    forbid_quantization,
+    set_autocast,
+)
 from keras_actlab.layers.arguments import Shape
 from keras_actlab.layers.kernels import fan_in_axes
 from keras_actlab.layers.replacement import Replacement
@@ -82,7 +88,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         refuse(layer, COMPUTES)
         # Rematerialization (`keras.RematScope`) of the layer alone would compute it once more, in the backward pass,
         # with v in place of the kernel. The wrapper has a mode of its own, which covers the layer too.
-        layer._remat_mode = None
+        disable_rematerialization(layer)
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -95,9 +101,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
     def _add_scale(self, kernel: str, unit_axes: tuple[int, ...]) -> keras.Variable:
         v = attrgetter(kernel)(self.layer)
-        # The norm needs all digits of v. Keras would cast it to the compute dtype whenever a call reads it, and has no
-        # public way to exempt a variable that exists.
-        v._autocast = False
+        set_autocast(v, False)  # the norm needs all digits of v
         norm_axes = fan_in_axes(len(v.shape), unit_axes)
 
         def norm_of_v(shape: Shape, dtype: str) -> Tensor:
@@ -277,14 +281,12 @@ def refuse(layer: keras.Layer, reason: str) -> None:
     def refusing(*args: Any, **kwargs: Any) -> NoReturn:
         raise _refusal(reason)
 
-    # Both are looked up on the layer, the first by Keras' wrapper of `quantize` before it does anything.
-    vars(layer)["_check_quantize_args"] = vars(layer)["enable_lora"] = refusing
+    forbid_quantization(layer, refusing)
 
 
 def release(layer: keras.Layer) -> None:
     """Undoes `refuse`, for a layer that has a plain kernel again."""
-    for name in ("_check_quantize_args", "enable_lora"):
-        vars(layer).pop(name, None)
+    allow_quantization(layer)
 
 
 def _refusal(reason: str) -> NotImplementedError:

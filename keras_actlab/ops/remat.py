@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 
+from keras_actlab._private.torch_func import transforms_are_active
 from keras_actlab.ops.tensor import Tensor, at_least_float32
 
 Function = Callable[..., Tensor]
@@ -186,7 +187,7 @@ def _on_torch(function: Function) -> Function:
         # Traced, exported, or within torch.func: whoever does that wants to see the operations.
         if (
             torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
+            or transforms_are_active()
             or any(type(argument) not in (torch.Tensor, torch.nn.Parameter) for argument in arguments)
             or arguments[0].is_meta
         ):
@@ -204,7 +205,7 @@ def _compiled(function: Function) -> Function:
 
     def compiled(*arguments: Tensor) -> Tensor:
         # Each rank and dtype is compiled anew, of which PyTorch allows 8 by default.
-        with torch._dynamo.config.patch(recompile_limit=100):
+        with torch.compiler.config.patch(recompile_limit=100):
             return fast(*arguments)
 
     compiles = True
