@@ -9,6 +9,7 @@ import numpy as np
 from keras_actlab import layers
 from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.layers.gmp import GmP
+from keras_actlab.ops.float64 import angles_to_direction
 
 # A layer, or layers that follow one another: normalization of the input, the affine layer, normalization of its
 # output, activation. All but the affine layer may be missing.
@@ -113,7 +114,9 @@ class AffineUnits:
         layer = self.layer
         match layer:
             case GmP():
-                weights = read(layer.sign)[..., None, :] if layer.angles is None else _direction(read(layer.angles))
+                weights = (
+                    read(layer.sign)[..., None, :] if layer.angles is None else angles_to_direction(read(layer.angles))
+                )
                 bias = read(layer.radius) if layer.use_bias else np.zeros(weights.shape[-1])
                 inside = layer.scale_inside or (self._followed and layer.activation is keras.activations.linear)
                 if not inside:  # a scale outside the activation does not move the boundary
@@ -183,13 +186,6 @@ def breakpoints(activation: Any) -> tuple[float, ...] | None:
 def current(variable: keras.Variable) -> np.ndarray:
     """Returns a copy of what a variable holds now, in float64."""
     return np.array(keras.ops.convert_to_numpy(variable), "float64")
-
-
-def _direction(angles: np.ndarray) -> np.ndarray:
-    """What `ops.angles_to_direction` gives, in float64, with leading axes: (..., n - 1, units) -> (..., n, units)."""
-    one = np.ones_like(angles[..., :1, :])
-    products = np.concatenate([one, np.cumprod(np.sin(angles), axis=-2)], axis=-2)
-    return products * np.concatenate([np.cos(angles), one], axis=-2)
 
 
 def _channelwise(layer: keras.layers.Layer, read: Read) -> tuple[np.ndarray, np.ndarray]:

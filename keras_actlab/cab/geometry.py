@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_actlab.arguments import check_mapping, numbers
 from keras_actlab.cab.affine import AffineUnits, Read, Units, current
+from keras_actlab.ops.float64 import sine_products
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,9 @@ def metric_tensor(angles: Any) -> np.ndarray:
         raise ValueError(
             f"`angles` must have the shape (n - 1,) or (n - 1, units), n >= 2. Received: angles.shape={angles.shape}"
         )
-    one = np.ones_like(angles[:1])
-    diagonal = np.concatenate([one, np.cumprod(np.sin(angles[:-1]) ** 2, axis=0)]).T  # (..., n - 1)
-    return diagonal[..., None] * np.eye(len(angles))
+    diagonal = np.square(sine_products(angles.reshape(len(angles), -1))[:-1]).T  # (units, n - 1)
+    tensors = diagonal[..., None] * np.eye(len(angles))
+    return tensors if angles.ndim == 2 else tensors[0]
 
 
 def perturb(units: Units, steps: Mapping[str, Any]) -> Boundaries:

@@ -9,6 +9,7 @@ from scipy import special
 
 from keras_actlab import layers
 from keras_actlab.ops.crrelu import crrelu as crrelu_of_tensors
+from keras_actlab.ops.float64 import linear_spline
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -111,7 +112,7 @@ def _formula(activation: Any) -> Function | None:
                 keras.ops.convert_to_numpy(variable).astype("float64")
                 for variable in (activation.knots, activation.values)
             )
-            return lambda z: spline(z, knots, values)
+            return lambda z: linear_spline(z, knots, values)
         case keras.layers.LeakyReLU():
             slope = activation.negative_slope
             return lambda z: np.where(z > 0, z, slope * z)
@@ -123,13 +124,6 @@ def _formula(activation: Any) -> Function | None:
     if name is not None and getattr(keras.activations, name, None) is activation:
         return FORMULAS.get(name)
     return None
-
-
-def spline(z: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the piecewise linear function through points, with linear tails."""
-    index = np.clip(np.searchsorted(knots, z, side="right") - 1, 0, len(knots) - 2)
-    slopes = np.diff(values) / np.diff(knots)
-    return values[index] + slopes[index] * (z - knots[index])
 
 
 def _values(activation: Any, z: np.ndarray) -> np.ndarray:

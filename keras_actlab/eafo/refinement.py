@@ -13,10 +13,10 @@ from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab.callbacks import PeriodicCallback
 from keras_actlab.distribution import of_first_process
 from keras_actlab.eafo.densities import Empirical, check_number
-from keras_actlab.eafo.functions import spline
 from keras_actlab.eafo.push_forward import PushForward, Table, push_forward_of, runs, support
 from keras_actlab.eafo.search import node_correction
 from keras_actlab.layers import EntropyActivation
+from keras_actlab.ops.float64 import linear_spline
 
 ROUNDING = float(np.finfo("float32").eps)
 COLUMNS = ("step", "layer", "entropy before", "entropy after", "standardized before", "standardized after")
@@ -171,7 +171,7 @@ def next_curve(layer: EntropyActivation, fraction: float) -> Curve | None:
     wide = knots * reach
     if np.abs(wide).max() > np.finfo("float32").max:
         return None
-    values = spline(wide, knots, values)
+    values = linear_spline(wide, knots, values)
     table = Table(wide, values, density.between(wide), ROUNDING)
     # Where the density is 0, in floating-point numbers, there is nothing to correct.
     parts = runs((table.direction > 0) & (table.mass > 0))
@@ -212,6 +212,6 @@ def _outputs(knots: np.ndarray, curves: Sequence[np.ndarray], density: Empirical
     mass = density.between(z)
     outputs = []
     for values in curves:
-        curve = partial(spline, knots=knots, values=values)
+        curve = partial(linear_spline, knots=knots, values=values)
         outputs.append(push_forward_of(Table(z, curve(z), mass, ROUNDING), curve, density))
     return outputs
