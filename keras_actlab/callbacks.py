@@ -1,4 +1,4 @@
-"""Looking at a model after every so many training steps."""
+"""Base class of callbacks that act once every fixed number of training steps."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from keras_actlab.arguments import positive_integer
 
 
 class PeriodicCallback(keras.callbacks.Callback):
-    """Calls `look` after every so many training steps.
+    """Calls `run` once every `every` training steps.
 
     Args:
-        every: Number of training steps from one look to the next. With `steps_per_execution`, looks are at the ends of
-            executions.
+        every: Number of training steps between runs. With `steps_per_execution`, `run` is called at the end of an
+            execution.
     """
 
     def __init__(self, every: int = 1):
@@ -24,7 +24,7 @@ class PeriodicCallback(keras.callbacks.Callback):
         self._epoch_start = 0
 
     def run(self) -> None:
-        """Called when it is time; the variables hold what the last step made of them, and may be assigned."""
+        """Called when a run is due. The variables hold the values after the last step, and may be assigned."""
         raise NotImplementedError
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -32,7 +32,7 @@ class PeriodicCallback(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         batches = batch + 1
-        if self.params.get("steps"):  # the last execution of several steps may be a shorter one
+        if self.params.get("steps"):  # the last execution of an epoch may have fewer steps
             batches = min(batches, self.params["steps"])
         self.step = self._epoch_start + batches
         if self.step - self.last_run >= self.every:
@@ -40,7 +40,7 @@ class PeriodicCallback(keras.callbacks.Callback):
             self.run_pending()
 
     def run_pending(self) -> None:
-        """Looks, if any step was taken since the last look."""
+        """Calls `run` if a training step was taken since the last run."""
         if self.step > self.last_run:
             self.last_run = self.step
             self.run()

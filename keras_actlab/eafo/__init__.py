@@ -1,7 +1,7 @@
-"""Entropy of activations: measured, ranked, lowered, and refined while a network trains.
+"""Entropy of activations: measuring, ranking and lowering it, also during the training of a network.
 
-Entropies are in nats. Everything here works on float64 NumPy arrays; the layer that its results go into is
-`keras_actlab.layers.EntropyActivation`.
+Entropies are in nats. All functions work on float64 NumPy arrays. `keras_actlab.layers.EntropyActivation` is the layer
+that takes the resulting activations.
 """
 
 try:

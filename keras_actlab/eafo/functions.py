@@ -1,4 +1,4 @@
-"""Activations as functions of NumPy arrays, in float64 wherever their formula is known."""
+"""Activations as functions of NumPy arrays, in float64 if their formula is known."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,22 +17,22 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def crrelu(epsilon: float) -> Function:
-    """Returns CRReLU of one epsilon."""
+    """Returns CRReLU with a fixed `epsilon`."""
     return lambda z: np.maximum(z, 0.0) + epsilon * z * np.exp(-0.5 * np.clip(z, -40.0, 40.0) ** 2)
 
 
 def _negative(z: np.ndarray) -> np.ndarray:
-    return np.minimum(z, 0.0)  # so that exp(z) does not overflow on the other side
+    return np.minimum(z, 0.0)  # so that exp(z) does not overflow for positive z
 
 
 def _tanh_shrink(z: np.ndarray) -> np.ndarray:
-    # Near 0 by its series, as the difference of two numbers that are nearly the same is mostly rounding.
+    # Near 0 the series is used, because z - tanh(z) cancels.
     small = np.clip(z, -0.03, 0.03)
     series = small**3 / 3 - 2 * small**5 / 15 + 17 * small**7 / 315
     return np.where(small == z, series, z - np.tanh(z))
 
 
-# By the names of `keras.activations`, with Keras' default arguments.
+# The formulas by the names of `keras.activations`, with Keras' default arguments.
 FORMULAS: dict[str, Function] = {
     "celu": lambda z: np.where(z > 0, z, np.expm1(_negative(z))),
     "crrelu": crrelu(0.01),
@@ -66,8 +66,8 @@ def as_function(activation: Any) -> tuple[Function, float]:
         activation: A name, a layer or a function of tensors or NumPy arrays.
 
     Raises:
-        TypeError: If it is nothing of the kind, or gives no array of numbers of the same shape.
-        ValueError: If its name is not known, or it is no function of one number, but of a channel or of several.
+        TypeError: If it is none of these, or does not return an array of numbers of the same shape.
+        ValueError: If its name is unknown, or it is not elementwise: it depends on the channel or on several numbers.
     """
     if isinstance(activation, str) and activation not in FORMULAS:
         try:
@@ -84,7 +84,7 @@ def as_function(activation: Any) -> tuple[Function, float]:
             "`activation` must be a name, a layer, or a function of tensors or NumPy arrays. "
             f"Received: activation={activation!r}"
         )
-    if hasattr(activation, "rounding"):  # what `improve` made, as exact as what it made it of
+    if hasattr(activation, "rounding"):  # a result of `improve`, as accurate as its argument
         return activation, activation.rounding
     _check_elementwise(activation)
     precision = _values(activation, np.linspace(-1.0, 1.0, 5)).dtype
@@ -92,7 +92,7 @@ def as_function(activation: Any) -> tuple[Function, float]:
 
 
 def activation_name(activation: Any) -> str:
-    """Returns what to call an activation in a table."""
+    """Returns the name of an activation for a table."""
     if isinstance(activation, str):
         return activation
     if isinstance(activation, keras.layers.Activation):
@@ -101,7 +101,7 @@ def activation_name(activation: Any) -> str:
 
 
 def _formula(activation: Any) -> Function | None:
-    """Returns the activation in float64, if its formula is known here."""
+    """Returns the activation in float64 if its formula is known; None otherwise."""
     match activation:
         case str():
             return FORMULAS.get(activation)
@@ -127,19 +127,19 @@ def _formula(activation: Any) -> Function | None:
 
 
 def _values(activation: Any, z: np.ndarray) -> np.ndarray:
-    """Calls an activation with a vector; the result has the precision that the activation computes in."""
+    """Returns the values of an activation at a vector, in the precision that the activation computes in."""
     if isinstance(activation, keras.layers.Layer):
         z = z.astype("float32")
     try:
         found = activation(z)
-    except TypeError:  # of a backend's own function, which takes nothing but its tensors
+    except TypeError:  # a function of the backend, which accepts its tensors only
         found = activation(keras.ops.convert_to_tensor(z))
     if not isinstance(found, np.ndarray):
         found = keras.ops.convert_to_numpy(found)
     if found.shape != z.shape or found.dtype not in ("float32", "float64"):
         raise TypeError(
-            "`activation` must give as many numbers as it gets, in float32 or float64. Received: "
-            f"activation={activation!r}, which gave shape {found.shape} and dtype {found.dtype} for shape {z.shape}"
+            "`activation` must return as many numbers as it receives, in float32 or float64. Received: "
+            f"activation={activation!r}, which returned shape {found.shape} and dtype {found.dtype} for shape {z.shape}"
         )
     finite = np.isfinite(found)
     if not finite.all():
@@ -159,7 +159,8 @@ def _check_elementwise(activation: Any) -> None:
         )
     z = np.array([-1.0, -0.6, -0.2, 1.2, 1.6, 2.0])
     together = _values(activation, z)
-    apart = np.concatenate([_values(activation, pair) for pair in np.split(z, 3)])  # of one, softmax warns
+    # Pairs, because softmax warns about a single number.
+    apart = np.concatenate([_values(activation, pair) for pair in np.split(z, 3)])
     if not np.allclose(together, apart, rtol=1e-4):
         raise ValueError(
             "`activation` must be a function of one number, not of several together. "

@@ -14,7 +14,7 @@ from keras_actlab.ops.tensor import Tensor
 
 
 def convolve(layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor) -> Tensor:
-    """Returns the convolution that a geometric or plain layer makes, with any kernel, without bias and activation."""
+    """Returns the convolution of a geometric or plain layer with any kernel, without bias and activation."""
     padding = layer.padding
     if padding == "causal":
         widths = [[0, 0], [0, 0], [0, 0]]
@@ -33,7 +33,7 @@ def convolve(layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor) -> Tenso
 
 
 class GmPConv(GmPConvolution):
-    """What the three convolutions share."""
+    """Base class of the three convolutions."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class GmPConv(GmPConvolution):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         *kernel_size, _, filters = self.kernel_shape(input_shape)
-        # Keras' symbolic convolution knows no groups, and the output's shape does not depend on them.
+        # Keras' symbolic convolution does not support groups, and the output shape does not depend on them.
         kernel_shape = (*kernel_size, input_shape[self.unit_axis], filters)
         outputs = self.apply_kernel(keras.KerasTensor(input_shape), keras.KerasTensor(kernel_shape))
         return tuple(outputs.shape)

@@ -13,7 +13,7 @@ from keras_actlab.ops.tensor import Tensor, integer
 
 
 class GmPConvTranspose(GmPConvolution):
-    """What the three transposed convolutions share."""
+    """Base class of the three transposed convolutions."""
 
     unit_axes = (-2,)
 

@@ -13,7 +13,7 @@ from keras_actlab.ops.tensor import Tensor
 
 
 class GmPDepthwiseConv(GmPConvolution):
-    """What the two depthwise convolutions share."""
+    """Base class of the two depthwise convolutions."""
 
     unit_axes = (-2, -1)
 

@@ -18,7 +18,7 @@ GEOMETRIC = tuple(name for name in GeometricArguments.__annotations__ if name no
 
 
 class GmPSeparableConv(Unquantized, Replacement):
-    """What the two separable convolutions share: a depthwise convolution, then a pointwise one of what it gives."""
+    """Base class of the two separable convolutions: a depthwise convolution, followed by a pointwise convolution."""
 
     plain: type[keras.layers.Layer]
     depthwise_class: type[GmPDepthwiseConv]
@@ -41,7 +41,7 @@ class GmPSeparableConv(Unquantized, Replacement):
         geometric = {name: arguments.pop(name) for name in GEOMETRIC if name in arguments}
         super().__init__(**arguments)
         window = (kernel_size, strides, padding, depth_multiplier, data_format, dilation_rate)
-        # It has neither activation nor radius, so it does not matter on which side of them its scale multiplies.
+        # It has neither activation nor radius, so `scale_inside` has no effect on it.
         self.depthwise = self.depthwise_class(
             *window, use_bias=False, dtype=self.dtype_policy, name="depthwise", **geometric
         )

@@ -1,6 +1,6 @@
-"""Compiling a chain of operations as one, outside of a compiled training step.
+"""Compilation of a single function outside a compiled training step.
 
-JAX is imported here because Keras has no name for compiling a function alone.
+JAX is imported here because Keras cannot compile a single function.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,14 @@ from keras_actlab.ops.tensor import Tensor
 
 
 def jit(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Returns `function`, which on JAX is compiled as a whole when it is called with values.
+    """Returns `function`, which on JAX is compiled as a whole when it is called with concrete arrays.
 
-    JAX compiles each operation of a chain for each shape that it meets, which for a chain of a hundred operations, each
-    on another shape, takes seconds; all of them together take a fraction. Where `function` is traced as a part of
-    something larger, that is compiled already. The other backends run operations one by one without compiling them.
+    Without this, JAX compiles each operation for each new shape. For a chain of a hundred operations on different
+    shapes that takes seconds; compiling the chain as a whole takes a fraction of it. Within a larger trace, `function`
+    is compiled with the rest. The other backends run operations one by one without compiling them.
 
-    On JAX, the backward pass computes what it needs of the forward pass anew, since on a CPU, new memory for what is
-    kept takes longer than the arithmetic.
-
-    This is why JAX is imported here: Keras has no name for it.
+    On JAX, the backward pass recomputes intermediate results of the forward pass: on a CPU, allocating memory to keep
+    them takes longer than the arithmetic.
     """
     if keras.backend.backend() != "jax":
         return function
@@ -30,7 +28,7 @@ def jit(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     jitted = jax.jit(recomputed)
 
     def on_jax(x: Tensor) -> Tensor:
-        if not isinstance(x, jax.Array):  # but a KerasTensor
+        if not isinstance(x, jax.Array):  # a KerasTensor
             return function(x)
         return recomputed(x) if isinstance(x, jax.core.Tracer) else jitted(x)
 
