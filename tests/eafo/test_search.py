@@ -384,7 +384,7 @@ def test_bad_arguments_are_named():
 def test_a_correction_is_not_known_outside_of_the_image():
     found = eafo.correction("relu", Z)
     for outside in (-0.1, 50, np.nan):
-        with pytest.raises(ValueError, match=rf"^`x` must be what the activation puts out .* from 0 to .* {outside}"):
+        with pytest.raises(ValueError, match=rf"^`x` must be an output of the activation .* from 0 to .* {outside}"):
             found([1.0, outside])
 
 
