@@ -90,4 +90,4 @@ def resolve(get: Callable[[Any], Any], name: str, value: Any) -> Any:
     try:
         return get(value)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"`{name}` is none that Keras knows. {received(name, value)}. {error}") from error
+        raise type(error)(f"`{name}` is unknown to Keras. {received(name, value)}. {error}") from error

@@ -76,7 +76,6 @@ def spatial() -> cab.Boundaries:
     return cab.boundaries(layer)
 
 
-KERAS = {"regularizer": CHOICE, "constraint": CHOICE, "initializer": CHOICE}
 CONV = {
     "filters": COUNT, "kernel_size": COUNT, "strides": COUNT, "padding": CHOICE, "data_format": CHOICE,
     "dilation_rate": COUNT, "groups": COUNT, "activation": CHOICE, "use_bias": BOOLEAN, "scale_inside": BOOLEAN,

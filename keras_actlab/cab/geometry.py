@@ -16,8 +16,7 @@ class Boundaries:
     """Characteristic activation boundaries: hyperplanes `{x : u . x + lambda = 0}`.
 
     A unit has one boundary for each breakpoint of its activation. Boundaries are sorted by unit. A unit whose weights
-    are
-    all 0, or not finite, has no boundary: its normal, offset and location are NaN.
+    are all 0, or not finite, has no boundary: its normal, offset and location are NaN.
 
     Attributes:
         normals: The unit vectors u, shape `(boundaries, n)`.

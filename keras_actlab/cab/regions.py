@@ -260,7 +260,7 @@ class Network:
             bending = not isinstance(operation, keras.Layer) and type(operation).__name__ not in AFFINE_OPERATIONS
             if bending or isinstance(operation, keras.layers.Lambda):
                 raise ValueError(
-                    "`model` must have its activations in layers, and no operations beside them but affine ones "
+                    "`model` must have its activations in layers, and no other operations than affine ones "
                     f"({', '.join(AFFINE_OPERATIONS)}). Received: {operation.name!r} ({type(operation).__name__})"
                 )
         self.model = model

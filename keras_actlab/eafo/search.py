@@ -307,9 +307,8 @@ def improve(
     with the inverse y of the activation and its correction (equation 7 of the paper, see `correction`). The paper uses
     `step` 1. The corrected inverse is inverted exactly at 129 points; a monotone cubic spline interpolates between
     them. Outside the corrected interval the activation is unchanged. An end of the interval moves if the correction
-    there is
-    not 0: the kink of ReLU moves if the density is not flat at 0. If the density does not vanish there, as at the
-    bounds of a uniform density, the entropy may rise; compare `entropy_after` with `entropy_before`.
+    there is not 0: the kink of ReLU moves if the density is not flat at 0. If the density does not vanish there, as at
+    the bounds of a uniform density, the entropy may rise; compare `entropy_after` with `entropy_before`.
 
     The effect of a step depends on the scale: from ReLU, the correction for data of standard deviation s, relative to
     s, is 1 / s**3 times that for s = 1. `EntropyRefinement` measures its steps in units of s.

@@ -28,8 +28,8 @@ def check_not_tensor(layer: keras.layers.Layer, name: str, value: Any) -> None:
     if isinstance(value, keras.KerasTensor | keras.Variable | np.ndarray) or keras.ops.is_tensor(value):
         cls = type(layer).__name__
         raise TypeError(
-            f"{cls} is a layer: make one, and call that, as in `{cls}()(x)`. As an activation, give a layer, "
-            f"`activation={cls}()`, not its class. Received: {name}={value!r}"
+            f"{cls} is a class of layers: create a layer and call it, as in `{cls}()(x)`. As an activation, pass a "
+            f"layer, `activation={cls}()`, not the class. Received: {name}={value!r}"
         )
 
 

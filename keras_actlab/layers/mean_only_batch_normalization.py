@@ -23,8 +23,7 @@ class MeanOnlyBatchNormalization(InputMeanNormalization):
 
     The mean is computed as in `keras_actlab.layers.InputMeanNormalization`. In training, the layer subtracts the mean
     of the batch, and the gradient flows through the mean. At inference, it subtracts a moving mean, which starts at 0
-    and
-    is updated after each training batch: `momentum * moving_mean + (1 - momentum) * mean`. Means are computed in
+    and is updated after each training batch: `momentum * moving_mean + (1 - momentum) * mean`. Means are computed in
     float32 under every mixed policy.
 
     Args:

@@ -26,9 +26,9 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
     `kernel = scale * v / norm(v)` (equation 2 of the paper), with the norm over the weights of each unit.
 
     - `v` is the kernel variable of the wrapped layer, with its initial value. Its norm has no effect. A unit that
-      starts
-      with zero weights has no direction: it gets equal entries in `v` and a `scale` of 0, so that it can learn. (This
-      fails if TensorFlow builds the model within `fit`. Build the model before, or use another initializer than zeros.)
+      starts with zero weights has no direction: it gets equal entries in `v` and a `scale` of 0, so that it can learn.
+      (This fails if TensorFlow builds the model within `fit`. Build the model before, or use another initializer than
+      zeros.)
     - `scale` (the paper's g), one per unit, starts at `norm(v)`, so that the output starts as that of the wrapped
       layer.
 

@@ -21,8 +21,8 @@ def check(parameterization: Any, normalization: Any) -> None:
             raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
     if normalization == "batch" and parameterization != "standard":
         raise ValueError(
-            '`normalization` must not be "batch" beside weights that have a scale of their own: batch normalization '
-            "divides by the standard deviation, so that the scale would have no effect. "
+            '`normalization` must not be "batch" for weights with a scale: batch normalization divides by the standard '
+            "deviation, so that the scale would have no effect. "
             f"Received: normalization={normalization!r}, parameterization={parameterization!r}"
         )
 

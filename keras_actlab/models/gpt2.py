@@ -70,7 +70,7 @@ def gpt2(
     is_new = vocabulary is not None and merges is not None
     if is_new == (preset is not None) or (preset is not None and (vocabulary or merges or size)):
         raise ValueError(
-            "Either `preset` or both `vocabulary` and `merges` must be given, and sizes only beside the latter. "
+            "Either `preset` or both `vocabulary` and `merges` must be given, and sizes only with the latter. "
             f"Received: preset={preset!r}, vocabulary of type {type(vocabulary).__name__}, "
             f"merges of type {type(merges).__name__}, size={size}"
         )

@@ -213,7 +213,7 @@ NOT_READ = {
         lambda: sequential(keras.layers.DepthwiseConv1D(2, activation="relu"), shape=(4, 3)),
         "layers of their own.*DepthwiseConv1D",
     ),
-    "a function": (activation_function, r"no operations beside them.*\(ReLU|Relu\)"),
+    "a function": (activation_function, r"no other operations than.*\(ReLU|Relu\)"),
     "lambda": (lambda: sequential(keras.layers.Lambda(lambda x: x), keras.layers.Dense(1)), r"\(Lambda\)"),
     "an output that goes on": (smooth_output_that_goes_on, "'inside'"),
     "called twice": (called_twice, "once.*'again'.*2 times"),

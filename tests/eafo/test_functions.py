@@ -26,7 +26,7 @@ def test_a_formula_is_that_of_keras(name):
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "sparsemax", "glu"])
 def test_an_activation_of_several_numbers_is_refused(name):
-    with pytest.raises((ValueError, TypeError), match=r"^`activation` must (be a function of one|give as many)"):
+    with pytest.raises((ValueError, TypeError), match=r"^`activation` must (be a function of one|return as many)"):
         eafo.entropy(name, Z)
 
 
@@ -90,13 +90,13 @@ BAD = {
     "NaN on the left": (lambda: lambda z: np.where(z < -3, np.nan, z), ValueError, r"finite .* which is nan at -"),
     "number": (lambda: 3, TypeError, r"a name, a layer, or a function .* Received: activation=3"),
     "None": (lambda: None, TypeError, r"a name, a layer, or a function .* Received: activation=None"),
-    "integers": (lambda: lambda z: (z > 0).astype("int64"), TypeError, r"gave shape \(6,\) and dtype int64"),
-    "a sum": (lambda: lambda z: np.sum(z), TypeError, r"gave shape \(\) and dtype float64 for shape \(6,\)"),
+    "integers": (lambda: lambda z: (z > 0).astype("int64"), TypeError, r"returned shape \(6,\) and dtype int64"),
+    "a sum": (lambda: lambda z: np.sum(z), TypeError, r"returned shape \(\) and dtype float64 for shape \(6,\)"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_what_is_no_function_of_one_number_is_named(name):
     make, error, message = BAD[name]
-    with pytest.raises(error, match="^`activation` must (be|give) .*" + message.replace("gave", ".*gave")):
+    with pytest.raises(error, match="^`activation` must (be|return) .*" + message.replace("returned", ".*returned")):
         eafo.entropy(make(), Z)

@@ -13,10 +13,6 @@ HALF_NORMAL = float(scipy.stats.halfnorm.entropy())
 Z = eafo.Gaussian()
 
 
-def probability(distribution, lower, upper):
-    return distribution.cdf(upper) - distribution.cdf(lower)
-
-
 def entropy_between(distribution, lower, upper):
     """The integral of -p log p, by the rule of Gauss and Legendre on 50 pieces."""
     nodes, weights = np.polynomial.legendre.leggauss(20)

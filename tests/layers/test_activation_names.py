@@ -76,7 +76,7 @@ def test_a_class_or_a_tensor_is_told_what_to_write(cls):
         lambda: cls(keras.Input((3,))),
         lambda: keras.layers.Dense(3, activation=cls)(x),
     ):
-        with pytest.raises(TypeError, match=rf"{name} is a layer: .*`activation={name}\(\)`, not its class"):
+        with pytest.raises(TypeError, match=rf"{name} is a class of layers: .*`activation={name}\(\)`, not the class"):
             misuse()
     with pytest.raises(TypeError, match=rf"such as `{name}\(\)`, not a class"):
         layers.EntropyActivation(activation=cls)

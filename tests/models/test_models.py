@@ -171,7 +171,7 @@ def test_deit_averages_its_two_heads():
             r"`activation` must be .*Received: activation=<class 'int'>",
         ),
         (models.vgg6, {"parameterization": "GmP"}, ValueError, r"Received: parameterization='GmP'"),
-        (models.resnet18, {"parameterization": "gmp"}, ValueError, r"`normalization` must not be \"batch\" beside"),
+        (models.resnet18, {"parameterization": "gmp"}, ValueError, r"`normalization` must not be \"batch\" for"),
     ],
 )
 def test_bad_arguments(make, arguments, error, message):
