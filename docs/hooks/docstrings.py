@@ -11,7 +11,7 @@ import griffe
 SHAPE = re.compile(r"^(Input shape|Output shape):\n((?: .*\n?|\n)+)", re.MULTILINE)
 LABEL = re.compile(r"^(Example|Reference):(?= |$)", re.MULTILINE)
 # The templates of the geometric convolutions' docstrings, which the package fills in when it is imported.
-TEMPLATES = Path(__file__).parents[2] / "keras_actlab" / "layers" / "docstrings.py"
+TEMPLATES = Path(__file__).parents[2] / "keras_actlab" / "layers" / "_docstrings.py"
 PLACEHOLDER = re.compile(r"^\{\w+\[\d\]\}$", re.MULTILINE)
 DOCTEST = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_actlab import layers
 from keras_actlab.arguments import numbers
+from keras_actlab.cab._base_tracker import BaseTracker
 from keras_actlab.cab.affine import breakpoints, is_affine
-from keras_actlab.cab.base_tracker import BaseTracker
 from keras_actlab.graph import ACTIVATION_LAYERS, calls, children, consumers, is_functional, is_output
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_conv import convolve

@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab.arguments import as_path
+from keras_actlab.cab._base_tracker import BaseTracker
 from keras_actlab.cab.affine import AffineUnits, Units, current
-from keras_actlab.cab.base_tracker import BaseTracker
 from keras_actlab.cab.geometry import angular_change, boundaries_from
 from keras_actlab.cab.track import FIELDS, Track, load_tracks, save_tracks
 from keras_actlab.distribution import is_first_process

@@ -6,8 +6,8 @@ from typing import Any, Unpack
 import keras
 from keras import ops
 
+from keras_actlab.layers._docstrings import with_parts
 from keras_actlab.layers.arguments import Activation, Shape, positive_integer
-from keras_actlab.layers.docstrings import with_parts
 from keras_actlab.layers.gmp import GeometricArguments
 from keras_actlab.layers.gmp_convolution import GmPConvolution
 from keras_actlab.ops.tensor import Tensor

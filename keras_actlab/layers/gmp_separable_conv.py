@@ -5,8 +5,8 @@ from typing import Any, Unpack
 
 import keras
 
+from keras_actlab.layers._docstrings import with_parts
 from keras_actlab.layers.arguments import Activation, Shape
-from keras_actlab.layers.docstrings import with_parts
 from keras_actlab.layers.gmp import BaseArguments, GeometricArguments, Unquantized
 from keras_actlab.layers.gmp_conv import GmPConv, GmPConv1D, GmPConv2D
 from keras_actlab.layers.gmp_depthwise_conv import GmPDepthwiseConv, GmPDepthwiseConv1D, GmPDepthwiseConv2D

@@ -9,7 +9,7 @@ from keras_actlab.arguments import check_type
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
 from keras_actlab.layers.arguments import positive_integer
-from keras_actlab.models import hub
+from keras_actlab.models import _hub
 from keras_actlab.models.arguments import check_activation
 
 BASE = {
@@ -76,7 +76,7 @@ def gpt2(
         )
     for name, value, kinds in (("vocabulary", vocabulary, (dict,)), ("merges", merges, (list, tuple))):
         check_type(name, value, (str, PathLike, type(None), *kinds), "a file, or what it holds")
-    model = _new(vocabulary, merges, size) if preset is None else hub.load().GPT2CausalLM.from_preset(preset)
+    model = _new(vocabulary, merges, size) if preset is None else _hub.load().GPT2CausalLM.from_preset(preset)
     return model if activation is None else swap_activations(model, activation)
 
 
@@ -93,7 +93,7 @@ def _new(vocabulary: Any, merges: Any, size: dict[str, Any]) -> keras.Model:
             "`num_heads` must divide `hidden_dim`. "
             f"Received: num_heads={size['num_heads']}, hidden_dim={size['hidden_dim']}"
         )
-    models = hub.load()
+    models = _hub.load()
     vocabulary, merges = (str(one) if isinstance(one, PathLike) else one for one in (vocabulary, merges))
     tokenizer = models.GPT2Tokenizer(vocabulary, merges)
     backbone = models.GPT2Backbone(vocabulary_size=tokenizer.vocabulary_size(), **size)

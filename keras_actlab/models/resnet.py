@@ -7,7 +7,7 @@ import keras
 
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
-from keras_actlab.models import convolution
+from keras_actlab.models import _convolution
 from keras_actlab.models.arguments import check_activation, check_images
 from keras_actlab.ops.tensor import Tensor
 
@@ -68,8 +68,8 @@ def network(
     """Returns a network like `resnet18` with other numbers of filters and of blocks per stage."""
     check_images(input_shape, classes)
     check_activation(activation)
-    convolution.check(parameterization, normalization)
-    convolve = partial(convolution.convolution, parameterization=parameterization, normalization=normalization)
+    _convolution.check(parameterization, normalization)
+    convolve = partial(_convolution.convolution, parameterization=parameterization, normalization=normalization)
     images = keras.Input(input_shape, name="images")
     x = convolve(images, filters[0], 7, 2, name="stem")
     x = keras.layers.ZeroPadding2D(1, data_format="channels_last", name="stem_pool_pad")(x)

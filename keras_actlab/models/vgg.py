@@ -6,7 +6,7 @@ import keras
 
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
-from keras_actlab.models import convolution
+from keras_actlab.models import _convolution
 from keras_actlab.models.arguments import check_activation, check_images
 
 
@@ -73,12 +73,12 @@ def network(
             f"{len(filters)} times. Received: input_shape={tuple(input_shape)}"
         )
     check_activation(activation)
-    convolution.check(parameterization, normalization)
+    _convolution.check(parameterization, normalization)
     images = keras.Input(input_shape, name="images")
     x = images
     for stage, width in enumerate(filters, start=1):
         for k in (1, 2):
-            x = convolution.convolution(x, width, 3, 1, parameterization, normalization, name=f"stage{stage}_{k}")
+            x = _convolution.convolution(x, width, 3, 1, parameterization, normalization, name=f"stage{stage}_{k}")
         x = keras.layers.MaxPooling2D(data_format="channels_last", name=f"stage{stage}_pool")(x)
     x = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="pool")(x)
     logits = keras.layers.Dense(classes, name="logits")(x)

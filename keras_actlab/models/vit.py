@@ -4,7 +4,7 @@ import keras
 
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
-from keras_actlab.models import hub
+from keras_actlab.models import _hub
 from keras_actlab.models.arguments import check_activation, check_images, check_patches
 
 
@@ -62,8 +62,8 @@ def network(
     check_images(input_shape, classes)
     check_patches(input_shape, patch_size)
     check_activation(activation)
-    hub.check_data_format()
-    backbone = hub.load().ViTBackbone(
+    _hub.check_data_format()
+    backbone = _hub.load().ViTBackbone(
         image_shape=tuple(input_shape),
         patch_size=patch_size,
         num_layers=blocks,

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from keras import backend, ops
 
-from keras_actlab.ops.jit import jit
-from keras_actlab.ops.sines import sines_and_cosines
+from keras_actlab.ops._jit import jit
+from keras_actlab.ops._sines import sines_and_cosines
 from keras_actlab.ops.tensor import Tensor, concrete, floating, largest_magnitude
 
 

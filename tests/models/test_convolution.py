@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_actlab
-from keras_actlab.models.convolution import NORMALIZATIONS, PARAMETERIZATIONS, check, convolution
+from keras_actlab.models._convolution import NORMALIZATIONS, PARAMETERIZATIONS, check, convolution
 from tests.backends import layer_gradients, numpy
 
 pytestmark = [pytest.mark.one_backend, pytest.mark.usefixtures("even_starts")]

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_actlab.ops.sines import MAX_ANGLE, sines_and_cosines
+from keras_actlab.ops._sines import MAX_ANGLE, sines_and_cosines
 from tests.backends import gradients, numpy
 
 
