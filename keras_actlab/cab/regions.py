@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.arguments import numbers
+from keras_actlab.arguments import check_model, numbers
 from keras_actlab.cab._base_tracker import BaseTracker
 from keras_actlab.cab.affine import breakpoints, is_affine
 from keras_actlab.graph import ACTIVATION_LAYERS, calls, children, consumers, is_functional, is_output
@@ -249,8 +249,7 @@ class Network:
     """
 
     def __init__(self, model: keras.Model):
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+        check_model("model", model)
         if not is_functional(model) or not model.built or len(model.inputs) != 1:
             raise ValueError(
                 "`model` must be a Functional model or a built Sequential model, with one input. "

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_actlab._private.keras_layers import nested_layers
-from keras_actlab.arguments import as_path
+from keras_actlab.arguments import as_path, check_number
 from keras_actlab.cab._base_tracker import BaseTracker
 from keras_actlab.cab.affine import AffineUnits, Units, current
 from keras_actlab.cab.geometry import angular_change, boundaries_from
@@ -77,10 +77,7 @@ class BoundaryTracker(BaseTracker):
         path: str | Path | None = None,
     ):
         super().__init__(every)
-        if isinstance(megabytes, bool) or not isinstance(megabytes, (int, float)):
-            raise TypeError(f"`megabytes` must be a number. Received: megabytes={megabytes!r}")
-        if not 0 < megabytes < float("inf"):
-            raise ValueError(f"`megabytes` must be positive and finite. Received: megabytes={megabytes}")
+        check_number("megabytes", megabytes, positive=True)
         self.layers = list(layers) if isinstance(layers, list) else [layers]
         flat = [layer for units in self.layers for layer in (units if isinstance(units, tuple) else (units,))]
         if not flat or not all(isinstance(layer, (keras.layers.Layer, str)) for layer in flat):

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import special, stats
 
 from keras_actlab._private.keras_layers import nested_layers, replaced_call
-from keras_actlab.arguments import received
+from keras_actlab.arguments import check_model, received
 from keras_actlab.eafo.densities import MIN_SAMPLES, finite_samples, split_atoms
 from keras_actlab.eafo.functions import activation_name
 from keras_actlab.graph import ACTIVATION_LAYERS
@@ -65,8 +65,7 @@ def layer_entropies(model: keras.Model, data: Any) -> pd.DataFrame:
       activation  entropy before  point masses
     0       relu             1.3           0.5
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+    check_model("model", model)
     if not model.built:
         raise ValueError(f"`model` must be built. Received: {model.name!r}, which is not")
     data = keras.tree.map_structure(np.asarray, data)

@@ -5,6 +5,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
+from keras_actlab.arguments import check_model
 from keras_actlab.models.deit import HEADS
 from keras_actlab.ops.tensor import Tensor
 
@@ -62,8 +63,7 @@ class HardDistillation(keras.Model):
 
     def __init__(self, model: keras.Model, teacher: keras.Model, **kwargs: Any) -> None:
         for name, value in (("model", model), ("teacher", teacher)):
-            if not isinstance(value, keras.Model):
-                raise TypeError(f"`{name}` must be a keras.Model. Received: {name}={value!r}")
+            check_model(name, value)
         found = {layer.name: layer for layer in model.layers}
         if not found.keys() >= set(HEADS):
             raise ValueError(f"`model` must have the layers {HEADS}. Received: model with the layers {list(found)}")

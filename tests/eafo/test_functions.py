@@ -96,7 +96,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_function_of_one_number_is_named(name):
+def test_activations_that_are_not_elementwise_raise(name):
     make, error, message = BAD[name]
     with pytest.raises(error, match="^`activation` must (be|return) .*" + message.replace("returned", ".*returned")):
         eafo.entropy(make(), Z)

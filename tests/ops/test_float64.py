@@ -32,7 +32,7 @@ def test_trailing_zeros_and_a_negative_last_entry():
     np.testing.assert_allclose(angles[:, 1], [np.pi / 2, 1.5 * np.pi])
 
 
-def test_the_spline_interpolates_and_goes_on_linearly():
+def test_the_spline_interpolates_and_extrapolates_linearly():
     knots, values = np.array([-1.0, 0.0, 3.0]), np.array([2.0, 0.0, 1.5])
     inside = np.linspace(-1.0, 3.0, 41)
     np.testing.assert_allclose(float64.linear_spline(inside, knots, values), np.interp(inside, knots, values))
