@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Imports what needs the extra `[lab]` on its first use, so that importing the package stays fast."""
+        """Imports the packages that need the extra `[lab]` at their first use, so that the import is fast."""
         if name in ("eafo", "experiments"):
             return importlib.import_module(f"keras_actlab.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,16 +10,17 @@ from keras_actlab.ops.tensor import Tensor, floating
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
 class CanonicalAngles(keras.constraints.Constraint):
-    """Maps spherical angles to their principal values without changing the direction that they name.
+    """Maps spherical angles to their principal values. The direction does not change.
 
-    All rows but the last come to lie in [0, pi], the last in [0, 2 pi). Angles that are there already stay as they
-    are, to the bit. A polar angle outside is reflected; where that turns the sign of its sine, all later coordinates
-    change sign, so the later polar angles become `pi - angle` and the last one `angle + pi`.
+    All rows but the last are mapped into [0, pi], the last row into [0, 2 pi). A column whose angles are all in these
+    ranges does not change at all. A polar angle outside its range is reflected. If that changes the sign of its sine,
+    all later coordinates would change sign; therefore the later polar angles become `pi - angle`, and the last angle
+    becomes `angle + pi`.
 
-    Directions are periodic in the angles, so this is for reading angles, not for training them: a reflected angle's
-    gradient changes sign, while an optimizer's momentum for it does not.
+    Use this to read angles, not to train them: the gradient of a reflected angle changes sign, but the momentum of an
+    optimizer does not.
 
-    Example: two angles just outside their ranges, and the same direction named by angles within them.
+    Example: two angles just outside their ranges are mapped to angles within them, with the same direction.
 
     >>> angles = keras_actlab.constraints.CanonicalAngles()(np.array([[-0.25], [1.0]], "float32"))
     >>> keras.ops.convert_to_numpy(angles)[:, 0].round(4)
@@ -41,7 +42,7 @@ class CanonicalAngles(keras.constraints.Constraint):
         reflected = ops.logical_and(outside, ops.sin(polar) < 0)
         reflections = ops.cumsum(ops.cast(reflected, "int32"), axis=0)  # up to and including each row
         before = reflections - ops.cast(reflected, "int32")
-        # arctan2 reduces an angle of any size without the rounding error of a remainder by 2 pi.
+        # arctan2 reduces an angle of any size without the rounding error of a division by 2 pi.
         polar = ops.where(outside, ops.abs(_reduce(polar)), polar)
         polar = ops.where(ops.equal(before % 2, 1), math.pi - polar, polar)
         flipped = ops.equal(ops.sum(ops.cast(reflected, "int32"), axis=0, keepdims=True) % 2, 1)
@@ -57,7 +58,7 @@ class CanonicalAngles(keras.constraints.Constraint):
 class Increasing(keras.constraints.Constraint):
     """Sorts the entries of a vector into increasing order.
 
-    Keeps the trained thresholds of `keras_actlab.layers.TMAF` in order when a step carries one past another.
+    The constraint keeps the trained thresholds of `keras_actlab.layers.TMAF` in order if a training step exchanges two.
 
     Example:
 
@@ -72,12 +73,12 @@ class Increasing(keras.constraints.Constraint):
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
 class NonDecreasing(keras.constraints.Constraint):
-    """Maps a vector to a non-decreasing one, by the mean of its running maximum and its running minimum from the end.
+    """Maps a vector to a non-decreasing one: the mean of its running maximum and its running minimum from the end.
 
-    A non-decreasing vector stays as it is, to the bit. Of another one no entry moves by more than half the largest
-    fall from one entry to a later one, which is the least that the largest move can be.
+    A non-decreasing vector does not change at all. Otherwise, no entry moves by more than half the largest decrease
+    from one entry to a later one. No other map to a non-decreasing vector has a smaller maximal move.
 
-    Keeps the values of `keras_actlab.layers.EntropyActivation` non-decreasing where it is to be monotone.
+    The constraint keeps the values of `keras_actlab.layers.EntropyActivation` non-decreasing if it is monotone.
 
     Example:
 
@@ -91,12 +92,12 @@ class NonDecreasing(keras.constraints.Constraint):
         places = ops.arange(w.shape[-1])
         up_to = places[None, :] <= places[:, None]
         row = w[..., None, :]
-        # Keras has no cumulative maximum on every backend; a vector of some tens of entries makes a small table.
+        # Keras lacks a cumulative maximum that works on every backend. For tens of entries, a table is small enough.
         highest_before = ops.max(ops.where(up_to, row, -math.inf), axis=-1)
         lowest_after = ops.min(ops.where(ops.transpose(up_to), row, math.inf), axis=-1)
         return 0.5 * (highest_before + lowest_after)
 
 
 def _reduce(angle: Tensor) -> Tensor:
-    """The same angle in [-pi, pi]."""
+    """Returns the same angle in [-pi, pi]."""
     return ops.arctan2(ops.sin(angle), ops.cos(angle))

@@ -12,9 +12,9 @@ from keras_actlab.ops.tensor import Tensor
 class UniformSphereAngles(keras.initializers.Initializer):
     """Draws spherical angles whose directions are uniform on the unit sphere.
 
-    `angles = direction_to_angles(w)`, where the entries of `w`, (n, units), are independent draws from N(0, 1): the
-    start of remark 3.5 of the paper. Nothing depends on the size of the layer. (Angles that are uniform themselves
-    would crowd the directions around the poles.)
+    `angles = direction_to_angles(w)`, where the entries of `w`, (n, units), are independent draws from N(0, 1) (remark
+    3.5 of the paper). The distribution does not depend on the size of the layer. (Directions of uniformly distributed
+    angles would be concentrated around the poles.)
 
     Args:
         seed: An integer, a `keras.random.SeedGenerator`, or None for a seed drawn from the global random state. As

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.one_backend
 NAN = float("nan")
 OBJECT = type("Strange", (), {"__repr__": lambda self: "<strange>"})()
 
-# Values that an argument of a kind must not have.
+# Invalid values of each kind of argument.
 BOOLEAN = ["no", 1, 0.5, None, [], OBJECT]
 COUNT = [0, -1, 1.5, "2", True, NAN, None, [], OBJECT]
 OPTIONAL_COUNT = [value for value in COUNT if value is not None]
@@ -76,7 +76,6 @@ def spatial() -> cab.Boundaries:
     return cab.boundaries(layer)
 
 
-KERAS = {"regularizer": CHOICE, "constraint": CHOICE, "initializer": CHOICE}
 CONV = {
     "filters": COUNT, "kernel_size": COUNT, "strides": COUNT, "padding": CHOICE, "data_format": CHOICE,
     "dilation_rate": COUNT, "groups": COUNT, "activation": CHOICE, "use_bias": BOOLEAN, "scale_inside": BOOLEAN,
@@ -88,7 +87,7 @@ PATCHES = {**NETWORK, "patch_size": COUNT}
 DENSITY = [None, 3, "normal", OBJECT]
 ACTIVATION = [None, 3, "unheard of", OBJECT]
 
-# For each public name its valid arguments, and the values that each argument must not have.
+# For each public name: valid arguments, and invalid values of each argument.
 TRANSPOSED = {name: values for name, values in CONV.items() if name != "groups"}
 DEPTHWISE = {name: values for name, values in TRANSPOSED.items() if name != "filters"} | {"depth_multiplier": COUNT}
 
@@ -242,8 +241,10 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     "eafo.entropy": (
         eafo.entropy, {"activation": "gelu", "density": eafo.Gaussian()}, {"activation": ACTIVATION, "density": DENSITY}
     ),
-    "eafo.image": (
-        eafo.image, {"activation": "gelu", "density": eafo.Gaussian()}, {"activation": ACTIVATION, "density": DENSITY}
+    "eafo.push_forward": (
+        eafo.push_forward,
+        {"activation": "gelu", "density": eafo.Gaussian()},
+        {"activation": ACTIVATION, "density": DENSITY},
     ),
     "eafo.standardized_entropy": (
         eafo.standardized_entropy, {"activation": "gelu", "density": eafo.Gaussian()},
@@ -326,10 +327,10 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
          "verbose": ["2", 1.5, OBJECT]},
     ),
 }  # fmt: skip
-# What holds results of the package's own functions, or takes no arguments.
+# Names that hold results of the package's functions, or have no arguments.
 WITHOUT = {
     *("conversion.Report", "cab.Boundaries", "cab.Slice", "cab.Track", "cab.plots.features"),
-    *("eafo.Correction", "eafo.Image", "eafo.Improvement"),
+    *("eafo.Correction", "eafo.PushForward", "eafo.Improvement"),
     *("constraints.CanonicalAngles", "constraints.Increasing", "constraints.NonDecreasing"),
     *("distribution.data_parallel", "distribution.data_shard"),
     *("distribution.is_first_process", "distribution.of_first_process"),
@@ -352,7 +353,7 @@ def test_the_table_holds_every_public_name():
 
 
 def shown(value: Any) -> list[str]:
-    """How an error may show a value: itself, its name, its shape, or the entry that is wrong."""
+    """Returns the allowed forms of a value in an error: itself, its name, its shape, or the invalid entry."""
     if isinstance(value, dict):
         return [repr(value), *map(repr, value.values())]
     if isinstance(value, list | tuple):
@@ -362,7 +363,7 @@ def shown(value: Any) -> list[str]:
 
 
 def fault(name: str, argument: str, value: Any) -> str | None:
-    """Says what is wrong with the error for a bad argument."""
+    """Returns the fault of the error for an invalid argument; None if there is none."""
     function, valid, _ = TABLE[name]
     made = {key: given() if inspect.isfunction(given) or hasattr(given, "cache_clear") else given
             for key, given in valid.items()}  # fmt: skip
@@ -381,7 +382,7 @@ def fault(name: str, argument: str, value: Any) -> str | None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_bad_arguments_are_named(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # for paths that are accepted
+    monkeypatch.chdir(tmp_path)  # for valid paths
     found = [
         f"{argument}={value!r} {problem}"
         for argument, values in TABLE[name][2].items()

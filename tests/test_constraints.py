@@ -79,7 +79,7 @@ def test_non_decreasing(shape):
     found = numpy(constraints.NonDecreasing()(w))
     assert np.all(np.diff(found, axis=-1) >= 0)
     np.testing.assert_array_equal(numpy(constraints.NonDecreasing()(found)), found)
-    # Of two entries in falling order, one must move by half the fall; no entry moves further than that.
+    # Of two decreasing entries, one must move by at least half the difference; no entry moves further.
     falls = np.maximum.accumulate(w, axis=-1) - w
     np.testing.assert_allclose(np.abs(found - w).max(axis=-1), falls.max(axis=-1) / 2, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""What every exported class promises, whatever it does."""
+"""The contract of every exported class."""
 
 import inspect
 import json
@@ -20,7 +20,7 @@ from tests.replay import compute
 
 @dataclass
 class Case:
-    """A layer under contract."""
+    """A layer that the contract applies to."""
 
     make: Callable[..., keras.Layer]  # accepts the base layer's arguments
     shape: tuple[int, ...]  # of the input, the batch included
@@ -153,12 +153,12 @@ NO_LAYERS = {
     "NonDecreasing": constraints.NonDecreasing(),
 }
 
-# They share all their code but the convolution with a case that every backend runs.
+# They share all code but the convolution with a case that every backend runs.
 RELATIVES = (
     "GmPConv1DTranspose", "GmPConv3DTranspose", "GmPDepthwiseConv1D", "GmPSeparableConv1D",
     "WeightNormalization Conv2DTranspose", "WeightNormalization DepthwiseConv2D", "WeightNormalization SeparableConv2D",
 )  # fmt: skip
-# They differ from a case that every backend runs in what tests of operations and of the layer compare with NumPy.
+# Their differences from a case that every backend runs are compared with NumPy in other tests.
 VARIANTS = (
     "CRReLU per channel", "TMAF diagonal shared", "GmPDense on steps", "GmPConv2D from kernel", "GmPConv3D",
     "GmPEinsumDense with a plain bias", "WeightNormalization EinsumDense",
@@ -172,7 +172,7 @@ def data(shape, seed=1) -> np.ndarray:
 
 
 def randomized(model: keras.Model) -> keras.Model:
-    """Moves every variable off its start, so that no test passes by comparing starts, save those of a set form."""
+    """Changes every variable from its initial value, except for variables of a fixed form."""
     rng = np.random.default_rng(2)
     for variable in model.variables:
         if variable.name not in ("knots", "sampled", "sign"):
@@ -237,7 +237,7 @@ def test_dtypes(name, policy):
     full = randomized(functional(case.make(), case.shape))
     mixed = functional(case.make(dtype=policy), case.shape)
     mixed.set_weights(full.get_weights())
-    # Numbers that every dtype holds, so that rounding carries none of them over a threshold of TMAF.
+    # Numbers that every dtype represents exactly, so that none crosses a threshold of TMAF by rounding.
     x = numpy(keras.ops.cast(keras.ops.cast(data(case.shape), "bfloat16"), "float32"))
     y = mixed(x)
     assert keras.backend.standardize_dtype(y.dtype) == mixed.layers[-1].compute_dtype
@@ -320,7 +320,7 @@ def test_torch_compiles_a_training_step():
 
 
 class Subclassed(keras.Model):
-    """A model that builds its layers only when it meets data."""
+    """A model that builds its layers at the first call."""
 
     def __init__(self, layer):
         super().__init__()
@@ -357,12 +357,13 @@ def test_integer_input_gives_the_compute_dtype(name):
     assert keras.backend.standardize_dtype(layer(np.ones(case.shape, "int32")).dtype) == "bfloat16"
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "EinsumDense" not in name])  # which checks the rank alone
+@pytest.mark.parametrize("name", [name for name in CASES if "EinsumDense" not in name])  # it checks the rank only
 def test_another_number_of_channels(name):
     case = CASES[name]
     layer = case.make()
     layer(data(case.shape))
-    if name in ("CRReLU", "EntropyActivation", "EntropyActivation monotone with sample"):  # the same for all channels
+    # One function for all channels.
+    if name in ("CRReLU", "EntropyActivation", "EntropyActivation monotone with sample"):
         layer(data((4, 9)))
     else:
         with pytest.raises(ValueError, match=r"incompatible with the layer: expected axis"):
@@ -410,7 +411,7 @@ SAVED = {name: CASES[name] for name in ON_EACH_BACKEND}
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory):
-    """Each case as a model that is saved, with what it computes here."""
+    """Saves each case as a model, with its outputs on this backend."""
     directory = tmp_path_factory.mktemp("contract")
     keras.utils.set_random_seed(0)
     here = {}
@@ -428,7 +429,7 @@ def saved(tmp_path_factory):
 
 @pytest.fixture(scope="session", params=OTHERS)
 def replayed(saved, request):
-    """The same, loaded and computed in a new process on another backend."""
+    """Returns the outputs of the saved models, loaded in a new process on another backend."""
     directory, here = saved
     environment = os.environ | {"KERAS_BACKEND": request.param}
     command = [sys.executable, "-m", "tests.replay", str(directory)]
@@ -441,7 +442,7 @@ def replayed(saved, request):
     return results
 
 
-@pytest.mark.one_backend  # which compares with each of the others
+@pytest.mark.one_backend  # it compares with each of the other backends
 @pytest.mark.parametrize("name", SAVED)
 def test_files_hold_the_raw_variables(replayed, name):
     here, there = replayed[name]

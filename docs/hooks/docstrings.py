@@ -1,6 +1,8 @@
 """Keras' docstring sections in the forms that griffe, which reads the docstrings for the site, knows."""
 
 import re
+import runpy
+from pathlib import Path
 from typing import Any
 
 import griffe
@@ -8,6 +10,9 @@ import griffe
 # A header, and the lines below it that are indented or blank.
 SHAPE = re.compile(r"^(Input shape|Output shape):\n((?: .*\n?|\n)+)", re.MULTILINE)
 LABEL = re.compile(r"^(Example|Reference):(?= |$)", re.MULTILINE)
+# The templates of the geometric convolutions' docstrings, which the package fills in when it is imported.
+TEMPLATES = Path(__file__).parents[2] / "keras_actlab" / "layers" / "_docstrings.py"
+PLACEHOLDER = re.compile(r"^\{\w+\[\d\]\}$", re.MULTILINE)
 DOCTEST = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
 
 
@@ -16,6 +21,8 @@ class KerasSections(griffe.Extension):
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Is called with each function, class and module."""
+        if obj.docstring and PLACEHOLDER.search(obj.docstring.value):
+            obj.docstring.value = runpy.run_path(str(TEMPLATES))["filled"](obj.docstring.value)
         if obj.docstring:
             obj.docstring.value = _rewritten(obj.docstring.value)
 

@@ -1,6 +1,6 @@
-"""Characteristic activation boundaries: where units switch, how that moves in training, and pictures of it.
+"""Characteristic activation boundaries: where units switch, how the boundaries move in training, and plots of them.
 
-Pictures are in `keras_actlab.cab.plots`, which needs the extra `[lab]`.
+The plots are in `keras_actlab.cab.plots`, which needs the extra `[lab]`.
 """
 
 import importlib
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Imports the pictures on their first use, as matplotlib takes long."""
+        """Imports the plots at their first use, because importing Matplotlib is slow."""
         if name == "plots":
             return importlib.import_module("keras_actlab.cab.plots")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

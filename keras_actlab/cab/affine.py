@@ -1,4 +1,4 @@
-"""Layers whose units are affine maps of their input, and the activation that follows them."""
+"""Layers whose units are affine maps of the input, with the activation after them."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -9,26 +9,28 @@ import numpy as np
 from keras_actlab import layers
 from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.layers.gmp import GmP
+from keras_actlab.ops.float64 import angles_to_direction
 
-# A layer, or layers that follow one another: normalization of the input, the affine layer, normalization of its
-# output, activation. All but the affine layer may be missing.
+# A layer, or consecutive layers: normalization of the input, the affine layer, normalization of its output, activation.
+# All but the affine layer are optional.
 Units: TypeAlias = keras.layers.Layer | tuple[keras.layers.Layer, ...]
-# Gives the values of a variable as a float64 array, which may have leading axes: one for the steps of a training, say.
+# Returns the values of a variable in float64, possibly with leading axes, such as one for training steps.
 Read: TypeAlias = Callable[[keras.Variable], np.ndarray]
 
 PLAIN = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-CHANNELWISE = (keras.layers.BatchNormalization, layers.InputMeanNormalization)  # of which mean-only is a subclass
+# MeanOnlyBatchNormalization is a subclass of InputMeanNormalization.
+CHANNELWISE = (keras.layers.BatchNormalization, layers.InputMeanNormalization)
 
 
 class AffineUnits:
-    """The units of a layer as affine maps `w . x + b`, and the values at which their activation bends.
+    """The units of a layer as affine maps `w . x + b`, and the breakpoints of their activation.
 
     Args:
-        units: A built layer, or a tuple of layers that follow one another.
+        units: A built layer, or a tuple of consecutive layers.
 
     Raises:
-        TypeError: If it is neither.
-        ValueError: If a layer is not built, none or several are affine, or their order is another one.
+        TypeError: If `units` is neither.
+        ValueError: If a layer is not built, there is not exactly one affine layer, or the order is wrong.
     """
 
     def __init__(self, units: Units):
@@ -72,10 +74,10 @@ class AffineUnits:
             )
         self._check_channels()
         self.variables: list[keras.Variable] = []
-        self.maps(self._note)
+        self.maps(self._record)
 
     def _check_channels(self) -> None:
-        """Raises unless what normalizes does so along the channels of the affine layer's input, or along its units."""
+        """Raises unless normalizations act along the channels of the affine layer's input or along its units."""
         plain = self._plain
         *_, channels, units = plain._kernel_shape if isinstance(plain, GmP) else plain.kernel.shape
         for layer in (*self.before, *self.after):
@@ -88,17 +90,17 @@ class AffineUnits:
                     f"{layer.name!r} with axis={layer.axis}, which has {layer.moving_mean.shape[0]}"
                 )
 
-    def _note(self, variable: keras.Variable) -> np.ndarray:
-        """Reads a variable, and notes that the maps depend on it."""
+    def _record(self, variable: keras.Variable) -> np.ndarray:
+        """Returns the value of a variable and adds it to the variables on which the maps depend."""
         self.variables.append(variable)
         return current(variable)
 
     def maps(self, read: Read) -> tuple[np.ndarray, np.ndarray]:
-        """Returns weights w, (..., n, units), and biases less the values of bending, (..., units, bends).
+        """Returns weights w, (..., n, units), and biases minus breakpoints, (..., units, breakpoints).
 
-        The boundaries are where `w . x + b = 0` with these biases. For a convolution, x is a patch of the input.
+        The boundaries are `w . x + b = 0` with these biases. For a convolution, x is a patch of the input.
         """
-        weights, bias = self._own(read)
+        weights, bias = self._affine_layer_map(read)
         for layer in reversed(self.before):
             scale, shift = _channelwise(layer, read)
             positions = weights.shape[-2] // scale.shape[-1]
@@ -109,14 +111,16 @@ class AffineUnits:
             weights, bias = weights * scale[..., None, :], bias * scale + shift
         return weights, bias[..., :, None] - self._bends(read)[..., None, :]
 
-    def _own(self, read: Read) -> tuple[np.ndarray, np.ndarray]:
+    def _affine_layer_map(self, read: Read) -> tuple[np.ndarray, np.ndarray]:
         layer = self.layer
         match layer:
             case GmP():
-                weights = read(layer.sign)[..., None, :] if layer.angles is None else _direction(read(layer.angles))
+                weights = (
+                    read(layer.sign)[..., None, :] if layer.angles is None else angles_to_direction(read(layer.angles))
+                )
                 bias = read(layer.radius) if layer.use_bias else np.zeros(weights.shape[-1])
                 inside = layer.scale_inside or (self._followed and layer.activation is keras.activations.linear)
-                if not inside:  # a scale outside the activation does not move the boundary
+                if not inside:  # a scale after the activation does not move the boundary
                     return weights, bias
                 scale = read(layer.scale)
                 return weights * scale[..., None, :], bias * scale
@@ -129,7 +133,7 @@ class AffineUnits:
         return weights, read(self._plain.bias) if self._plain.use_bias else np.zeros(weights.shape[-1])
 
     def _rows(self, kernel: np.ndarray) -> np.ndarray:
-        """Reshapes a kernel, (..., *spatial, channels, units), to (..., n, units)."""
+        """Returns a kernel, (..., *spatial, channels, units), reshaped to (..., n, units)."""
         leading = kernel.shape[: kernel.ndim - len(self._plain.kernel.shape)]
         return kernel.reshape(*leading, -1, kernel.shape[-1])
 
@@ -143,7 +147,7 @@ class AffineUnits:
 
 
 def is_affine(layer: keras.layers.Layer) -> bool:
-    """Whether a layer's units are affine maps that can be read here."""
+    """Whether the units of a layer are affine maps whose weights can be read."""
     if isinstance(layer, layers.WeightNormalization):
         layer = layer.layer
     if isinstance(layer, GmP):
@@ -181,19 +185,12 @@ def breakpoints(activation: Any) -> tuple[float, ...] | None:
 
 
 def current(variable: keras.Variable) -> np.ndarray:
-    """Returns a copy of what a variable holds now, in float64."""
+    """Returns a copy of the current value of a variable, in float64."""
     return np.array(keras.ops.convert_to_numpy(variable), "float64")
 
 
-def _direction(angles: np.ndarray) -> np.ndarray:
-    """What `ops.angles_to_direction` gives, in float64, with leading axes: (..., n - 1, units) -> (..., n, units)."""
-    one = np.ones_like(angles[..., :1, :])
-    products = np.concatenate([one, np.cumprod(np.sin(angles), axis=-2)], axis=-2)
-    return products * np.concatenate([np.cos(angles), one], axis=-2)
-
-
 def _channelwise(layer: keras.layers.Layer, read: Read) -> tuple[np.ndarray, np.ndarray]:
-    """Returns scale and shift of each channel, as they are at inference."""
+    """Returns the scale and shift of each channel at inference."""
     mean = read(layer.moving_mean)
     scale = np.ones_like(mean)
     if isinstance(layer, keras.layers.BatchNormalization):

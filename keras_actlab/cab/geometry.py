@@ -1,4 +1,4 @@
-"""Where the units of a layer switch, how far they turn, and what a step of the parameters does to them."""
+"""Boundaries of units, the angles between them, and the effect of parameter steps on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,22 +8,23 @@ import numpy as np
 
 from keras_actlab.arguments import check_mapping, numbers
 from keras_actlab.cab.affine import AffineUnits, Read, Units, current
+from keras_actlab.ops.float64 import sine_products
 
 
 @dataclass(frozen=True)
 class Boundaries:
     """Characteristic activation boundaries: hyperplanes `{x : u . x + lambda = 0}`.
 
-    A unit has one for each value at which its activation bends; they stand next to each other, units in their order.
-    A unit whose weights are all 0, or not finite, has no boundary: its normal, offset and location are NaN.
+    A unit has one boundary for each breakpoint of its activation. Boundaries are sorted by unit. A unit whose weights
+    are all 0, or not finite, has no boundary: its normal, offset and location are NaN.
 
     Attributes:
         normals: The unit vectors u, shape `(boundaries, n)`.
-        offsets: The lambda, shape `(boundaries,)`: minus the signed distance from the origin.
+        offsets: The values lambda, shape `(boundaries,)`: minus the signed distance from the origin.
         locations: The points `phi = -lambda u` nearest to the origin, shape `(boundaries, n)`.
         units: Index of each boundary's unit, shape `(boundaries,)`.
 
-    Example: ReLU6 bends twice.
+    Example: ReLU6 has two breakpoints, 0 and 6.
 
     >>> from keras_actlab import cab
     >>> layer = keras.layers.Dense(1, activation="relu6", kernel_initializer="ones", bias_initializer="ones")
@@ -43,27 +44,25 @@ def boundaries(units: Units) -> Boundaries:
     """Returns the characteristic activation boundaries of a layer.
 
     The unit `activation(w . x + b)` switches on the hyperplane `{x : w . x + b = 0}` (definition 2.1 of the paper),
-    with the normal `u = w / norm(w)`, the offset `lambda = b / norm(w)` and the location `phi = -lambda u`. Where an
-    activation bends at other values s than 0, there is one hyperplane `{x : w . x + b = s}` for each: the thresholds of
-    a `TMAF`, say, or 0 and 6 for ReLU6. Smooth activations are taken to bend at 0, around which those that resemble
-    ReLU turn.
+    with the normal `u = w / norm(w)`, the offset `lambda = b / norm(w)` and the location `phi = -lambda u`. An
+    activation with several breakpoints s, such as the thresholds of a `TMAF` or 0 and 6 of ReLU6, has one hyperplane
+    `{x : w . x + b = s}` for each. A smooth activation has no breakpoint; its boundary is computed for s = 0.
 
     Args:
-        units: A built layer, or a tuple of layers that follow one another. One of them is affine: `Dense`, `Conv1D`,
-            `Conv2D`, `Conv3D`, their geometric forms, or one of the plain ones in `WeightNormalization`.
-            `BatchNormalization`, `InputMeanNormalization` and `MeanOnlyBatchNormalization` may stand before it and
-            after it, and count as they are at inference. The last may be an activation layer.
+        units: A built layer, or a tuple of consecutive layers. Exactly one of them is affine: `Dense`, `Conv1D`,
+            `Conv2D`, `Conv3D`, their geometric counterparts, or a plain one in `WeightNormalization`.
+            `BatchNormalization`, `InputMeanNormalization` and `MeanOnlyBatchNormalization` are allowed before and after
+            it, and are used as at inference. The last layer may be an activation layer.
 
     Returns:
-        Float64 arrays. For a convolution, x is a patch, flattened in the kernel's order; padding is left out of
-        account.
+        Float64 arrays. For a convolution, x is a patch, flattened in the order of the kernel. Padding is ignored.
 
     Raises:
-        TypeError: If `units` is no layer and no tuple of layers.
-        ValueError: If a layer is not built, there is not exactly one affine layer, the order is another one, or
-            something is normalized along another axis than its channels.
+        TypeError: If `units` is neither a layer nor a tuple of layers.
+        ValueError: If a layer is not built, there is not exactly one affine layer, the order is wrong, or a
+            normalization acts along another axis than the channels.
 
-    Example: the boundary x1 + 2 x2 = 5 passes the origin at a distance of 5 ** 0.5.
+    Example: the distance of the boundary x1 + 2 x2 = 5 from the origin is 5 ** 0.5.
 
     >>> from keras_actlab import cab
     >>> layer = keras.layers.Dense(1, activation="relu")
@@ -76,11 +75,11 @@ def boundaries(units: Units) -> Boundaries:
 
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), section 2.
     """
-    return of_values(AffineUnits(units), current)
+    return boundaries_from(AffineUnits(units), current)
 
 
-def of_values(units: AffineUnits, read: Read) -> Boundaries:
-    """Returns the boundaries for other values of the variables than those that they hold.
+def boundaries_from(units: AffineUnits, read: Read) -> Boundaries:
+    """Returns the boundaries for the values of the variables that `read` returns.
 
     Leading axes of the values become leading axes of `normals`, `offsets` and `locations`.
     """
@@ -97,18 +96,18 @@ def of_values(units: AffineUnits, read: Read) -> Boundaries:
 def angular_change(before: Any, after: Any) -> np.ndarray:
     """Returns the angles between two sets of vectors, in radians.
 
-    The angle between unit vectors a and b is computed as `2 * arctan2(norm(a - b), norm(a + b))` (Kahan), which is
-    accurate for tiny angles and up to pi, where an arc cosine loses half of the digits.
+    The angle between unit vectors a and b is computed as `2 * arctan2(norm(a - b), norm(a + b))` (Kahan). This is
+    accurate for angles near 0 and near pi, where an arc cosine loses half of the digits.
 
     Args:
-        before: Vectors on the last axis, shape `(..., n)`, of any length, such as `Boundaries.normals`.
-        after: As many.
+        before: Vectors along the last axis, shape `(..., n)`, of any length, such as `Boundaries.normals`.
+        after: Vectors of the same shape.
 
     Returns:
-        Float64 array of shape `(...)`, in [0, pi]. It is NaN where a vector is 0 or NaN, for want of a direction.
+        Float64 array of shape `(...)`, in [0, pi]. It is NaN where a vector is 0 or NaN and so has no direction.
 
     Raises:
-        ValueError: If the shapes differ or are those of scalars.
+        ValueError: If the shapes differ or the arguments are scalars.
 
     Example:
 
@@ -132,14 +131,14 @@ def angular_change(before: Any, after: Any) -> np.ndarray:
 
 
 def _normalized(vectors: np.ndarray) -> np.ndarray:
-    """Returns unit vectors; NaN where there is no direction."""
-    largest = np.max(np.abs(vectors), axis=-1, keepdims=True)  # first, so that no square leaves the range
+    """Returns the vectors divided by their norms; NaN where the norm is 0."""
+    largest = np.max(np.abs(vectors), axis=-1, keepdims=True)  # so that squares neither overflow nor underflow
     vectors = vectors / np.where(largest > 0, largest, np.nan)
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def metric_tensor(angles: Any) -> np.ndarray:
-    """Returns the metric tensor of the sphere in spherical angles.
+    """Returns the metric tensor of the unit sphere in spherical coordinates.
 
     `M = diag(1, sin(theta[0])**2, sin(theta[0])**2 * sin(theta[1])**2, ...)`
 
@@ -147,13 +146,13 @@ def metric_tensor(angles: Any) -> np.ndarray:
     than `norm(e)`.
 
     Args:
-        angles: Radians, shape `(n - 1,)`, or `(n - 1, units)` as in the `angles` of a geometric layer.
+        angles: Radians, shape `(n - 1,)`, or `(n - 1, units)` like the `angles` of a geometric layer.
 
     Returns:
         Float64 array of shape `(n - 1, n - 1)`, or `(units, n - 1, n - 1)`.
 
     Raises:
-        ValueError: If `angles` has another rank, or no row.
+        ValueError: If `angles` has another rank or no rows.
 
     Example:
 
@@ -171,35 +170,35 @@ def metric_tensor(angles: Any) -> np.ndarray:
         raise ValueError(
             f"`angles` must have the shape (n - 1,) or (n - 1, units), n >= 2. Received: angles.shape={angles.shape}"
         )
-    one = np.ones_like(angles[:1])
-    diagonal = np.concatenate([one, np.cumprod(np.sin(angles[:-1]) ** 2, axis=0)]).T  # (..., n - 1)
-    return diagonal[..., None] * np.eye(len(angles))
+    diagonal = np.square(sine_products(angles.reshape(len(angles), -1))[:-1]).T  # (units, n - 1)
+    tensors = diagonal[..., None] * np.eye(len(angles))
+    return tensors if angles.ndim == 2 else tensors[0]
 
 
 def perturb(units: Units, steps: Mapping[str, Any]) -> Boundaries:
-    """Returns the boundaries that a layer would have after a step of its parameters. The layer stays as it is.
+    """Returns the boundaries that a layer would have after a step of its parameters. The layer is left unchanged.
 
-    What propositions 2.3 to 2.5 and theorem 3.7 of the paper compare: a step e of the weights w of a plain,
-    weight-normalized or batch-normalized layer turns its boundary by the angle between `w` and `w + e`, which for
-    `norm(e) > norm(w)` may be any up to pi; a step of a geometric layer's angles turns it by no more than the length of
-    the step.
+    Propositions 2.3 to 2.5 and theorem 3.7 of the paper compare such steps. A step e of the weights w of a plain,
+    weight-normalized or batch-normalized layer turns its boundary by the angle between `w` and `w + e`, which can be
+    any angle up to pi if `norm(e) > norm(w)`. A step of the angles of a geometric layer turns its boundary by at most
+    the length of the step.
 
     Args:
         units: As in `boundaries`.
-        steps: For the names of parameters what is added to them, shape of the parameter: "kernel" and "bias" of a plain
-            layer; "kernel" (the v), "scale" and "bias" under weight normalization; "gamma", "beta", "moving_mean" and
-            "moving_variance" of batch normalization; "angles" and "radius" of a geometric layer. Where layers of
-            `units` have parameters of the same name, as much of the variable's path as tells them apart.
+        steps: Mapping of parameter names to arrays that are added to the parameters: "kernel" and "bias" of a plain
+            layer; "kernel" (the v), "scale" and "bias" of a weight-normalized layer; "gamma", "beta", "moving_mean" and
+            "moving_variance" of batch normalization; "angles" and "radius" of a geometric layer. If several layers of
+            `units` have a parameter of this name, prefix it with as much of the variable's path as makes it unique.
 
     Returns:
         The boundaries, with the steps added in float64.
 
     Raises:
-        TypeError: If `units` is no layer and no tuple of layers.
-        ValueError: If a name fits none or several of the parameters that the boundaries depend on, a shape differs, or
-            as in `boundaries`.
+        TypeError: If `units` is neither a layer nor a tuple of layers.
+        ValueError: If a name does not match exactly one parameter that the boundaries depend on, a shape differs, or as
+            in `boundaries`.
 
-    Example: a step a little longer than the weights turns the boundary around.
+    Example: a step slightly longer than the weights reverses the boundary.
 
     >>> from keras_actlab import cab
     >>> layer = keras.layers.Dense(1, activation="relu")
@@ -230,4 +229,4 @@ def perturb(units: Units, steps: Mapping[str, Any]) -> Boundaries:
                 f"{tuple(fitting[0].shape)}"
             )
         moved[id(fitting[0])] = current(fitting[0]) + step
-    return of_values(affine, lambda variable: moved.get(id(variable), current(variable)))
+    return boundaries_from(affine, lambda variable: moved.get(id(variable), current(variable)))

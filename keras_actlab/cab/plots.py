@@ -1,6 +1,6 @@
-"""Pictures of units, of their boundaries, of what training does to them, and of trainable activations.
+"""Plots of units, of their boundaries and of the boundaries during training, and of trainable activations.
 
-Every function draws into the axes that it is given, or into a new figure, and returns the figure.
+Every function draws into the given axes, or into a new figure, and returns the figure.
 """
 
 import itertools
@@ -33,29 +33,28 @@ except ImportError as error:
 
 LINE_COLOURS = COLOURS[:-1]  # the last one, yellow, is too pale for lines on white
 GREY = "0.35"
-ROWS = 8  # steps of a training that are shown below the features
+ROWS = 8  # number of training steps that `features` shows
 GRID = 201  # points along an axis at which functions are evaluated
-CHANNELS = 3  # shown if no others are asked for
+CHANNELS = 3  # default number of channels to show
 
 
 def features(units: Units, limits: tuple[float, float], track: Track | None = None, ax: Axes | None = None) -> Figure:
-    """Draws the outputs of units with one input, and below them where their boundaries are.
+    """Plots the outputs of units with one input, and the positions of their boundaries below.
 
-    With a track, boundaries are shown at about eight steps of the training, the first at the bottom, so that one sees
-    them glide or jump.
+    With a track, the boundaries are shown at about eight steps of the training run, the first one at the bottom.
 
     Args:
         units: A built layer with one input, or a tuple of layers, as in `cab.boundaries`. They run in inference mode.
         limits: Ends of the interval of inputs.
-        track: The boundaries of these units over a training. Without it, they are shown where they are now.
+        track: The boundaries of these units during training; None for the current boundaries.
         ax: Axes to draw into.
 
     Returns:
         The figure. Boundaries outside the limits are not drawn.
 
     Raises:
-        TypeError: If `units` is no layer and no tuple of layers, or `track` is no `Track`.
-        ValueError: If units or track have several inputs, `limits` are no interval, or as in `cab.boundaries`.
+        TypeError: If `units` is neither a layer nor a tuple of layers, or `track` is not a `Track`.
+        ValueError: If units or track have several inputs, `limits` is not an interval, or as in `cab.boundaries`.
 
     Example:
 
@@ -101,7 +100,7 @@ def features(units: Units, limits: tuple[float, float], track: Track | None = No
     rows.tick_params(labelsize="small")
     if track is not None:
         rows.set_ylabel("boundaries at step")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def boundaries_2d(
@@ -112,25 +111,25 @@ def boundaries_2d(
     limits: Any = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Draws boundaries of units with two inputs as lines, with their locations as dots.
+    """Plots boundaries of units with two inputs as lines, with their locations as dots.
 
     Args:
-        boundaries: What `cab.boundaries` or `Track.at` gives.
+        boundaries: The result of `cab.boundaries` or `Track.at`.
         points: Inputs, shape `(points, 2)`.
-        labels: A label for each point, by which it is coloured.
-        decision: Function of inputs, shape `(n, 2)`, that gives n scores: a classifier's logits, say, or its
-            probabilities less 0.5. Where they are 0, there is a thick line.
-        limits: `(low, high)` for both inputs, or one such pair for each. Without them, points are all within; if there
-            are none either, so are the locations, without those far away from most others.
+        labels: A label for each point, which determines its colour.
+        decision: Function of inputs, shape `(n, 2)`, that returns n scores, such as the logits of a classifier, or its
+            probabilities minus 0.5. A thick line marks a score of 0.
+        limits: `(low, high)` for both inputs, or one such pair for each. By default the limits include all points, or
+            without points the locations, except for outliers.
         ax: Axes to draw into.
 
     Returns:
         The figure. Boundaries outside the limits are not drawn.
 
     Raises:
-        TypeError: If `boundaries` are no `Boundaries`.
-        ValueError: If they have another number of inputs, the shapes of `points`, `labels` and scores do not fit, or
-            `limits` are no intervals.
+        TypeError: If `boundaries` is not a `Boundaries`.
+        ValueError: If the number of inputs is not two, the shapes of `points`, `labels` and scores do not match, or
+            `limits` are not intervals.
 
     Example:
 
@@ -146,7 +145,7 @@ def boundaries_2d(
     ['boundary', 'location', 'decision']
     """
     _check_boundaries(boundaries, 2)
-    classes = _classes(points, labels)
+    classes = _points_by_label(points, labels)
     if limits is not None:
         limits = _limits(limits, 2)
     else:
@@ -164,34 +163,34 @@ def boundaries_2d(
     ax = _axes(ax, (6, 4.5))
     for index, (name, places) in enumerate(classes.items()):
         ax.scatter(places[:, 0], places[:, 1], s=12, color=_colour(index), alpha=0.5, linewidths=0, label=name)
-    ends = [_section(*plane, limits) for plane in zip(boundaries.normals, boundaries.offsets, strict=True)]
+    ends = [_box_intersection(*plane, limits) for plane in zip(boundaries.normals, boundaries.offsets, strict=True)]
     ax.add_collection(LineCollection([each for each in ends if len(each)], colors=GREY, linewidths=1, label="boundary"))
     ax.plot(*boundaries.locations.T, "o", color=GREY, markersize=4, label="location")
     if decision is not None:
         ax.plot([], [], color="black", linewidth=2.5, label="decision")
-        if scores.min() <= 0 <= scores.max():  # else Matplotlib warns
+        if scores.min() <= 0 <= scores.max():  # Matplotlib warns about an empty contour
             ax.contour(
                 *np.moveaxis(grid, -1, 0), scores.reshape(GRID, GRID), levels=[0.0], colors="black", linewidths=2.5
             )
     ax.set(xlim=limits[0], ylim=limits[1], xlabel="input 1", ylabel="input 2", aspect="equal")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def slice_2d(sliced: Slice, points: Any = None, labels: Any = None, ax: Axes | None = None) -> Figure:
-    """Draws the linear regions of a network on a plane, with the boundaries of each layer in a colour of its own.
+    """Plots the linear regions of a network on a plane, with one colour for the boundaries of each layer.
 
     Args:
-        sliced: What `cab.slice_regions` gives.
+        sliced: The result of `cab.slice_regions`.
         points: Coordinates (a, b) on the plane, shape `(points, 2)`.
-        labels: A label for each point, by which it is coloured.
+        labels: A label for each point, which determines its colour.
         ax: Axes to draw into.
 
     Returns:
         The figure.
 
     Raises:
-        TypeError: If `sliced` is no `Slice`.
-        ValueError: If the shapes of `points` and `labels` do not fit.
+        TypeError: If `sliced` is not a `Slice`.
+        ValueError: If the shapes of `points` and `labels` do not match.
 
     Example:
 
@@ -207,32 +206,32 @@ def slice_2d(sliced: Slice, points: Any = None, labels: Any = None, ax: Axes | N
     """
     if not isinstance(sliced, Slice):
         raise TypeError(f"`sliced` must be a Slice. Received: sliced={sliced!r}")
-    classes = _classes(points, labels)
+    classes = _points_by_label(points, labels)
     ax = _axes(ax, (6, 4.5))
     ax.add_collection(PolyCollection(sliced.polygons, facecolors=COLOURS, alpha=0.1, linewidths=0))
     names = list(dict.fromkeys(sliced.layers))  # in the order of computation
     for index, name in enumerate(names, len(classes)):
         segments = sliced.segments[sliced.layers == name]
         ax.add_collection(LineCollection(segments, colors=_colour(index), linewidths=1, label=name))
-    for index, (name, places) in enumerate(classes.items()):  # in the colours that `boundaries_2d` gives them
+    for index, (name, places) in enumerate(classes.items()):  # in the same colours as in `boundaries_2d`
         ax.scatter(places[:, 0], places[:, 1], s=12, color=_colour(index), label=name)
     ax.set(xlim=sliced.plane.limits[0], ylim=sliced.plane.limits[1], xlabel="a", ylabel="b")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def trajectories(track: Track, ax: Axes | None = None) -> Figure:
-    """Draws where boundaries have been in a training: with one input against steps, with two as paths in the plane.
+    """Plots the locations of boundaries during training: over the steps with one input, as paths with two inputs.
 
     Args:
-        track: The boundaries over a training.
+        track: The boundaries during training.
         ax: Axes to draw into.
 
     Returns:
-        The figure. Its limits hold the locations, without those far away from most others.
+        The figure. Its limits include the locations, except for outliers.
 
     Raises:
-        TypeError: If `track` is no `Track`.
-        ValueError: If its boundaries have neither one nor two inputs.
+        TypeError: If `track` is not a `Track`.
+        ValueError: If the number of inputs is neither one nor two.
 
     Example:
 
@@ -265,24 +264,24 @@ def trajectories(track: Track, ax: Axes | None = None) -> Figure:
         ax.plot([], [], "o", color=GREY, markersize=5, markerfacecolor="white", label="start")
         ax.plot([], [], "o", color=GREY, markersize=5, label="end")
         ax.set(xlim=limits[0], ylim=limits[1], xlabel="input 1", ylabel="input 2", aspect="equal")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def largest_changes(tracks: Mapping[str, Track], quantity: str = "moves", ax: Axes | None = None) -> Figure:
-    """Draws for each track the largest change of any boundary over the training, on a logarithmic axis.
+    """Plots the largest change of any boundary during training, for each track, on a logarithmic axis.
 
     Args:
         tracks: Tracks by name, such as one for each method.
-        quantity: "moves", how far locations moved from one look to the next, or "turns", how far normals turned, in
-            degrees.
+        quantity: "moves" for the distances that locations moved between snapshots, or "turns" for the angles that
+            normals turned, in degrees.
         ax: Axes to draw into.
 
     Returns:
         The figure. Where nothing changed, the line has a gap.
 
     Raises:
-        TypeError: If `tracks` is no mapping of names to tracks.
-        ValueError: If it is empty, or `quantity` is unknown.
+        TypeError: If `tracks` is not a mapping of names to tracks.
+        ValueError: If `tracks` is empty, or `quantity` is unknown.
 
     Example:
 
@@ -312,26 +311,26 @@ def largest_changes(tracks: Mapping[str, Track], quantity: str = "moves", ax: Ax
         changes = track.moves if quantity == "moves" else np.degrees(track.turns)
         largest = changes.max(axis=1)
         shown = np.where(largest > 0, largest, np.nan)
-        # The dots, as wide as the line, show records between two gaps.
+        # Dots as wide as the line, because a record between two gaps has no line.
         ax.plot(track.steps, shown, ".-", markersize=1.5, linewidth=1, color=_colour(index), label=name)
     ax.set(xlabel="training step", ylabel=axis_labels[quantity], yscale="log")
-    return _finished(ax)
+    return _add_legend(ax)
 
 
 def planes_3d(boundaries: Boundaries, limits: Any = (-1.0, 1.0), ax: Axes | None = None) -> Figure:
-    """Draws boundaries of units with three inputs as planes, each with its normal, which starts at its location.
+    """Plots boundaries of units with three inputs as planes, with the normal of each plane at its location.
 
     Args:
-        boundaries: What `cab.boundaries` or `Track.at` gives.
+        boundaries: The result of `cab.boundaries` or `Track.at`.
         limits: `(low, high)` for all inputs, or one such pair for each.
         ax: Axes with `projection="3d"` to draw into.
 
     Returns:
-        The figure. Planes end at the limits; planes and locations outside of them are not drawn.
+        The figure. Planes are clipped at the limits; planes and locations outside the limits are not drawn.
 
     Raises:
-        TypeError: If `boundaries` are no `Boundaries`, or `ax` are no 3-D axes.
-        ValueError: If there is another number of inputs, or `limits` are no intervals.
+        TypeError: If `boundaries` is not a `Boundaries`, or `ax` is not 3-D axes.
+        ValueError: If the number of inputs is not three, or `limits` are not intervals.
 
     Example:
 
@@ -352,45 +351,45 @@ def planes_3d(boundaries: Boundaries, limits: Any = (-1.0, 1.0), ax: Axes | None
     length = 0.4 * np.min(limits[:, 1] - limits[:, 0])
     planes = zip(boundaries.normals, boundaries.offsets, boundaries.locations, _styles(boundaries.units), strict=True)
     for normal, offset, location, style in planes:
-        corners = _section(normal, offset, limits)
+        corners = _box_intersection(normal, offset, limits)
         if not len(corners):
             continue
         colour = style["color"]
         space.add_collection3d(
-            Poly3DCollection([_around(corners, normal)], alpha=0.3, edgecolors=colour, facecolors=colour)
+            Poly3DCollection([_sort_corners(corners, normal)], alpha=0.3, edgecolors=colour, facecolors=colour)
         )
-        space.plot([], [], [], linewidth=6, alpha=0.4, **style)  # for the legend, which cannot show collections
+        space.plot([], [], [], linewidth=6, alpha=0.4, **style)  # for the legend, which does not support collections
         if np.all((limits[:, 0] <= location) & (location <= limits[:, 1])):
             space.plot(*location[:, None], "o", color=colour, markersize=4)
             space.quiver(*location, *length * normal, color=colour, linewidth=1.5, arrow_length_ratio=0.2)
     for axis, (low, high), name in zip("xyz", limits, ("input 1", "input 2", "input 3"), strict=True):
         space.set(**{f"{axis}lim": (low, high), f"{axis}ticks": (low, (low + high) / 2, high), f"{axis}label": name})
     space.set_box_aspect(limits[:, 1] - limits[:, 0], zoom=0.85)  # leaves room for the labels
-    return _finished(space)
+    return _add_legend(space)
 
 
 def activation(
     layer: Callable[..., Any], inputs: Any, channels: Sequence[int] | None = None, ax: Axes | None = None
 ) -> Figure:
-    """Draws what an activation has learned, over a histogram of its inputs.
+    """Plots the curve of a trained activation over a histogram of its inputs.
 
-    For a `TMAF` these are the entries of its matrix that depend on a channel, as step functions of that channel. For
-    any other activation it is the curve of outputs, beside ReLU's.
+    For a `TMAF`, the plot shows the entries of the matrix that depend on a channel, as step functions of that channel.
+    For other activations, it shows the outputs and, for comparison, ReLU.
 
     Args:
-        layer: A built activation layer, or a function of tensors. Except for `TMAF` it must be elementwise.
-        inputs: What the activation was given, shape `(examples, ..., channels)`, or as the layer's `axis` says.
-        channels: Indices of the channels to draw: the first three if None. Channels whose curves are all the same share
-            a line. Where a layer has parameters for each position, the first position's are drawn.
+        layer: A built activation layer, or a function of tensors. It must be elementwise, except for `TMAF`.
+        inputs: Inputs of the activation, shape `(examples, ..., channels)`, or with the channels on the layer's `axis`.
+        channels: Indices of the channels to plot; None for the first three. If all their curves are equal, one line is
+            drawn. If a layer has parameters for each position, those of the first position are used.
         ax: Axes to draw into.
 
     Returns:
-        The figure. Its limits hold the inputs, without those far away from most others.
+        The figure. Its limits include the inputs, except for outliers.
 
     Raises:
-        TypeError: If `layer` cannot be called.
-        ValueError: If it is not built or gives another shape, `inputs` are empty or have no channels, or a channel does
-            not exist.
+        TypeError: If `layer` is not callable.
+        ValueError: If `layer` is not built or returns another shape, `inputs` is empty or has no channels, or a channel
+            does not exist.
 
     Example:
 
@@ -432,7 +431,7 @@ def activation(
         x = np.linspace(low, high, GRID)
         curves = _curves(layer, x, values.shape[1:], axis)[:, chosen]
         ax = _axes(ax, (6.4, 4))
-        # Dashed and above the curves, so that one that is close to ReLU is seen through it.
+        # Dashed and above the curves, so that a curve close to ReLU is visible through the gaps.
         ax.plot(x, np.maximum(x, 0.0), "--", color="black", linewidth=1, zorder=3, label="ReLU")
         if np.allclose(curves, curves[:, :1]):
             name = getattr(layer, "name", getattr(layer, "__name__", "activation"))
@@ -447,11 +446,11 @@ def activation(
     behind.set_yticks([])
     ax.set_zorder(behind.get_zorder() + 1)
     ax.patch.set_visible(False)
-    return _finished(ax, behind)
+    return _add_legend(ax, behind)
 
 
 def _draw_entries(ax: Axes, levels: np.ndarray, edges: np.ndarray, count: int, chosen: list[int]) -> None:
-    """Draws the entries of a matrix activation in the columns of some channels, levels (diagonals, m + 1, channels)."""
+    """Plots the entries of a matrix activation in the columns of `chosen`; levels (diagonals, m + 1, channels)."""
     bandwidth = len(levels) // 2
     columns = {f"channel {channel}": channel for channel in chosen}
     if levels.shape[-1] < count:
@@ -470,7 +469,7 @@ def _draw_entries(ax: Axes, levels: np.ndarray, edges: np.ndarray, count: int, c
 
 
 def _curves(layer: Callable[..., Any], x: np.ndarray, shape: tuple[int, ...], axis: int) -> np.ndarray:
-    """Returns the outputs of each channel for inputs that are the same everywhere, (len(x), channels)."""
+    """Returns the outputs of each channel for inputs that are equal at all positions, (len(x), channels)."""
     inputs = np.broadcast_to(x.reshape(-1, *[1] * len(shape)), (len(x), *shape)).astype("float32")
     options = {"training": False} if isinstance(layer, keras.Layer) else {}
     outputs = numbers("layer", layer(keras.ops.convert_to_tensor(inputs), **options))
@@ -483,10 +482,10 @@ def _curves(layer: Callable[..., Any], x: np.ndarray, shape: tuple[int, ...], ax
     return outputs.reshape(len(x), -1, outputs.shape[-1])[:, 0]
 
 
-def _section(normal: np.ndarray, offset: float, limits: np.ndarray) -> np.ndarray:
-    """Where a hyperplane meets the edges of a box, (points, n): the ends of a line, or the corners of a plane.
+def _box_intersection(normal: np.ndarray, offset: float, limits: np.ndarray) -> np.ndarray:
+    """Returns the intersections of a hyperplane with the edges of a box, (points, n): end points or corners.
 
-    There are none if it is outside, or NaN.
+    There are none if the hyperplane is outside the box or NaN.
     """
     corners = np.array(list(itertools.product(*limits)))
     heights = corners @ normal + offset
@@ -498,21 +497,21 @@ def _section(normal: np.ndarray, offset: float, limits: np.ndarray) -> np.ndarra
     return np.array(points).reshape(-1, len(normal))
 
 
-def _around(corners: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Puts the corners of a convex plane figure in their order."""
+def _sort_corners(corners: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Returns the corners of a convex polygon in space sorted by their angle around its centre."""
     across = np.linalg.svd(normal[None])[2][1:]  # (2, 3), in the plane
     return corners[np.argsort(np.arctan2(*across @ (corners - corners.mean(axis=0)).T))]
 
 
 def _range(values: np.ndarray) -> np.ndarray:
-    """Limits that hold all values, (k, n) -> (n, 2)."""
+    """Returns limits that include all values, (k, n) -> (n, 2)."""
     low, high = values.min(axis=0), values.max(axis=0)
     margin = np.where(high > low, 0.1 * (high - low), 1.0)
     return np.stack([low - margin, high + margin], axis=-1)
 
 
 def _robust_range(values: np.ndarray) -> np.ndarray:
-    """Limits that hold values, (k, n) -> (n, 2), without those far away from most others."""
+    """Returns limits that include all values except outliers, (k, n) -> (n, 2)."""
     values = values[np.isfinite(values).all(axis=-1)]
     if not len(values):
         return _range(np.zeros((1, values.shape[-1])))
@@ -551,8 +550,8 @@ def _check_inputs(name: str, normals: np.ndarray, *allowed: int) -> None:
         raise ValueError(f"`{name}` must be of units with {wanted}. Received: {normals.shape[-1]} inputs")
 
 
-def _classes(points: Any, labels: Any) -> dict[str, np.ndarray]:
-    """Returns points in the plane by the name of their label; an empty dictionary if there are none."""
+def _points_by_label(points: Any, labels: Any) -> dict[str, np.ndarray]:
+    """Returns points in the plane by label; an empty dictionary if there are none."""
     if points is None and labels is None:
         return {}
     points = None if points is None else numbers("points", points)
@@ -574,7 +573,7 @@ def _colour(index: int) -> str:
 
 
 def _styles(units: np.ndarray) -> list[dict[str, Any]]:
-    """Colours by unit, and the units' names as labels where each has a colour of its own."""
+    """Returns plot options for each unit: its colour, and its name if no two units share a colour."""
     named = max(units, default=0) < len(LINE_COLOURS)
     return [{"color": _colour(unit), "label": f"unit {unit}" if named else None} for unit in units]
 
@@ -583,12 +582,12 @@ def _axes(ax: Axes | None, size: tuple[float, float], **options: Any) -> Any:
     check_type("ax", ax, (Axes, type(None)), "axes of Matplotlib, or None")
     if ax is None:
         figure, ax = plt.subplots(figsize=size, layout="constrained", subplot_kw=options)
-        plt.close(figure)  # it belongs to the caller alone
+        plt.close(figure)  # pyplot must not keep it
     return ax
 
 
-def _finished(ax: Any, *others: Axes) -> Figure:
-    """Puts a legend beside the axes, where it hides no data, each label once; returns the figure."""
+def _add_legend(ax: Any, *others: Axes) -> Figure:
+    """Adds a legend outside the axes, with each label once. Returns the figure."""
     found = [axes.get_legend_handles_labels() for axes in (ax, *others)]
     entries = {label: handle for handles, labels in found for handle, label in zip(handles, labels, strict=True)}
     if entries:

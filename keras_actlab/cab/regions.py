@@ -1,4 +1,4 @@
-"""Which piece of a piecewise linear network each point is in, at any depth, and how that changes in training."""
+"""Activation regions of piecewise linear networks, and how points change regions during training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.arguments import numbers
+from keras_actlab.arguments import check_model, numbers
+from keras_actlab.cab._base_tracker import BaseTracker
 from keras_actlab.cab.affine import breakpoints, is_affine
-from keras_actlab.cab.watching import Watcher
 from keras_actlab.graph import ACTIVATION_LAYERS, calls, children, consumers, is_functional, is_output
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_conv import convolve
 from keras_actlab.ops.tensor import Tensor, along_axis, floating
 
-# Functions of `keras.ops` that may stand in a model's graph, by the names of their classes there.
+# Operations of `keras.ops` that are allowed in the graph of a model, by class name.
 AFFINE_OPERATIONS = (
     *("Add", "Concatenate", "ExpandDims", "GetItem", "Mean", "Negative", "Reshape", "Squeeze", "Stack", "Subtract"),
     *("Sum", "Transpose"),
@@ -24,28 +24,27 @@ AFFINE_OPERATIONS = (
 
 
 def preactivations(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
-    """Returns what goes into the piecewise linear activations of a model, at inference.
+    """Returns the inputs of the piecewise linear activations of a model, at inference.
 
-    An activation counts if it bends or jumps somewhere: ReLU, ReLU6, leaky ReLU, PReLU, `TMAF` and the like. It may be
-    a layer of its own, or built into `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, their geometric forms, or one of the plain
-    ones in `WeightNormalization`. A layer that puts out what the model does may have any activation; if that is not
-    piecewise linear, softmax say, it is left out. What is no activation and not affine either, such as max pooling or
-    layer normalization, is not seen.
+    Activations with at least one breakpoint are included: ReLU, ReLU6, leaky ReLU, PReLU, `TMAF` and others. The
+    activation may be a layer, or an argument of `Dense`, `Conv1D`, `Conv2D`, `Conv3D`, their geometric counterparts, or
+    a plain one in `WeightNormalization`. The output layer may have any activation; it is skipped if it is not piecewise
+    linear, such as softmax. Other nonlinear layers, such as max pooling or layer normalization, are ignored.
 
     Args:
-        model: A Functional or Sequential model with one input, without layers in layers, that calls each layer with
+        model: A Functional or Sequential model with one input and without nested layers, which calls each layer with
             such an activation once.
         x: Inputs, with the batch axis first.
 
     Returns:
-        Arrays of shape `(points, units)` under the names of the layers that hold the activations, in the order of
-        computation. Units are all entries of what goes into an activation, flattened: for a convolution, one for each
-        position and filter.
+        Arrays of shape `(points, units)` by the names of the layers with the activations, in the order of computation.
+        The units are all entries of the input of an activation, flattened: for a convolution, one per position and
+        filter.
 
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If the model is of another kind, an activation is not known to be piecewise linear, or `x` does not
-            fit.
+            have the shape of the model's input.
 
     Example:
 
@@ -61,13 +60,14 @@ def preactivations(model: keras.Model, x: Any) -> dict[str, np.ndarray]:
 
 
 def activation_patterns(model: keras.Model, x: Any) -> np.ndarray:
-    """Returns, for every point and unit, the index of the interval between breakpoints that the unit is in.
+    """Returns, for every point and unit, the index of the interval between breakpoints that contains the
+    pre-activation.
 
-    For ReLU that is 0 where the unit is off and 1 where it is on. Intervals are open on the left and closed on the
-    right, as those of `TMAF`. If nothing but activations bends in the model, all points of the input space with one
-    pattern form a convex set, on which each pre-activation is an affine function of the input (and so is the output,
-    but for its own activation, and for points just on a boundary where an activation jumps). The model may be affine
-    on a larger set than that: units may bend where the layers after them do not look.
+    For ReLU the index is 0 where the unit is off and 1 where it is on. Intervals are open on the left and closed on the
+    right, as in `TMAF`. If activations are the only nonlinear layers of the model, all points with the same pattern
+    form a convex set, on which each pre-activation is an affine function of the input. The output before its own
+    activation is affine there too, except at boundaries where an activation jumps. The set on which the model is affine
+    may be larger, because later layers may ignore a unit.
 
     Args:
         model: As in `preactivations`.
@@ -96,20 +96,20 @@ def activation_patterns(model: keras.Model, x: Any) -> np.ndarray:
 
 
 def count_regions(model: keras.Model, x: Any) -> int:
-    """Returns how many activation regions a set of points is in: the number of different patterns.
+    """Returns the number of activation regions that contain at least one of the points: the number of patterns.
 
     Args:
         model: As in `preactivations`.
         x: Inputs, with the batch axis first.
 
     Returns:
-        A number between 1 and that of the points.
+        An integer from 1 to the number of points.
 
     Raises:
         TypeError: As in `preactivations`.
         ValueError: As in `preactivations`.
 
-    Example: a single unit makes two regions.
+    Example: a single unit has two regions.
 
     >>> from keras_actlab import cab
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, activation="relu"), keras.layers.Dense(1)])
@@ -121,25 +121,25 @@ def count_regions(model: keras.Model, x: Any) -> int:
     - [Hanin and Rolnick, 2019](https://arxiv.org/abs/1906.00904), "Deep ReLU Networks Have Surprisingly Few Activation
       Patterns".
     """
-    return _different(activation_patterns(model, x))
+    return _count_different(activation_patterns(model, x))
 
 
-class RegionTracker(Watcher):
-    """Follows in training how many activation regions a set of points is in, and how many points and units change.
+class RegionTracker(BaseTracker):
+    """Records the number of activation regions of a set of points during training, and how many points change region.
 
-    Looks before the first training step, then after every `every` steps, and at the end, at inference. Only the
-    patterns of the last look are kept. Later calls of `fit` go on where the last one ended; on another model, they
-    start anew.
+    The callback makes a record before the first training step, then every `every` steps, and at the end, in inference
+    mode. Only the patterns of the last record are kept. A later `fit` of the same model continues the records; a `fit`
+    of another model starts new ones.
 
     Args:
         x: Inputs, with the batch axis first.
-        every: Number of training steps from one look to the next. With `steps_per_execution`, looks are at the ends of
-            executions.
+        every: Number of training steps between records. With `steps_per_execution`, a record is made at the end of an
+            execution.
 
     Raises:
         TypeError: If `every` is not an integer.
-        ValueError: If `every` is not positive; when training begins, if no activation of the model has a breakpoint, or
-            as in `preactivations`.
+        ValueError: If `every` is not positive. At the start of training, if no activation of the model has a
+            breakpoint, or as in `preactivations`.
 
     Example:
 
@@ -156,38 +156,38 @@ class RegionTracker(Watcher):
 
     Reference:
 
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), appendix E, which leaves the assignment of data to regions
-      to later work.
+    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), appendix E, which proposes the assignment of data to
+      regions as future work.
     """
 
     def __init__(self, x: Any, every: int = 1):
         super().__init__(every)
         numbers("x", x)
         self.x = x
-        self._looks: list[tuple[int, int, float, float]] = []
-        self._network: Network  # from the beginning of training on
+        self._records: list[tuple[int, int, float, float]] = []
+        self._network: Network  # set at the start of training
         self._points: np.ndarray
-        self._patterns: np.ndarray  # of the last look
+        self._patterns: np.ndarray  # of the last record
 
     @property
     def steps(self) -> np.ndarray:
-        """Number of training steps before each look."""
-        return np.array([look[0] for look in self._looks], int)
+        """Number of training steps before each record."""
+        return np.array([record[0] for record in self._records], int)
 
     @property
     def regions(self) -> np.ndarray:
-        """Number of regions that the points were in at each look."""
-        return np.array([look[1] for look in self._looks], int)
+        """Number of regions that contain points, at each record."""
+        return np.array([record[1] for record in self._records], int)
 
     @property
     def points_changed(self) -> np.ndarray:
-        """Fraction of the points whose pattern was another one at the look before; 0 at the first."""
-        return np.array([look[2] for look in self._looks], float)
+        """Fraction of the points whose pattern changed since the previous record; 0 at the first record."""
+        return np.array([record[2] for record in self._records], float)
 
     @property
     def units_changed(self) -> np.ndarray:
-        """Fraction of the units, over all points, that were in another interval at the look before; 0 at the first."""
-        return np.array([look[3] for look in self._looks], float)
+        """Fraction of the units, over all points, whose interval changed since the previous record; 0 at the first."""
+        return np.array([record[3] for record in self._records], float)
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -195,34 +195,36 @@ class RegionTracker(Watcher):
         points = network.checked_points(self.x)
         if not any(probe.bends for probe in network.probes):
             raise ValueError(f"The model must have an activation that bends. Received: {_describe(self.model)}")
-        if self._looks and self._network.model is not self.model:
-            self._looks = []
+        if self._records and self._network.model is not self.model:
+            self._records = []
         self._network, self._points = network, points
 
     def begin(self, step: int) -> int:
-        if self._looks:
-            step = max(step, self._looks[-1][0])  # the optimizer may be a new one, or have skipped steps
+        if self._records:
+            step = max(step, self._records[-1][0])  # the optimizer may be new or may have skipped steps
             if np.array_equal(self._patterns, self._network.patterns(self._points)):
-                return step  # the last `fit` ended with a look
+                return step  # the last `fit` ended with a record
         self.step = step
-        self.look()
+        self.run()
         return step
 
-    def look(self) -> None:
+    def run(self) -> None:
         patterns = self._network.patterns(self._points)
-        changed = patterns != (self._patterns if self._looks else patterns)
-        self._looks.append((self.step, _different(patterns), float(changed.any(axis=1).mean()), float(changed.mean())))
+        changed = patterns != (self._patterns if self._records else patterns)
+        self._records.append(
+            (self.step, _count_different(patterns), float(changed.any(axis=1).mean()), float(changed.mean()))
+        )
         self._patterns = patterns
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is read in a model: the input of an activation, or an output.
+    """A tensor that is read in a model: the input of an activation, or an output.
 
     Attributes:
-        name: Name of the layer that holds the activation, or of the output.
-        layer: That layer, if it is affine and what goes into its activation has to be computed from its input.
-        activation: The activation; None for an output, or where it is smooth.
+        name: Name of the layer with the activation, or of the output.
+        layer: The layer, if it is affine, so that the pre-activation has to be computed from its input; otherwise None.
+        activation: The activation; None for an output or a smooth activation.
     """
 
     name: str
@@ -231,7 +233,7 @@ class Probe:
 
     @property
     def bends(self) -> tuple[float, ...]:
-        """Where the activation bends now; thresholds may be trained."""
+        """The current breakpoints of the activation; they may be trained."""
         return breakpoints(self.activation) or ()
 
 
@@ -242,13 +244,12 @@ class Network:
         model: As in `preactivations`.
 
     Attributes:
-        probes: What is read, in the order of computation. All that has breakpoints, and the outputs: before the
-            activation, where that is smooth.
+        probes: The tensors that are read, in the order of computation: inputs of activations with breakpoints, and
+            outputs. An output with a smooth activation is read before the activation.
     """
 
     def __init__(self, model: keras.Model):
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+        check_model("model", model)
         if not is_functional(model) or not model.built or len(model.inputs) != 1:
             raise ValueError(
                 "`model` must be a Functional model or a built Sequential model, with one input. "
@@ -258,7 +259,7 @@ class Network:
             bending = not isinstance(operation, keras.Layer) and type(operation).__name__ not in AFFINE_OPERATIONS
             if bending or isinstance(operation, keras.layers.Lambda):
                 raise ValueError(
-                    "`model` must have its activations in layers, and no operations beside them but affine ones "
+                    "`model` must have its activations in layers, and no other operations than affine ones "
                     f"({', '.join(AFFINE_OPERATIONS)}). Received: {operation.name!r} ({type(operation).__name__})"
                 )
         self.model = model
@@ -273,7 +274,7 @@ class Network:
                 continue
             (node,) = calls(layer, model)
             tensors.append(node.input_tensors[0])
-            if bends is None:  # an output's own activation, before which the output is read
+            if bends is None:  # a smooth activation of an output
                 outputs = [output for output in outputs if output is not node.output_tensors[0]]
                 activation = None
             self.probes.append(Probe(layer.name, layer if _computes_preactivation(layer) else None, activation))
@@ -281,7 +282,7 @@ class Network:
         self._inner = keras.Model(model.inputs[0], [*tensors, *outputs])
 
     def checked_points(self, x: Any) -> np.ndarray:
-        """Returns `x` as an array; raises unless it holds inputs of the model."""
+        """Returns `x` as an array. Raises unless it holds inputs of the model."""
         numbers("x", x)
         points = np.asarray(keras.ops.convert_to_numpy(x))
         self.check_shape("x", points.shape[1:])
@@ -290,7 +291,7 @@ class Network:
         return points
 
     def check_shape(self, name: str, shape: Sequence[int]) -> None:
-        """Raises unless `shape` is that of one input of the model."""
+        """Raises unless `shape` is the shape of one example of the model's input."""
         expected = tuple(self.model.inputs[0].shape[1:])
         if len(shape) != len(expected) or any(e not in (None, s) for e, s in zip(expected, shape, strict=True)):
             raise ValueError(
@@ -298,7 +299,7 @@ class Network:
             )
 
     def __call__(self, points: np.ndarray) -> list[np.ndarray]:
-        """Returns what the probes read, each of shape (points, units), float32 or wider."""
+        """Returns the values of the probes, each of shape (points, units), float32 or wider."""
         found = self._inner(points, training=False)
         found = found if isinstance(found, list) else [found]  # Keras unpacks a list of one
         values = []
@@ -309,18 +310,18 @@ class Network:
         return values
 
     def patterns(self, points: np.ndarray) -> np.ndarray:
-        """Returns what `activation_patterns` does."""
-        columns = [np.zeros((len(points), 0), "int32")]  # there may be no other
+        """Returns the patterns; see `activation_patterns`."""
+        columns = [np.zeros((len(points), 0), "int32")]  # for a model without breakpoints
         for probe, value in zip(self.probes, self(points), strict=True):
             if probe.bends:
-                # Breakpoints in the precision of the values, as the activation itself compares them.
+                # The activation compares in the precision of the values, so the breakpoints are rounded to it.
                 intervals = np.searchsorted(np.asarray(probe.bends, value.dtype), value, side="left")
                 columns.append(intervals.astype("int32"))
         return np.concatenate(columns, axis=1)
 
 
 def _activation_of(layer: keras.layers.Layer) -> Any:
-    """Returns the activation that a layer is, or that it ends with; None if there is none."""
+    """Returns a layer if it is an activation, otherwise its activation; None if it has none."""
     if isinstance(layer, ACTIVATION_LAYERS):
         return layer
     return getattr(layer.layer if isinstance(layer, layers.WeightNormalization) else layer, "activation", None)
@@ -329,7 +330,7 @@ def _activation_of(layer: keras.layers.Layer) -> Any:
 def _check_layer(
     layer: keras.layers.Layer, model: keras.Model, activation: Any, bends: tuple[float, ...] | None
 ) -> None:
-    """Raises unless it is known where the layer bends, and what goes into its activation."""
+    """Raises unless the breakpoints and the pre-activations of the layer can be computed."""
     held = [child for child in children(layer) if not isinstance(child, ACTIVATION_LAYERS)]
     if held and not isinstance(layer, layers.WeightNormalization):
         raise ValueError(f"`model` must have no layers in layers. Received: {_describe(layer)}, which has {held}")
@@ -358,7 +359,7 @@ def _computes_preactivation(layer: keras.layers.Layer) -> bool:
 
 
 def _preactivation(layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
-    """Returns what goes into the activation of an affine layer, as the layer computes it at inference."""
+    """Returns the pre-activation of an affine layer at inference."""
     if isinstance(layer, GmP):
         return layer.preactivation(inputs)
     if isinstance(layer, layers.WeightNormalization):
@@ -370,13 +371,13 @@ def _preactivation(layer: keras.layers.Layer, inputs: Tensor) -> Tensor:
         unit_axis, outputs = -1, keras.ops.matmul(inputs, kernel)
     else:
         unit_axis = -1 if plain.data_format == "channels_last" else 1
-        outputs = convolve(plain, inputs, kernel)  # Keras' own `convolution_op` knows no causal padding
+        outputs = convolve(plain, inputs, kernel)  # Keras' `convolution_op` does not support causal padding
     if not plain.use_bias:
         return outputs
     return outputs + along_axis(keras.ops.cast(plain.bias, plain.compute_dtype), unit_axis, len(outputs.shape))
 
 
-def _different(patterns: np.ndarray) -> int:
+def _count_different(patterns: np.ndarray) -> int:
     return len({pattern.tobytes() for pattern in patterns})
 
 

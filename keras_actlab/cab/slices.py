@@ -1,4 +1,4 @@
-"""The linear regions of a network on a plane through its input space, and the boundaries between them."""
+"""Linear regions of a network on a plane in its input space, and the boundaries between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ import numpy as np
 from keras_actlab.arguments import numbers
 from keras_actlab.cab.regions import Network
 
-ROWS = 1024  # points that go through the network at once
-# Of the largest value of a layer on a polygon: what the network's arithmetic cannot tell from 0, with room to spare.
+ROWS = 1024  # batch size for the network
+# Values below this share of the largest value of a layer on a polygon count as 0; several times the rounding error.
 TOLERANCE = 1e-5
 
 Interval = tuple[float, float]
@@ -23,9 +23,9 @@ class Plane:
 
     Args:
         origin: An input, without the batch axis.
-        first: Direction of a; same shape.
-        second: Direction of b; same shape.
-        limits: Ends of the intervals of a and of b.
+        first: Direction of the coordinate a, an array of the same shape.
+        second: Direction of the coordinate b, an array of the same shape.
+        limits: Ends of the intervals of a and b.
 
     Raises:
         ValueError: If the shapes differ, a value is not finite, the directions are parallel, or a limit is not an
@@ -67,23 +67,23 @@ class Plane:
 
     @classmethod
     def of_inputs(cls, limits: tuple[Interval, Interval] = ((-1.0, 1.0), (-1.0, 1.0))) -> Self:
-        """Returns the plane of all inputs of a model that has two: a is the first, b the second.
+        """Returns the plane of all inputs of a model with two input features: a is the first one, b the second.
 
         Args:
-            limits: Ends of the intervals of the two inputs.
+            limits: Ends of the intervals of the two features.
         """
         return cls(np.zeros(2), np.array([1.0, 0.0]), np.array([0.0, 1.0]), limits)
 
     @classmethod
     def through(cls, points: Sequence[Any], limits: tuple[Interval, Interval] = ((-0.5, 1.5), (-0.5, 1.5))) -> Self:
-        """Returns a plane through three inputs, such as images, which are at (0, 0), (1, 0) and (0, 1).
+        """Returns the plane through three inputs, such as images, with coordinates (0, 0), (1, 0) and (0, 1).
 
         Args:
             points: Three inputs of the same shape.
-            limits: Ends of the intervals of a and of b.
+            limits: Ends of the intervals of a and b.
 
         Raises:
-            ValueError: If there are not three, their shapes differ, or they lie on one line.
+            ValueError: If there are not three points, their shapes differ, or they lie on one line.
         """
         if len(points) != 3:
             raise ValueError(f"`points` must be three inputs. Received: {len(points)} of them")
@@ -107,14 +107,14 @@ class Plane:
 
 @dataclass(frozen=True)
 class Slice:
-    """The activation regions of a network on a plane, from `slice_regions`. All points are coordinates (a, b).
+    """The activation regions of a network on a plane, the result of `slice_regions`. Points are coordinates (a, b).
 
     Attributes:
         plane: The plane.
         polygons: The regions: convex polygons, each an array of corners, shape `(k, 2)`, counter-clockwise.
-        segments: Ends of the pieces of the boundaries, shape `(segments, 2, 2)`.
-        layers: Name of the layer that each segment belongs to, shape `(segments,)`.
-        units: Index of its unit, in the order of `preactivations`, shape `(segments,)`.
+        segments: End points of the boundary segments, shape `(segments, 2, 2)`.
+        layers: Name of the layer of each segment, shape `(segments,)`.
+        units: Index of the unit of each segment, in the order of `preactivations`, shape `(segments,)`.
 
     Example: one unit, whose boundary is the vertical axis.
 
@@ -135,28 +135,29 @@ class Slice:
 
 
 def slice_regions(model: keras.Model, plane: Plane) -> Slice:
-    r"""Cuts a plane into the convex polygons on which a piecewise linear network is affine.
+    r"""Returns the convex polygons of a plane on which a piecewise linear network is affine.
 
-    Layer after layer: on a polygon that the layers before have left, each pre-activation is an affine function of
-    (a, b), known from its values at three points or more within. Where it passes a breakpoint of the activation, the
-    polygon is cut in two. So there are the boundaries of units at any depth, which bend where they meet those of the
-    layers before.
+    The function proceeds layer by layer. On a polygon from the previous layers, each pre-activation is an affine
+    function of (a, b), which is determined by its values at three or more points. Where the function passes a
+    breakpoint of the activation, the polygon is split in two. The result contains the boundaries of units at any depth;
+    they bend where they meet boundaries of previous layers.
 
-    Up to rounding the subdivision is exact. Regions in which a pre-activation gets less than 1e-5 of the layer's
-    largest past a breakpoint are joined to their neighbours.
+    The subdivision is exact up to rounding. A region in which a pre-activation exceeds a breakpoint by less than 1e-5
+    of the layer's largest value is merged with its neighbour.
 
     Args:
-        model: As in `preactivations`, with no bends but those of its activations.
-        plane: Where to look.
+        model: As in `preactivations`, with no nonlinear layers but activations.
+        plane: The plane.
 
     Returns:
         One polygon for each activation pattern on the plane, with all boundaries between them.
 
     Raises:
-        TypeError: If `plane` is not a `Plane`, or `model` not a Keras model.
-        ValueError: As in `preactivations`, or if the network is not affine on each polygon, for a max pooling say.
+        TypeError: If `plane` is not a `Plane`, or `model` is not a Keras model.
+        ValueError: As in `preactivations`, or if the network is not affine on each polygon, for example because of max
+            pooling.
 
-    Example: two units, whose boundaries cross.
+    Example: two units whose boundaries cross.
 
     >>> from keras_actlab import cab
     >>> hidden = keras.layers.Dense(2, activation="relu", kernel_initializer="identity")
@@ -197,17 +198,18 @@ def slice_regions(model: keras.Model, plane: Plane) -> Slice:
 
 
 def _corner_values(network: Network, index: int, plane: Plane, polygons: list[np.ndarray]) -> list[np.ndarray]:
-    """Returns what a probe would read at the corners of polygons, (k, units) each, approached from within.
+    """Returns the limits of a probe's values at the corners of polygons, approached from within, (k, units) each.
 
-    Read there, an activation that jumps might be on the other side of the boundary.
+    At the corners themselves, an activation that jumps might have the value of the other side of the boundary.
     """
     centres = np.stack([polygon.mean(axis=0) for polygon in polygons])
     midway = [(centre + polygon) / 2 for centre, polygon in zip(centres, polygons, strict=True)]
     read = _read(network, index, plane, np.concatenate([centres, *midway]))
     ends = np.cumsum([len(centres), *map(len, midway)])
     at_centres, *at_midway = np.split(read, ends[:-1])
-    # The points midway have their mean at the centre. A polygon counts by its area: in one that is hardly wider than
-    # the tolerance, an activation that jumps may be on either side.
+    # The mean of the midpoints is the centre, so the mean of an affine function's values there is its value at the
+    # centre. Deviations are weighted by area: in a polygon about as narrow as the tolerance, an activation that jumps
+    # may be on either side.
     areas = np.array([_area(polygon) for polygon in polygons])
     deviations = [np.abs(values.mean(axis=0) - centre) for values, centre in zip(at_midway, at_centres, strict=True)]
     deviation, largest = np.max(areas @ np.stack(deviations)) / np.sum(areas), np.abs(read).max()
@@ -221,11 +223,11 @@ def _corner_values(network: Network, index: int, plane: Plane, polygons: list[np
 
 
 def _read(network: Network, index: int, plane: Plane, coordinates: np.ndarray) -> np.ndarray:
-    """Returns what a probe reads at points of the plane, (points, units), in float64."""
+    """Returns the values of a probe at points of the plane, (points, units), in float64."""
     read = []
     for start in range(0, len(coordinates), ROWS):
         chunk = coordinates[start : start + ROWS]
-        # Always as many rows, so that a backend that compiles does so once.
+        # A constant number of rows, so that the model is compiled only once.
         padded = np.pad(chunk, ((0, ROWS - len(chunk)), (0, 0)), mode="edge")
         read.append(network(plane.inputs(padded))[index][: len(chunk)].astype("float64"))
     return np.concatenate(read)
@@ -234,18 +236,18 @@ def _read(network: Network, index: int, plane: Plane, coordinates: np.ndarray) -
 def _cut(
     polygon: np.ndarray, values: np.ndarray, tolerance: float
 ) -> tuple[list[np.ndarray], list[tuple[int, np.ndarray]]]:
-    """Cuts a convex polygon along the lines on which affine functions are 0.
+    """Splits a convex polygon along the lines on which affine functions are 0.
 
     Args:
         polygon: Corners, shape (k, 2).
-        values: The functions' values there, shape (k, functions).
-        tolerance: Values up to this count as 0.
+        values: Values of the functions at the corners, shape (k, functions).
+        tolerance: Magnitudes up to this count as 0.
 
     Returns:
-        The pieces; and the cuts, each with the index of its function and its ends, shape (2, 2).
+        The pieces, and the cuts, each with the index of its function and its end points, shape (2, 2).
     """
     pieces, cuts = [], []
-    waiting = [np.concatenate([polygon, values], axis=1)]  # values are interpolated as the coordinates are
+    waiting = [np.concatenate([polygon, values], axis=1)]  # values are interpolated together with the coordinates
     while waiting:
         corners = waiting.pop()
         values = corners[:, 2:]
@@ -255,24 +257,24 @@ def _cut(
             continue
         column = int(crossing[0])
         is_above = values[:, column] > tolerance
-        # Turned so that the corners above come first.
+        # Rotated so that the corners above come first.
         start = np.flatnonzero(is_above & ~np.roll(is_above, 1))[0]
         above, rest = np.split(np.roll(corners, -start, axis=0), [is_above.sum()])
         between = ((above[-1], rest[0]), (above[0], rest[-1]))
-        ends = np.stack([_zero(corner, other, 2 + column, tolerance) for corner, other in between])
+        ends = np.stack([_zero_crossing(corner, other, 2 + column, tolerance) for corner, other in between])
         below = rest[rest[:, 2 + column] < -tolerance]
         waiting += [np.concatenate([above, ends]), np.concatenate([ends[:1], below, ends[1:]])]
         cuts.append((column, ends[:, :2]))
     return pieces, cuts
 
 
-def _zero(above: np.ndarray, other: np.ndarray, column: int, tolerance: float) -> np.ndarray:
-    """Returns where a column is 0 between two corners; the second corner, if it is as good as 0 there."""
+def _zero_crossing(above: np.ndarray, other: np.ndarray, column: int, tolerance: float) -> np.ndarray:
+    """Returns the point between two corners where a column is 0; the second corner if its value is within tolerance."""
     if other[column] >= -tolerance:
         return other
     return above + above[column] / (above[column] - other[column]) * (other - above)
 
 
 def _area(polygon: np.ndarray) -> float:
-    x, y = (polygon - polygon[0]).T  # near 0, for precision
+    x, y = (polygon - polygon[0]).T  # relative to a corner, for precision
     return float(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) / 2

@@ -1,4 +1,4 @@
-"""The boundaries of a layer over the steps of a training, and the file that keeps them."""
+"""Boundaries of a layer over the steps of a training run, and files of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,16 +13,16 @@ from keras_actlab.files import atomic_write
 
 @dataclass(frozen=True)
 class Track:
-    """The boundaries of one layer over the steps of a training.
+    """The boundaries of one layer over the steps of a training run.
 
     Attributes:
         steps: Number of training steps before each record, shape `(records,)`.
         normals: Shape `(records, boundaries, n)`; see `Boundaries`.
         locations: Shape `(records, boundaries, n)`.
-        moves: How far each location moved from one look to the next: the largest of the looks since the previous
-            record, shape `(records, boundaries)`. 0 in the first record, after steps that were not watched, and where a
-            boundary is missing.
-        turns: The angles between normals, in radians, likewise.
+        moves: Distance that each location moved between consecutive snapshots: the largest since the previous record,
+            shape `(records, boundaries)`. It is 0 in the first record, after steps without the tracker, and for a unit
+            without a boundary.
+        turns: The same for the angles between normals, in radians.
         units: Index of each boundary's unit, shape `(boundaries,)`.
 
     Example:
@@ -45,10 +45,10 @@ class Track:
     units: np.ndarray
 
     def at(self, step: int) -> Boundaries:
-        """Returns the boundaries of the last record that is not after a step.
+        """Returns the boundaries of the last record at or before a step.
 
         Raises:
-            ValueError: If all records are after it.
+            ValueError: If all records are after the step.
         """
         record = int(np.searchsorted(self.steps, step, side="right")) - 1
         if record < 0:
@@ -63,13 +63,13 @@ FIELDS = tuple(field.name for field in fields(Track))
 
 
 def save_tracks(tracks: Mapping[str, Track], path: str | Path) -> None:
-    """Writes tracks to a file (.npz), which is replaced as a whole.
+    """Writes tracks to a file (.npz). An existing file is replaced atomically.
 
     Args:
         tracks: Tracks by name, such as `BoundaryTracker.tracks`.
-        path: The file. Its folder is made if it does not exist.
+        path: The file. Its folder is created if it does not exist.
 
-    Example: see `load_tracks`.
+    Example: `load_tracks` reads the file.
 
     >>> import pathlib, tempfile
     >>> from keras_actlab import cab
@@ -82,7 +82,7 @@ def save_tracks(tracks: Mapping[str, Track], path: str | Path) -> None:
 
 
 def load_tracks(path: str | Path) -> dict[str, Track]:
-    """Reads a file that `save_tracks` or a `BoundaryTracker` has written.
+    """Returns the tracks in a file that `save_tracks` or a `BoundaryTracker` has written.
 
     Args:
         path: The file.
@@ -91,8 +91,8 @@ def load_tracks(path: str | Path) -> dict[str, Track]:
         The tracks by name.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else, or arrays whose shapes do not agree.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file does not hold tracks, or the shapes of the arrays do not match.
 
     Example:
 
@@ -119,7 +119,7 @@ def load_tracks(path: str | Path) -> dict[str, Track]:
 
 
 def _check_shapes(name: str, track: Track, path: str | Path) -> None:
-    """Raises unless the arrays of a track hold numbers, and their shapes agree."""
+    """Raises unless the arrays of a track hold numbers and their shapes match."""
     records, boundaries = len(track.steps) if track.steps.ndim else 0, len(track.units) if track.units.ndim else 0
     dimensions = track.normals.shape[-1:]
     of_vectors, of_scalars = (records, boundaries, *dimensions), (records, boundaries)

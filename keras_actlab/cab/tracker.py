@@ -1,4 +1,4 @@
-"""A callback that follows boundaries while a model trains."""
+"""A callback that records boundaries during training."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,50 +7,52 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_actlab.arguments import as_path
+from keras_actlab._private.keras_layers import nested_layers
+from keras_actlab.arguments import as_path, check_number
+from keras_actlab.cab._base_tracker import BaseTracker
 from keras_actlab.cab.affine import AffineUnits, Units, current
-from keras_actlab.cab.geometry import angular_change, of_values
+from keras_actlab.cab.geometry import angular_change, boundaries_from
 from keras_actlab.cab.track import FIELDS, Track, load_tracks, save_tracks
-from keras_actlab.cab.watching import Watcher
 from keras_actlab.distribution import is_first_process
 
-# A layer or its name, or several that follow one another.
+# A layer or its name, or a tuple of consecutive ones.
 Named: TypeAlias = keras.layers.Layer | str | tuple[keras.layers.Layer | str, ...]
 
-# Looks whose variables are kept as they are, until geometry is done for all of them at once.
-LOOKS_AT_ONCE = 256
-# What NumPy and Python need for the arrays of a record, beside the numbers in them; measured on small layers.
+# Largest number of snapshots of variables that are kept before their boundaries are computed together.
+MAX_SNAPSHOTS = 256
+# Memory of a record in NumPy and Python besides the numbers in its arrays, measured on small layers.
 OVERHEAD = 2000  # bytes
 
 
-class BoundaryTracker(Watcher):
-    """Follows the characteristic activation boundaries of layers while a model trains.
+class BoundaryTracker(BaseTracker):
+    """Records the characteristic activation boundaries of layers during training.
 
-    Looks before the first training step, then after every `every` steps, and at the end: where each boundary is
-    (`phi = -lambda u`), which way it faces (u), how far it has moved and turned since the last look. Variables are
-    copied at a look; geometry is done in float64, for many looks at once.
+    The callback takes a snapshot of the variables before the first training step, then every `every` steps, and at the
+    end. From each snapshot it computes, in float64, the location (`phi = -lambda u`) and the normal (u) of each
+    boundary, and how far they moved and turned since the previous snapshot.
 
-    Memory is bounded: when `megabytes` are full, every second record is dropped, and from then on half as many are
-    kept. Of the looks in between, `moves` and `turns` keep the largest change, so that no jump is lost.
+    Memory is bounded: when the records reach `megabytes`, every second one is dropped, and from then on half as many
+    are kept. `moves` and `turns` hold the largest change of all snapshots since the previous record, so that no jump is
+    lost.
 
     Args:
-        layers: What to follow: a layer, a tuple of layers that follow one another (see `boundaries`), or a list of
-            these. A layer may be given by its name or its path. A track has the name of the affine layer. The layers
-            must be built when training begins.
-        every: Number of training steps from one look to the next. With `steps_per_execution`, looks are at the ends of
-            executions.
-        megabytes: What the records of all tracks may take together. Computing new ones takes as much for a while.
-        path: File (.npz) in which the tracks are kept, replaced as a whole after a look at the end of every epoch. If
-            it exists when training begins, tracking goes on from there, as the model does with
-            `keras.callbacks.BackupAndRestore`; records of steps that the model has not taken are dropped. Where an
-            epoch is a single step, writing it that often is slow: leave it out, and call `save_tracks`. Of several
-            processes (see `keras_actlab.distribution`), the first writes it.
+        layers: The layers to record: a layer, a tuple of consecutive layers (see `boundaries`), or a list of these. A
+            layer may be given by its name or its path. A track has the name of the affine layer. The layers must be
+            built before training.
+        every: Number of training steps between snapshots. With `steps_per_execution`, a snapshot is taken at the end of
+            an execution.
+        megabytes: Largest total memory of the records. Computing new records temporarily takes as much again.
+        path: File (.npz) for the tracks, replaced atomically at the end of every epoch. If it exists at the start of
+            training, recording continues from it, as training does with `keras.callbacks.BackupAndRestore`; records of
+            later steps than the model's are dropped. If an epoch is a single step, frequent writing is slow: use
+            `save_tracks` instead. With several processes (see `keras_actlab.distribution`), the first one writes the
+            file.
 
     Raises:
-        TypeError: If an argument has the wrong type, or `layers` holds other things than layers and names.
-        ValueError: If `every` or `megabytes` is not positive; when training begins, if a layer is not in the model or
-            not built, a name stands for several layers or for none, a layer has no affine map, two tracks have the same
-            name, `megabytes` cannot hold four records, or the file at `path` is of other layers or of another run.
+        TypeError: If an argument has the wrong type, or `layers` holds anything but layers and names.
+        ValueError: If `every` or `megabytes` is not positive. At the start of training, if a layer is not in the model
+            or not built, a name does not match exactly one layer, a layer has no affine map, two tracks have the same
+            name, `megabytes` cannot hold four records, or the file at `path` belongs to other layers or another run.
 
     Example:
 
@@ -75,10 +77,7 @@ class BoundaryTracker(Watcher):
         path: str | Path | None = None,
     ):
         super().__init__(every)
-        if isinstance(megabytes, bool) or not isinstance(megabytes, (int, float)):
-            raise TypeError(f"`megabytes` must be a number. Received: megabytes={megabytes!r}")
-        if not 0 < megabytes < float("inf"):
-            raise ValueError(f"`megabytes` must be positive and finite. Received: megabytes={megabytes}")
+        check_number("megabytes", megabytes, positive=True)
         self.layers = list(layers) if isinstance(layers, list) else [layers]
         flat = [layer for units in self.layers for layer in (units if isinstance(units, tuple) else (units,))]
         if not flat or not all(isinstance(layer, (keras.layers.Layer, str)) for layer in flat):
@@ -89,12 +88,12 @@ class BoundaryTracker(Watcher):
         self.megabytes = megabytes
         self.path = None if path is None else as_path("path", path)
         self._records: list[_Records] = []
-        self._restored = False  # whether the records are those of a file, and training has not begun since
-        self._waiting: list[tuple[int, list[np.ndarray]]] = []  # a look's step, and copies of the variables
+        self._restored = False  # whether the records come from a file and training has not started since
+        self._pending: list[tuple[int, list[np.ndarray]]] = []  # snapshots: step, and copies of the variables
 
     @property
     def tracks(self) -> dict[str, Track]:
-        """The track of each affine layer, by its name. The last look always is the last record."""
+        """The track of each affine layer, by its name. The last record is always the last snapshot."""
         self._compute()
         return {records.units.name: records.track() for records in self._records if len(records)}
 
@@ -122,18 +121,18 @@ class BoundaryTracker(Watcher):
                 f"`megabytes` must hold at least four records, of {size / 1e6:.3g} MB each. "
                 f"Received: megabytes={self.megabytes}"
             )
-        self._at_once = min(LOOKS_AT_ONCE, max(1, self._capacity // 8))
+        self._at_once = min(MAX_SNAPSHOTS, max(1, self._capacity // 8))
         if self.path is not None and self.path.exists():
             self._restore(records, load_tracks(self.path))
         self._records = records
 
     def _named(self, units: Named) -> Units:
-        """Returns layers of the model in place of their names."""
+        """Returns `units` with layers of the model in place of names."""
         if isinstance(units, tuple):
             return tuple(self._named(layer) for layer in units)
         if not isinstance(units, str):
             return units
-        there = self.model._flatten_layers(include_self=False)
+        there = nested_layers(self.model)
         found = [layer for layer in there if units in (layer.name, layer.path)]
         if len(found) != 1:
             known = [layer.path for layer in found or there if layer.path]  # inputs have none
@@ -144,7 +143,7 @@ class BoundaryTracker(Watcher):
         return found[0]
 
     def _restore(self, records: "list[_Records]", tracks: dict[str, Track]) -> None:
-        # By their order: the names that Keras gives to layers are others in a process that has built other models.
+        # Matched by order, because Keras' automatic layer names differ between processes.
         there, here = ([track.normals.shape[1:] for track in tracks.values()], [r.start.normals.shape for r in records])
         if there != here:
             raise ValueError(
@@ -158,11 +157,11 @@ class BoundaryTracker(Watcher):
     def begin(self, step: int) -> int:
         self._compute()
         restored, self._restored = self._restored, False
-        if len(self._records[0]) and all(records.agrees() for records in self._records):
+        if len(self._records[0]) and all(records.matches() for records in self._records):
             return max(step, self._records[0].last_step)
         if restored:
             for records in self._records:
-                if not records.may_go_on_at(step):
+                if not records.can_resume_at(step):
                     raise ValueError(
                         f"`path` must be a file of the same run, or a new one. Received: path={str(self.path)!r}, "
                         f"where the boundaries of {records.units.name!r} at step {step} are others than the layer's"
@@ -173,32 +172,32 @@ class BoundaryTracker(Watcher):
                 return step
         elif len(self._records[0]):
             step = max(step, self._records[0].last_step)
-        # Steps that nobody watched, or something else than training, have moved the boundaries.
+        # The boundaries have moved since the last record: by steps without the tracker, or by other assignments.
         self._copy(step)
         self._compute(after_gap=True)
         return step
 
     def _copy(self, step: int) -> None:
         copies = [np.array(keras.ops.convert_to_numpy(variable)) for variable in self._variables]
-        self._waiting.append((step, copies))
+        self._pending.append((step, copies))
 
-    def look(self) -> None:
+    def run(self) -> None:
         self._copy(self.step)
-        if len(self._waiting) >= self._at_once:
+        if len(self._pending) >= self._at_once:
             self._compute()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.path is not None:
-            self.catch_up()  # so that a run which goes on from the file finds what the model is then
+            self.run_pending()  # so that the file holds the boundaries at the end of the epoch, for a resumed run
             if is_first_process():
                 save_tracks(self.tracks, self.path)
 
     def _compute(self, after_gap: bool = False) -> None:
-        """Makes records of the looks that wait."""
-        if not self._waiting:
+        """Computes records of the pending snapshots."""
+        if not self._pending:
             return
-        steps, copies = zip(*self._waiting, strict=True)
-        self._waiting = []
+        steps, copies = zip(*self._pending, strict=True)
+        self._pending = []
         stacks = [np.stack(values).astype("float64") for values in zip(*copies, strict=True)]
         values = dict(zip(map(id, self._variables), stacks, strict=True))
         for records in self._records:
@@ -208,26 +207,26 @@ class BoundaryTracker(Watcher):
 
 
 class _Records:
-    """What is kept of one layer's boundaries, a tuple for each record: step, normals, locations, moves, turns.
+    """The records of one layer's boundaries, each a tuple: step, normals, locations, moves, turns.
 
-    The last look always is the last record. The next one takes its place if it is less than `_stride` looks after the
-    record before.
+    The last record is always the last snapshot. The next snapshot replaces it unless it is `_stride` snapshots after
+    the record before it.
     """
 
     def __init__(self, units: AffineUnits):
         self.units = units
-        self.start = of_values(units, current)
+        self.start = boundaries_from(units, current)
         self.bytes = 2 * self.start.normals.nbytes + 2 * self.start.offsets.nbytes + OVERHEAD
         self._kept: list[tuple[Any, ...]] = []
         self._stride = 1
-        self._after_stride = 0  # looks from the last record on the stride to the last look
+        self._after_stride = 0  # number of snapshots since the last record that is kept
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def add(self, steps: Sequence[int], values: Mapping[int, np.ndarray], after_gap: bool) -> None:
-        """Adds looks, given the values of each variable (by its id) at each of them."""
-        found = of_values(self.units, lambda variable: values[id(variable)])
+        """Adds snapshots at `steps`. `values` holds the values of each variable at them, by the variable's id."""
+        found = boundaries_from(self.units, lambda variable: values[id(variable)])
         first = found.normals[0], found.locations[0]
         before = first if after_gap or not self._kept else self._kept[-1][1:3]
         normals, locations = (
@@ -237,56 +236,56 @@ class _Records:
         moves = np.nan_to_num(np.linalg.norm(np.diff(locations, axis=0), axis=-1))
         turns = np.nan_to_num(angular_change(normals[:-1], normals[1:]))
         for step, *arrays in zip(steps, normals[1:], locations[1:], moves, turns, strict=True):
-            record = (step, *map(np.copy, arrays))  # copies, as a view would keep all looks in memory
+            record = (step, *map(np.copy, arrays))  # copies, because a view would keep all snapshots in memory
             if self._after_stride:
-                record = _merged(self._kept.pop(), record)
+                record = _merge(self._kept.pop(), record)
             self._kept.append(record)
             self._after_stride = (self._after_stride + 1) % self._stride if len(self._kept) > 1 else 0
 
     def thin(self) -> None:
-        """Drops every second record."""
+        """Drops every second record and doubles the stride."""
         first, *rest = self._kept
         pairs = zip(rest[::2], rest[1::2], strict=False)
         last = rest[-1:] if len(rest) % 2 else []
-        self._kept = [first, *(_merged(*pair) for pair in pairs), *last]
+        self._kept = [first, *(_merge(*pair) for pair in pairs), *last]
         off = self._after_stride
         self._after_stride = ((len(rest) - (off > 0)) * self._stride + off) % (2 * self._stride)
         self._stride *= 2
 
     def track(self) -> Track:
-        """Returns the records as arrays."""
+        """Returns the records as a track."""
         columns = {name: np.stack(values) for name, values in zip(FIELDS, zip(*self._kept, strict=True), strict=False)}
         return Track(**columns, units=self.start.units)
 
     def restore(self, track: Track, every: int) -> None:
-        """Takes the records of a track."""
+        """Replaces the records by those of a track."""
         columns = (track.normals, track.locations, track.moves, track.turns)
         self._kept = list(zip(map(int, track.steps), *columns, strict=True))
         if len(self._kept) > 1:
             self._stride = max(1, int(track.steps[1] - track.steps[0]) // every)
 
     def drop_after(self, step: int) -> None:
-        """Drops what was seen after a step."""
+        """Drops the records after a step."""
         kept = [record for record in self._kept if record[0] <= step]
         if len(kept) < len(self._kept):
             self._kept, self._after_stride = kept, 0
 
     @property
     def last_step(self) -> int:
-        """The step of the last look."""
+        """The step of the last record."""
         return self._kept[-1][0]
 
-    def agrees(self, record: int = -1) -> bool:
-        """Whether the boundaries are those of a record, by default the last one."""
-        now = of_values(self.units, current)
+    def matches(self, record: int = -1) -> bool:
+        """Whether the current boundaries equal those of a record, by default the last one."""
+        now = boundaries_from(self.units, current)
         pairs = zip(self._kept[record][1:3], (now.normals, now.locations), strict=True)
         return all(np.allclose(*pair, rtol=1e-6, atol=0.0, equal_nan=True) for pair in pairs)
 
-    def may_go_on_at(self, step: int) -> bool:
-        """Whether the boundaries are those seen at a step, if it was looked at."""
-        return all(self.agrees(k) for k, record in enumerate(self._kept) if record[0] == step)
+    def can_resume_at(self, step: int) -> bool:
+        """Whether the current boundaries equal those of the record at a step, if there is one."""
+        return all(self.matches(k) for k, record in enumerate(self._kept) if record[0] == step)
 
 
-def _merged(former: tuple[Any, ...], latter: tuple[Any, ...]) -> tuple[Any, ...]:
-    """One record for two: the latter, with the larger changes of both."""
+def _merge(former: tuple[Any, ...], latter: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns the latter of two records, with the larger changes of both."""
     return *latter[:3], *map(np.maximum, former[3:], latter[3:])

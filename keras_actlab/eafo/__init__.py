@@ -1,7 +1,7 @@
-"""Entropy of activations: measured, ranked, lowered, and refined while a network trains.
+"""Entropy of activations: measuring, ranking and lowering it, also during the training of a network.
 
-Entropies are in nats. Everything here works on float64 NumPy arrays; the layer that its results go into is
-`keras_actlab.layers.EntropyActivation`.
+Entropies are in nats. All functions work on float64 NumPy arrays. `keras_actlab.layers.EntropyActivation` is the layer
+that takes the resulting activations.
 """
 
 try:
@@ -13,8 +13,8 @@ except ImportError as error:
     ) from error
 
 from keras_actlab.eafo.densities import Density, Empirical, Gaussian, Laplace, Uniform
-from keras_actlab.eafo.image import Image, entropy, image, standardized_entropy
 from keras_actlab.eafo.network import layer_entropies
+from keras_actlab.eafo.push_forward import PushForward, entropy, push_forward, standardized_entropy
 from keras_actlab.eafo.ranking import rank
 from keras_actlab.eafo.refinement import EntropyRefinement
 from keras_actlab.eafo.search import Correction, Improvement, correction, improve, worst_activation
@@ -25,15 +25,15 @@ __all__ = [
     "Empirical",
     "EntropyRefinement",
     "Gaussian",
-    "Image",
     "Improvement",
     "Laplace",
+    "PushForward",
     "Uniform",
     "correction",
     "entropy",
-    "image",
     "improve",
     "layer_entropies",
+    "push_forward",
     "rank",
     "standardized_entropy",
     "worst_activation",

@@ -1,4 +1,4 @@
-"""Densities of pre-activations: known ones, and one that is estimated from samples."""
+"""Densities of pre-activations: analytic densities, and one that is estimated from samples."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -10,21 +10,21 @@ from scipy.differentiate import derivative
 
 from keras_actlab.arguments import check_number as check_number
 
-# Samples of one exact value count as a point mass from this share of them on, and this number.
+# A value is a point mass if at least this share and this number of the samples have it exactly.
 ATOM_SHARE, ATOM_COUNT = 0.005, 5
-FEWEST_SAMPLES = 16
-MOST_CENTRES = 512
+MIN_SAMPLES = 16
+MAX_CENTRES = 512
 BLOCK = 2048
 
 
 class Density:
-    """A probability density on the line, and point masses beside it.
+    """A probability distribution on the real line: a density and point masses.
 
     Args:
         distribution: A continuous distribution of `scipy.stats` with its parameters, such as `scipy.stats.t(df=3)`.
 
     Attributes:
-        atoms: Array of shape (number, 2): places and probabilities of the point masses. None, but for `Empirical`.
+        atoms: Array of shape (number, 2): positions and probabilities of the point masses. Only `Empirical` has any.
 
     Raises:
         TypeError: If `distribution` is not such a distribution.
@@ -62,20 +62,20 @@ class Density:
         return derivative(self._distribution.pdf, z, preserve_shape=True, initial_step=step).df
 
     def cdf(self, z: Any) -> np.ndarray:
-        """Returns the probability of values up to `z`, point masses left out."""
+        """Returns the probability of values up to `z`, without point masses."""
         return self._distribution.cdf(z)
 
     def tails(self, z: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the probabilities of values up to `z` and beyond `z`, each exact where it is small."""
+        """Returns the probabilities of values up to `z` and above `z`, each accurate where it is small."""
         return self._distribution.cdf(z), self._distribution.sf(z)
 
     def between(self, edges: np.ndarray) -> np.ndarray:
-        """Returns the probability between neighbours of increasing `edges`; no point masses."""
+        """Returns the probability between neighbours of increasing `edges`, without point masses."""
         return differences(*self.tails(edges))
 
     def quantiles(self, probabilities: np.ndarray) -> np.ndarray:
-        """Returns the values below which the given shares of the density are; 0 and 1 give the ends of its support."""
-        # Above the median from the other side, where small probabilities are exact.
+        """Returns the quantiles of the density for the given probabilities; 0 and 1 give the ends of its support."""
+        # Above the median, the survival function is used, because it is accurate for small probabilities.
         p = np.asarray(probabilities, "float64")
         return np.where(p < 0.5, self._distribution.ppf(p), self._distribution.isf(1.0 - p))
 
@@ -135,7 +135,7 @@ class Laplace(Density):
         self.mean, self.scale = mean, scale
 
     def derivative(self, z: Any) -> np.ndarray:
-        """Returns the derivative of the density at `z`; 0 at the peak, the mean of both sides."""
+        """Returns the derivative of the density at `z`. At the peak it is 0, the mean of both sides."""
         return -np.sign(np.asarray(z) - self.mean) / self.scale * self.pdf(z)
 
 
@@ -166,37 +166,37 @@ class Uniform(Density):
         super().__init__(stats.uniform(lower, upper - lower))
 
     def derivative(self, z: Any) -> np.ndarray:
-        """Returns 0: the steps at the bounds are left out."""
+        """Returns 0. The steps at the bounds are ignored."""
         return np.zeros(np.shape(z))
 
 
 class Empirical(Density):
-    r"""A smooth density that is estimated from samples, such as the pre-activations of a layer.
+    r"""A smooth density estimated from samples, such as the pre-activations of a layer.
 
     `p(z) = (1 - point masses) * mean over centres c of N(z; c, bandwidth**2)`
 
-    A value that at least 0.5 % of the samples share exactly (and five of them), such as the zeros behind a ReLU, is a
-    point mass: it goes into `atoms`, and neither into the density nor into the bandwidth. The centres are quantiles of
-    the n other samples, those of the probabilities (k + 1/2) / K, with K = n / 4, but from 16 to 512. So the outermost
-    samples, two on either side or a thousandth of all, hardly move anything.
+    A value that at least 0.5 % of the samples (and at least five) have exactly, such as the zeros after a ReLU, is a
+    point mass. Point masses are stored in `atoms` and affect neither the density nor the bandwidth. The K centres are
+    the quantiles of the n other samples at the probabilities (k + 1/2) / K, where K = n / 4, limited to 16 to 512. The
+    outermost samples, two on either side or a thousandth of all, therefore have little effect.
 
-    The bandwidth is that with which the *derivative* of a normal density is estimated best, since entropy corrections
-    are made of it: `min(std, IQR / 1.349) * (4 / (5 n))**(1/7)` for n samples, wider than the usual rule for densities.
-    It smooths: estimated from samples of N(0, 1), the density has the variance 1 + bandwidth**2. The interquartile
-    range (IQR) keeps outliers from widening it.
+    The bandwidth `min(std, IQR / 1.349) * (4 / (5 n))**(1/7)` is optimal for the *derivative* of a normal density, on
+    which entropy corrections depend. It is wider than the usual rule for densities, and it smooths: estimated from
+    samples of N(0, 1), the density has the variance 1 + bandwidth**2. The interquartile range (IQR) limits the effect
+    of outliers.
 
     Args:
         samples: Numbers, an array of any shape.
         bandwidth: Standard deviation of the kernels, in units of the samples; None for the rule above.
 
     Attributes:
-        atoms: Array of shape (number, 2): places and probabilities of the point masses.
-        bandwidth: The bandwidth in use.
+        atoms: Array of shape (number, 2): positions and probabilities of the point masses.
+        bandwidth: Standard deviation of the kernels.
         std: Standard deviation of the density.
 
     Raises:
-        ValueError: If a sample is NaN or infinite, fewer than 16 are no point mass, these are all within rounding of
-            one another, or `bandwidth` is not positive.
+        ValueError: If a sample is NaN or infinite, fewer than 16 samples are left without the point masses, these are
+            equal up to rounding, or `bandwidth` is not positive.
 
     Example: half of the outputs of a ReLU are zeros.
 
@@ -218,9 +218,9 @@ class Empirical(Density):
         numbers = finite_samples(samples)
         precision = np.finfo(np.result_type(np.asarray(samples), "float32")).eps
         self.atoms, rest = split_atoms(numbers)
-        if len(rest) < FEWEST_SAMPLES:
+        if len(rest) < MIN_SAMPLES:
             raise ValueError(
-                f"`samples` must hold at least {FEWEST_SAMPLES} numbers that are no point mass. Received: "
+                f"`samples` must hold at least {MIN_SAMPLES} numbers besides point masses. Received: "
                 f"{len(rest)} such numbers of {len(numbers)}, point masses at {self.atoms[:, 0].tolist()}"
             )
         lower, upper = np.quantile(rest, (0.25, 0.75))
@@ -233,7 +233,7 @@ class Empirical(Density):
         if bandwidth is None:
             bandwidth = float(spread * (4 / (5 * len(rest))) ** (1 / 7))
         self.bandwidth = bandwidth
-        centres = min(max(len(rest) // 4, FEWEST_SAMPLES), MOST_CENTRES)
+        centres = min(max(len(rest) // 4, MIN_SAMPLES), MAX_CENTRES)
         self._centres = np.quantile(rest, (np.arange(centres) + 0.5) / centres)
         self.std = float(np.hypot(np.std(self._centres), bandwidth))
         self._mass = 1.0 - self.atoms[:, 1].sum()
@@ -242,9 +242,10 @@ class Empirical(Density):
         return f"Empirical(bandwidth={self.bandwidth:.3g}, atoms={self.atoms.tolist()})"
 
     def _average(self, function: Callable[[np.ndarray], np.ndarray], z: Any) -> np.ndarray:
-        """Returns the sum over the centres of a function of `(z - centre) / bandwidth`, weighted by their masses."""
+        """Returns the mean of a function of `(z - centre) / bandwidth` over the centres, times the density's mass."""
         z = np.asarray(z, "float64")
-        blocks = np.array_split(z.ravel(), max(1, z.size // BLOCK))  # one array would be `centres` times as large as z
+        # A single array would be `centres` times as large as z.
+        blocks = np.array_split(z.ravel(), max(1, z.size // BLOCK))
         means = [function((part[:, None] - self._centres) / self.bandwidth).mean(axis=-1) for part in blocks]
         return self._mass * np.concatenate(means).reshape(z.shape)
 
@@ -267,21 +268,21 @@ class Empirical(Density):
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities and values: a mixture's quantiles have no formula, and exact ones are not needed."""
+        """Probabilities and values to interpolate, because quantiles of a mixture have no closed form."""
         around = self.bandwidth * np.array([-9, -6, -3, -1, 0, 1, 3, 6, 9])
         values = np.unique(self._centres + around[:, None])
         ends = values[[0, -1]]
-        values = np.union1d(ends, values[:: -(-len(values) // MOST_CENTRES)])
+        values = np.union1d(ends, values[:: -(-len(values) // MAX_CENTRES)])
         return self.cdf(values) / self._mass, values
 
 
 def differences(below: np.ndarray, above: np.ndarray) -> np.ndarray:
-    """Returns the probability between neighbours, given that below and above each; no differences of numbers near 1."""
+    """Returns the probability between neighbours from those below and above each, without cancellation near 1."""
     return np.maximum(np.where(below[1:] < above[1:], np.diff(below), -np.diff(above)), 0.0)
 
 
 def as_density(density: Any) -> Density:
-    """Returns a density as it is, and a distribution of scipy.stats as a `Density`; raises a TypeError for others."""
+    """Returns a density unchanged, and a distribution of scipy.stats as a `Density`. Raises a TypeError for others."""
     if isinstance(density, Density):
         return density
     if isinstance(getattr(density, "dist", None), stats.rv_continuous):
@@ -293,7 +294,7 @@ def as_density(density: Any) -> Density:
 
 
 def finite_samples(samples: Any) -> np.ndarray:
-    """Returns `samples` as a vector in float64; raises unless they are finite numbers."""
+    """Returns `samples` as a float64 vector. Raises unless they are finite numbers."""
     flat = np.asarray(samples)
     if flat.dtype.kind not in "iufb":
         raise TypeError(f"`samples` must be numbers. Received: an array of {flat.dtype}, samples={samples!r:.200}")
@@ -308,7 +309,7 @@ def finite_samples(samples: Any) -> np.ndarray:
 
 
 def split_atoms(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the point masses of a vector, shape (number, 2), places and shares, and the samples beside them."""
+    """Returns the point masses of a vector, (number, 2), with positions and shares, and the remaining samples."""
     values, inverse, counts = np.unique(samples, return_inverse=True, return_counts=True)
     heavy = counts >= max(ATOM_COUNT, ATOM_SHARE * len(samples))
     shares = counts[heavy] / max(1, len(samples))

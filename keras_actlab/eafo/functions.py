@@ -1,4 +1,4 @@
-"""Activations as functions of NumPy arrays, in float64 wherever their formula is known."""
+"""Activations as functions of NumPy arrays, in float64 if their formula is known."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ from scipy import special
 
 from keras_actlab import layers
 from keras_actlab.ops.crrelu import crrelu as crrelu_of_tensors
+from keras_actlab.ops.float64 import linear_spline
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -16,23 +17,23 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def crrelu(epsilon: float) -> Function:
-    """Returns CRReLU of one epsilon."""
+    """Returns CRReLU with a fixed `epsilon`."""
     return lambda z: np.maximum(z, 0.0) + epsilon * z * np.exp(-0.5 * np.clip(z, -40.0, 40.0) ** 2)
 
 
 def _negative(z: np.ndarray) -> np.ndarray:
-    return np.minimum(z, 0.0)  # so that exp(z) does not overflow on the other side
+    return np.minimum(z, 0.0)  # so that exp(z) does not overflow for positive z
 
 
 def _tanh_shrink(z: np.ndarray) -> np.ndarray:
-    # Near 0 by its series, as the difference of two numbers that are nearly the same is mostly rounding.
+    # Near 0 the series is used, because z - tanh(z) cancels.
     small = np.clip(z, -0.03, 0.03)
     series = small**3 / 3 - 2 * small**5 / 15 + 17 * small**7 / 315
     return np.where(small == z, series, z - np.tanh(z))
 
 
-# By the names of `keras.activations`, with Keras' default arguments.
-KNOWN: dict[str, Function] = {
+# The formulas by the names of `keras.activations`, with Keras' default arguments.
+FORMULAS: dict[str, Function] = {
     "celu": lambda z: np.where(z > 0, z, np.expm1(_negative(z))),
     "crrelu": crrelu(0.01),
     "elu": lambda z: np.where(z > 0, z, np.expm1(_negative(z))),
@@ -65,10 +66,10 @@ def as_function(activation: Any) -> tuple[Function, float]:
         activation: A name, a layer or a function of tensors or NumPy arrays.
 
     Raises:
-        TypeError: If it is nothing of the kind, or gives no array of numbers of the same shape.
-        ValueError: If its name is not known, or it is no function of one number, but of a channel or of several.
+        TypeError: If it is none of these, or does not return an array of numbers of the same shape.
+        ValueError: If its name is unknown, or it is not elementwise: it depends on the channel or on several numbers.
     """
-    if isinstance(activation, str) and activation not in KNOWN:
+    if isinstance(activation, str) and activation not in FORMULAS:
         try:
             activation = keras.activations.get(activation)
         except ValueError:
@@ -83,27 +84,27 @@ def as_function(activation: Any) -> tuple[Function, float]:
             "`activation` must be a name, a layer, or a function of tensors or NumPy arrays. "
             f"Received: activation={activation!r}"
         )
-    if hasattr(activation, "rounding"):  # what `improve` made, as exact as what it made it of
+    if hasattr(activation, "rounding"):  # a result of `improve`, as accurate as its argument
         return activation, activation.rounding
     _check_elementwise(activation)
     precision = _values(activation, np.linspace(-1.0, 1.0, 5)).dtype
     return lambda z: _values(activation, z).astype("float64"), float(np.finfo(precision).eps)
 
 
-def name_of(activation: Any) -> str:
-    """Returns what to call an activation in a table."""
+def activation_name(activation: Any) -> str:
+    """Returns the name of an activation for a table."""
     if isinstance(activation, str):
         return activation
     if isinstance(activation, keras.layers.Activation):
-        return name_of(activation.activation)
+        return activation_name(activation.activation)
     return getattr(activation, "__name__", type(activation).__name__)
 
 
 def _formula(activation: Any) -> Function | None:
-    """Returns the activation in float64, if its formula is known here."""
+    """Returns the activation in float64 if its formula is known; None otherwise."""
     match activation:
         case str():
-            return KNOWN.get(activation)
+            return FORMULAS.get(activation)
         case keras.layers.Activation():
             return _formula(activation.activation)
         case layers.EntropyActivation() if activation.built:
@@ -111,41 +112,34 @@ def _formula(activation: Any) -> Function | None:
                 keras.ops.convert_to_numpy(variable).astype("float64")
                 for variable in (activation.knots, activation.values)
             )
-            return lambda z: spline(z, knots, values)
+            return lambda z: linear_spline(z, knots, values)
         case keras.layers.LeakyReLU():
             slope = activation.negative_slope
             return lambda z: np.where(z > 0, z, slope * z)
         case layers.CRReLU() if activation.built and activation.axis is None:
             return crrelu(float(keras.ops.convert_to_numpy(activation.epsilon)))
     if activation is crrelu_of_tensors:
-        return KNOWN["crrelu"]
+        return FORMULAS["crrelu"]
     name = getattr(activation, "__name__", None)
     if name is not None and getattr(keras.activations, name, None) is activation:
-        return KNOWN.get(name)
+        return FORMULAS.get(name)
     return None
 
 
-def spline(z: np.ndarray, knots: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns the piecewise linear function through points, with linear tails."""
-    index = np.clip(np.searchsorted(knots, z, side="right") - 1, 0, len(knots) - 2)
-    slopes = np.diff(values) / np.diff(knots)
-    return values[index] + slopes[index] * (z - knots[index])
-
-
 def _values(activation: Any, z: np.ndarray) -> np.ndarray:
-    """Calls an activation with a vector; the result has the precision that the activation computes in."""
+    """Returns the values of an activation at a vector, in the precision that the activation computes in."""
     if isinstance(activation, keras.layers.Layer):
         z = z.astype("float32")
     try:
         found = activation(z)
-    except TypeError:  # of a backend's own function, which takes nothing but its tensors
+    except TypeError:  # a function of the backend, which accepts its tensors only
         found = activation(keras.ops.convert_to_tensor(z))
     if not isinstance(found, np.ndarray):
         found = keras.ops.convert_to_numpy(found)
     if found.shape != z.shape or found.dtype not in ("float32", "float64"):
         raise TypeError(
-            "`activation` must give as many numbers as it gets, in float32 or float64. Received: "
-            f"activation={activation!r}, which gave shape {found.shape} and dtype {found.dtype} for shape {z.shape}"
+            "`activation` must return as many numbers as it receives, in float32 or float64. Received: "
+            f"activation={activation!r}, which returned shape {found.shape} and dtype {found.dtype} for shape {z.shape}"
         )
     finite = np.isfinite(found)
     if not finite.all():
@@ -165,7 +159,8 @@ def _check_elementwise(activation: Any) -> None:
         )
     z = np.array([-1.0, -0.6, -0.2, 1.2, 1.6, 2.0])
     together = _values(activation, z)
-    apart = np.concatenate([_values(activation, pair) for pair in np.split(z, 3)])  # of one, softmax warns
+    # Pairs, because softmax warns about a single number.
+    apart = np.concatenate([_values(activation, pair) for pair in np.split(z, 3)])
     if not np.allclose(together, apart, rtol=1e-4):
         raise ValueError(
             "`activation` must be a function of one number, not of several together. "

@@ -1,7 +1,7 @@
-"""Entropies within a network."""
+"""Entropies of the activations in a network."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from keras_actlab.arguments import received
-from keras_actlab.eafo.densities import FEWEST_SAMPLES, finite_samples, split_atoms
-from keras_actlab.eafo.functions import name_of
+from keras_actlab._private.keras_layers import nested_layers, replaced_call
+from keras_actlab.arguments import check_model, received
+from keras_actlab.eafo.densities import MIN_SAMPLES, finite_samples, split_atoms
+from keras_actlab.eafo.functions import activation_name
 from keras_actlab.graph import ACTIVATION_LAYERS
 from keras_actlab.ops.tensor import concrete
 
 BATCH = 128
-# Values that are kept of each activation's inputs, and of its outputs.
-MOST_VALUES = 20_000
-NO_HIDDEN_ACTIVATIONS = (
+# Number of values that are kept of the inputs and of the outputs of each activation.
+MAX_VALUES = 20_000
+EXCLUDED_ACTIVATIONS = (
     keras.activations.linear,
     keras.activations.log_softmax,
     keras.activations.softmax,
@@ -29,29 +30,30 @@ NO_HIDDEN_ACTIVATIONS = (
 def layer_entropies(model: keras.Model, data: Any) -> pd.DataFrame:
     """Returns the entropy before and after every activation of a model, at inference.
 
-    Activations are found at any depth: layers that are one, such as `ReLU`, `CRReLU` or `EntropyActivation`, and those
-    that a layer applies itself, as in `Dense(8, activation="gelu")`, but for linear ones, softmax, and those within
-    recurrent layers. Each has one entropy for all units; a layer that is called several times, for all calls. Padding
-    counts like any other input.
+    Activations are found at any depth: activation layers, such as `ReLU`, `CRReLU` or `EntropyActivation`, and the
+    activations of other layers, as in `Dense(8, activation="gelu")`. Linear activations, softmax and those in recurrent
+    layers are skipped. The entropy of an activation is computed over all units and all calls of its layer. Padding is
+    included.
 
-    Entropies are those of up to 20,000 values, taken at random by a fixed seed. Values that at least 0.5 % of them
-    share are point masses, such as the zeros of ReLU; the entropy of the others is estimated by the spacing between
-    them (`scipy.stats.differential_entropy`), to about 0.02 nats, or 0.06 where their density has narrow peaks or heavy
-    tails. See `entropy` and `standardized_entropy` for what they mean.
+    Entropies are estimated from up to 20,000 values, drawn with a fixed seed. A value that at least 0.5 % of them have
+    is a point mass, such as the zeros of ReLU. The entropy of the other values is estimated from their spacing
+    (`scipy.stats.differential_entropy`), with an error of about 0.02 nats, or 0.06 if their density has narrow peaks or
+    heavy tails. `entropy` and `standardized_entropy` explain the meaning.
 
     Args:
         model: A built model of any kind.
         data: Inputs, with the batch axis first: an array, or a list or dict of arrays.
 
     Returns:
-        A DataFrame with a row for each activation, in the order of the first calls, and the columns "layer" (the path
-        of the layer that holds it), "activation", "entropy before", "entropy after", "standardized before",
-        "standardized after", all in nats, and "point masses", the share of outputs that are.
+        A DataFrame with one row per activation, in the order of the first calls. Columns: "layer" (path of the layer),
+        "activation", "entropy before", "entropy after", "standardized before" and "standardized after" (in nats), and
+        "point masses", the share of the outputs that are point masses.
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it is not built or has no activation, computes in half precision, `data` are empty or of unequal
-            lengths, or an activation has fewer than 16 values, or NaN or infinity; the message names its layer.
+        ValueError: If the model is not built, has no activation or computes in half precision, if `data` is empty or
+            has unequal lengths, or if an activation has fewer than 16 values, NaN or infinity. The message names the
+            layer.
 
     Example:
 
@@ -63,8 +65,7 @@ def layer_entropies(model: keras.Model, data: Any) -> pd.DataFrame:
       activation  entropy before  point masses
     0       relu             1.3           0.5
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a Keras model. Received: model={model!r}")
+    check_model("model", model)
     if not model.built:
         raise ValueError(f"`model` must be built. Received: {model.name!r}, which is not")
     data = keras.tree.map_structure(np.asarray, data)
@@ -76,7 +77,7 @@ def layer_entropies(model: keras.Model, data: Any) -> pd.DataFrame:
         )
     (examples,) = lengths
     starts = range(0, examples, BATCH)
-    with _recording(model, MOST_VALUES // len(starts) + 1) as records:
+    with _recording(model, MAX_VALUES // len(starts) + 1) as records:
         for start in starts:
             batch = keras.tree.map_structure(lambda array, start=start: array[start : start + BATCH], data)
             model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch), training=False)
@@ -103,18 +104,18 @@ def layer_entropies(model: keras.Model, data: Any) -> pd.DataFrame:
 
 
 class SampleEntropy:
-    """Entropy of values, in nats: of their point masses, and of the spacing between the others."""
+    """Entropy of values, in nats: that of their point masses, and an estimate from the spacing of the others."""
 
     def __init__(self, values: np.ndarray):
         values = finite_samples(values)
-        if len(values) < FEWEST_SAMPLES:
-            raise ValueError(f"There must be at least {FEWEST_SAMPLES} values. Received: {len(values)}")
+        if len(values) < MIN_SAMPLES:
+            raise ValueError(f"There must be at least {MIN_SAMPLES} values. Received: {len(values)}")
         self.atoms, rest = split_atoms(values)
         share = 1.0 - self.atoms[:, 1].sum()
         self.entropy = float(special.entr(self.atoms[:, 1]).sum())
         self.standardized = self.entropy
-        if len(rest) >= FEWEST_SAMPLES:
-            # The usual window, or a wider one where spaces between equal values would be 0.
+        if len(rest) >= MIN_SAMPLES:
+            # SciPy's default window, or a wider one, so that equal values do not give a spacing of 0.
             ties = np.unique(rest, return_counts=True)[1].max()
             window = min(max(int(np.sqrt(len(rest)) + 0.5), ties), (len(rest) - 1) // 2)
             spacing = stats.differential_entropy(rest, window_length=window)
@@ -123,7 +124,7 @@ class SampleEntropy:
 
 
 class _Record:
-    """What an activation got and gave: some of the values."""
+    """A sample of the inputs and outputs of an activation."""
 
     def __init__(self, path: str, name: str, values: int):
         self.path, self.name = path, name
@@ -155,7 +156,7 @@ class _Record:
 
 @contextmanager
 def _recording(model: keras.Model, values: int) -> Iterator[dict[int, _Record]]:
-    """Records what the activations of a model compute when it is called with values, by the ids of their layers."""
+    """Records samples of the inputs and outputs of a model's activations while it is called, by the layers' ids."""
     records: dict[int, _Record] = {}
 
     def recorded(layer: keras.layers.Layer, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -167,34 +168,25 @@ def _recording(model: keras.Model, values: int) -> Iterator[dict[int, _Record]]:
 
         return call
 
-    swapped: list[tuple[keras.layers.Layer, Any]] = []
-    try:
-        for layer in model._flatten_layers(include_self=False):
+    with ExitStack() as restore:
+        for layer in nested_layers(model):
             # Recurrent cells, and the layers that hold them, have a `state_size`.
             if isinstance(layer, keras.layers.Softmax) or hasattr(layer, "state_size"):
                 continue
             if isinstance(layer, ACTIVATION_LAYERS):
-                # An attribute of the instance goes before the method of its class.
-                layer.call = recorded(layer, name_of(layer), layer.call)  # type: ignore[method-assign]
-                swapped.append((layer, None))
+                restore.enter_context(replaced_call(layer, recorded(layer, activation_name(layer), layer.call)))
                 continue
             activation: Any = getattr(layer, "activation", None)
             if _applies(activation):
-                layer.activation = recorded(layer, name_of(activation), activation)
-                swapped.append((layer, activation))
+                restore.callback(setattr, layer, "activation", activation)
+                layer.activation = recorded(layer, activation_name(activation), activation)
         yield records
-    finally:
-        for layer, activation in swapped:
-            if activation is None:
-                del layer.call
-            else:
-                layer.activation = activation
 
 
 def _applies(activation: Any) -> bool:
-    """Whether an attribute is the activation of one number; layers in that place are found on their own."""
+    """Whether `activation` is an elementwise function. Activation layers are found as layers."""
     return (
         callable(activation)
         and not isinstance(activation, keras.layers.Layer | type)
-        and activation not in NO_HIDDEN_ACTIVATIONS
+        and activation not in EXCLUDED_ACTIVATIONS
     )

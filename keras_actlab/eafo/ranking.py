@@ -1,4 +1,4 @@
-"""Activations in the order of the entropy that they leave."""
+"""Ranking of activations by the entropy of their outputs."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,29 +6,29 @@ from typing import Any
 import pandas as pd
 
 from keras_actlab.eafo.densities import as_density
-from keras_actlab.eafo.functions import KNOWN, name_of
-from keras_actlab.eafo.image import image
+from keras_actlab.eafo.functions import FORMULAS, activation_name
+from keras_actlab.eafo.push_forward import push_forward
 
 
 def rank(activations: Mapping[str, Any] | Iterable[Any] | None, density: Any) -> pd.DataFrame:
-    """Returns a table of activations, the one that leaves the least entropy first.
+    """Returns a table of activations, sorted by the entropy of their outputs, the lowest first.
 
-    Point masses and densities do not mix well, as `entropy` describes: CRReLU with a small epsilon comes first for the
-    narrow peak that it makes of what ReLU makes a point mass. Compare such activations on z > 0 alone, with the density
-    `scipy.stats.halfnorm()` for N(0, 1).
+    Entropies with and without point masses are not comparable, as `entropy` explains: CRReLU with a small epsilon ranks
+    first because it has a narrow peak where ReLU has a point mass. Compare such activations on z > 0 only, with the
+    density `scipy.stats.halfnorm()` for N(0, 1).
 
     Args:
-        activations: Names, functions or layers, as in `entropy`; or a mapping from what to call them to these; or None
-            for the ones of `keras.activations` that are functions of one number, and CRReLU with epsilon 0.01.
+        activations: Names, functions or layers, as in `entropy`; or a mapping of labels to these; or None for all
+            elementwise activations of `keras.activations`, and CRReLU with epsilon 0.01.
         density: A density of this module, or a distribution of `scipy.stats`.
 
     Returns:
         A DataFrame with the columns "activation", "entropy", "standardized entropy" (both in nats, see `entropy` and
-        `standardized_entropy`) and "point masses", the probability of all of them.
+        `standardized_entropy`) and "point masses", their total probability.
 
     Raises:
-        TypeError: If an activation or the density is of the wrong type.
-        ValueError: If there are no activations, a name is not known, or as in `entropy`.
+        TypeError: If an activation or the density has the wrong type.
+        ValueError: If there are no activations, a name is unknown, or as in `entropy`.
 
     Example:
 
@@ -41,18 +41,18 @@ def rank(activations: Mapping[str, Any] | Iterable[Any] | None, density: Any) ->
     """
     density = as_density(density)
     if activations is None:
-        activations = KNOWN
+        activations = FORMULAS
     if isinstance(activations, str) or not isinstance(activations, Iterable):
         raise TypeError(f"`activations` must be a sequence or a mapping. Received: activations={activations!r}")
     if isinstance(activations, Mapping):
         named = list(activations.items())
     else:
-        named = [(name_of(activation), activation) for activation in activations]
+        named = [(activation_name(activation), activation) for activation in activations]
     if not named:
         raise ValueError(f"`activations` must hold at least one. Received: activations={activations!r}")
     rows = []
     for name, activation in named:
-        outputs = image(activation, density)
+        outputs = push_forward(activation, density)
         rows.append((name, outputs.entropy, outputs.standardized_entropy, outputs.atoms[:, 1].sum()))
     table = pd.DataFrame(rows, columns=["activation", "entropy", "standardized entropy", "point masses"])
     return table.sort_values("entropy", ignore_index=True, kind="stable")

@@ -1,4 +1,4 @@
-"""A callback that lowers the entropy of activations while their network trains."""
+"""A callback that lowers the entropy of activations during training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,55 +9,57 @@ import keras
 import numpy as np
 import pandas as pd
 
+from keras_actlab._private.keras_layers import nested_layers
+from keras_actlab.callbacks import PeriodicCallback
 from keras_actlab.distribution import of_first_process
 from keras_actlab.eafo.densities import Empirical, check_number
-from keras_actlab.eafo.functions import spline
-from keras_actlab.eafo.image import Image, Table, image_of, runs, support
+from keras_actlab.eafo.push_forward import PushForward, Table, push_forward_of, runs, support
 from keras_actlab.eafo.search import node_correction
 from keras_actlab.layers import EntropyActivation
-from keras_actlab.periodic import Periodic
+from keras_actlab.ops.float64 import linear_spline
 
 ROUNDING = float(np.finfo("float32").eps)
 COLUMNS = ("step", "layer", "entropy before", "entropy after", "standardized before", "standardized after")
-# Points at which the outputs are followed, beside the knots.
+# Number of points, beside the knots, for the entropies of the outputs.
 POINTS = 256
-# No knot of the inverse moves further towards its neighbour than this share of the way, so that it cannot fold back.
-FARTHEST = 1 / 3
-# The knots are to reach as far as all but this share of the sample, on either side.
-OUTSIDE = 0.005
+# Largest move of a knot of the inverse, relative to the distance of the knots, so that the inverse stays increasing.
+MAX_MOVE = 1 / 3
+# Largest share of the sample beyond the knots, on either side.
+MAX_OUTSIDE_SHARE = 0.005
 
 
-class EntropyRefinement(Periodic):
-    r"""Takes a step of entropy-based optimization in `EntropyActivation` layers, every so many training steps.
+class EntropyRefinement(PeriodicCallback):
+    r"""Lowers the entropy of `EntropyActivation` layers by one optimization step every `every` training steps.
 
-    For each layer, the density of its recent pre-activations is estimated (`Empirical`), and the part of its curve that
-    increases and has the most probability is corrected as `improve` does it, at the knots: `y + t eta` is the new
-    inverse, interpolated at the knots again. The step t is such that the knots move by `fraction` standard deviations
-    of the pre-activations, in the mean over their density; none moves further than a third of the way to the next, and
-    the ends of the part not at all. The paper suggests such an optimization and leaves it open.
+    For each layer, the callback estimates the density of the recent pre-activations (`Empirical`) and corrects the most
+    probable increasing part of the curve, as `improve` does: the new inverse is `y + t eta` at the knots, and is
+    interpolated at the knots again. The step t is chosen so that the knots move by `fraction` standard deviations of
+    the pre-activations, in the root mean square over their density. No knot moves by more than a third of the distance
+    to the next one, and the ends of the part do not move. The paper suggests such an optimization but does not carry it
+    out.
 
-    The pre-activations are those that the layers have kept of their last training calls, 16 of them (`sample_size`), in
-    fixed memory. If more than 0.5 % of them are beyond the knots on one side, the knots are spread by a power of two,
-    and drawn together if they reach four times too far; a knot at 0 stays there. Knots all on one side of 0 do not
-    follow a sample to the other. Curves are written into variables, so nothing is compiled anew. A layer whose sample
-    is not fit for a density (a single value, NaN, fewer than 16 numbers), or whose curve does not increase where it
-    lies, is left as it is this time.
+    The pre-activations are the samples that the layers keep of their last 16 training calls (`sample_size`), in
+    constant memory. If more than 0.5 % of the sample lies beyond the knots on one side, the distances of the knots are
+    multiplied by a power of two; if the knots extend four times too far, they are divided. A knot at 0 does not move.
+    Knots that all lie on one side of 0 do not follow a sample on the other side. Curves are assigned to variables, so
+    nothing is recompiled. A layer is skipped if its sample does not give a density (a single value, NaN, fewer than 16
+    numbers) or its curve does not increase on the sample.
 
-    In a layer that is trained, refinement and gradient take turns; with `trainable=False`, refinement alone forms it.
-    It does not go on by itself after training: what was reached is in the layer, and saved with it. Of several
-    processes (see `keras_actlab.distribution`), the first computes the curve from its sample, and all of them get it.
+    In a trainable layer, refinement steps and gradient steps alternate. With `trainable=False`, only refinement changes
+    the layer. The refined curve is saved with the layer. With several processes (see `keras_actlab.distribution`), the
+    first one computes the curve from its sample, and all processes use it.
 
     Args:
-        layers: The layers, their names or their paths; a name that several have stands for all of them. None for all
-            `EntropyActivation` of the model that keep a sample.
-        every: Number of training steps from one refinement to the next. With `steps_per_execution`, refinements are at
-            the ends of executions.
-        fraction: How far the knots of the inverse move in the mean, in standard deviations of the pre-activations.
+        layers: List of layers, of their names or of their paths. A name selects all layers that have it. None selects
+            all `EntropyActivation` layers of the model with a sample.
+        every: Number of training steps between refinements. With `steps_per_execution`, a refinement takes place at the
+            end of an execution.
+        fraction: Root mean square move of the knots of the inverse, in standard deviations of the pre-activations.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If `every` or `fraction` is not positive; when training begins, if a layer is not in the model or
-            keeps no sample, or there is none.
+        ValueError: If `every` or `fraction` is not positive. At the start of training, if a layer is not in the model
+            or has no `sample_size`, or no layer is found.
 
     Example:
 
@@ -102,11 +104,11 @@ class EntropyRefinement(Periodic):
 
     @property
     def log(self) -> pd.DataFrame:
-        """A row for each refinement of a layer, by its path: entropies of the outputs in nats, for the same density."""
+        """One row per refinement of a layer: its path, and entropies of the outputs in nats for the same density."""
         return pd.DataFrame(self._rows, columns=COLUMNS)
 
     def on_train_begin(self, logs: Any = None) -> None:
-        there = [layer for layer in self.model._flatten_layers() if isinstance(layer, EntropyActivation)]
+        there = [layer for layer in nested_layers(self.model) if isinstance(layer, EntropyActivation)]
         if self.layers is None:
             self._found = [layer for layer in there if layer.sample_size]
             if not self._found:
@@ -131,7 +133,7 @@ class EntropyRefinement(Periodic):
                     )
             self._found += [layer for layer in found if layer not in self._found]
 
-    def look(self) -> None:
+    def run(self) -> None:
         for layer in self._found:
             entropies = refine(layer, self.fraction)
             if entropies is not None:
@@ -139,8 +141,8 @@ class EntropyRefinement(Periodic):
 
 
 def refine(layer: EntropyActivation, fraction: float) -> tuple[float, float, float, float] | None:
-    """Takes a step in one layer; returns entropies before and after, plain and standardized; None if it could not."""
-    # Each of several processes has a sample of its own part of the data, but the curve must be the same in all.
+    """Refines one layer. Returns entropies before and after, plain and standardized; None if the layer is skipped."""
+    # Each process has a sample of its own part of the data, but the curve must be the same in all processes.
     curve = of_first_process(partial(next_curve, layer, fraction))
     if curve is None:
         return None
@@ -151,7 +153,7 @@ def refine(layer: EntropyActivation, fraction: float) -> tuple[float, float, flo
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of a layer, and entropies of the outputs before and with it, plain and then standardized."""
+    """A refined curve, with the entropies of the outputs before and after, plain and then standardized."""
 
     knots: np.ndarray
     values: np.ndarray
@@ -159,7 +161,7 @@ class Curve:
 
 
 def next_curve(layer: EntropyActivation, fraction: float) -> Curve | None:
-    """Returns the curve that is one step further; None if there is none."""
+    """Returns the curve after one refinement step; None if the layer has to be skipped."""
     seen = min(int(keras.ops.convert_to_numpy(layer.sampled)), layer.sample_size)
     try:
         density = Empirical(keras.ops.convert_to_numpy(layer.sample)[:seen])
@@ -170,9 +172,9 @@ def next_curve(layer: EntropyActivation, fraction: float) -> Curve | None:
     wide = knots * reach
     if np.abs(wide).max() > np.finfo("float32").max:
         return None
-    values = spline(wide, knots, values)
+    values = linear_spline(wide, knots, values)
     table = Table(wide, values, density.between(wide), ROUNDING)
-    # Where the density is 0, in floating-point numbers, there is nothing to correct.
+    # Cells whose probability underflows to 0 are excluded.
     parts = runs((table.direction > 0) & (table.mass > 0))
     if not parts:
         return None
@@ -185,7 +187,7 @@ def next_curve(layer: EntropyActivation, fraction: float) -> Curve | None:
     if not np.any(weights * eta**2):
         return None
     mean = np.sqrt(np.average(eta**2, weights=weights))
-    farthest = FARTHEST * (wide[1] - wide[0])
+    farthest = MAX_MOVE * (wide[1] - wide[0])
     moved = z + np.clip(fraction * density.std / mean * eta, -farthest, farthest)
     new = values.copy()
     new[nodes] = np.interp(z, moved, x)
@@ -195,8 +197,8 @@ def next_curve(layer: EntropyActivation, fraction: float) -> Curve | None:
 
 
 def _reach(density: Empirical, knots: np.ndarray) -> float:
-    """Returns by which power of two to spread the knots, or draw them together, so that the density fills them."""
-    ends = density.quantiles(np.array([OUTSIDE, 1.0 - OUTSIDE]))
+    """Returns the power of two by which to multiply the knots, so that they cover the density."""
+    ends = density.quantiles(np.array([MAX_OUTSIDE_SHARE, 1.0 - MAX_OUTSIDE_SHARE]))
     ratios = [end / knot for end, knot in zip(ends, knots[[0, -1]], strict=True) if knot and end * knot > 0]
     ratio = max(ratios, default=1.0)
     if 0.25 <= ratio <= 1.0:
@@ -204,13 +206,13 @@ def _reach(density: Empirical, knots: np.ndarray) -> float:
     return 2.0 ** (np.ceil(np.log2(ratio)) + (ratio < 0.25))
 
 
-def _outputs(knots: np.ndarray, curves: Sequence[np.ndarray], density: Empirical) -> list[Image]:
-    """Returns what each of several curves, given as its values at the knots, makes of the density."""
+def _outputs(knots: np.ndarray, curves: Sequence[np.ndarray], density: Empirical) -> list[PushForward]:
+    """Returns the push-forward of the density by each curve, given as its values at the knots."""
     lower, upper = support(density)
     z = np.union1d(np.linspace(lower, upper, POINTS), knots[(knots > lower) & (knots < upper)])
     mass = density.between(z)
-    images = []
+    outputs = []
     for values in curves:
-        curve = partial(spline, knots=knots, values=values)
-        images.append(image_of(Table(z, curve(z), mass, ROUNDING), curve, density))
-    return images
+        curve = partial(linear_spline, knots=knots, values=values)
+        outputs.append(push_forward_of(Table(z, curve(z), mass, ROUNDING), curve, density))
+    return outputs

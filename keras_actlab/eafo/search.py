@@ -1,4 +1,4 @@
-"""Worst and better activations for a density."""
+"""Activations with the most entropy, and corrections that lower entropy, for a given density."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -10,29 +10,30 @@ from scipy.ndimage import gaussian_filter1d
 
 from keras_actlab.eafo.densities import Density, as_density, check_number
 from keras_actlab.eafo.functions import Function, as_function
-from keras_actlab.eafo.image import TAIL, Table, image_of, runs, support, tabulate
+from keras_actlab.eafo.push_forward import TAIL, Table, push_forward_of, runs, support, tabulate
 
 POINTS = 4097
-# Each step takes two derivatives of the step before, which grows what is finer than the points without bound: a flow
-# that lowers entropy is the diffusion equation run backwards. Fewer points are smoother.
+# Each step takes two derivatives of the result of the previous step, which amplifies details without bound: lowering
+# entropy is the diffusion equation run backwards. Fewer points smooth the details.
 STEP_POINTS = 129
 STEP_TAIL = 1e-5
-# Share of a density that may lie beyond gaps in which it is 0.
-MOST_LEFT_OUT = 0.01
+# Largest share of a density that may lie beyond gaps in which it is 0.
+MAX_EXCLUDED_SHARE = 0.01
 
 
 def worst_activation(density: Any, lower: float = 0.0, upper: float = 1.0) -> Function:
-    """Returns the activation that leaves the most entropy between two bounds (the paper's WAFBC).
+    """Returns the activation whose outputs have the most entropy between two bounds (the paper's WAFBC).
 
     `f(z) = lower + (upper - lower) * P(Z <= z)`
 
-    A scaled distribution function: its outputs are distributed uniformly, whose entropy, `log(upper - lower)`, no other
-    activation with these bounds exceeds. Normal data give a curve like a sigmoid, uniform data a line.
+    It is a scaled distribution function. Its outputs are uniform, with the entropy `log(upper - lower)`, which no other
+    activation with these bounds exceeds. For a normal density it resembles a sigmoid; for a uniform density it is a
+    line.
 
     Args:
-        density: A density of this module, or a distribution of `scipy.stats`. Point masses are left out.
-        lower: What the output tends to on the left.
-        upper: What the output tends to on the right.
+        density: A density of this module, or a distribution of `scipy.stats`. Point masses are ignored.
+        lower: Limit of the output on the left.
+        upper: Limit of the output on the right.
 
     Returns:
         A function of NumPy arrays.
@@ -40,7 +41,8 @@ def worst_activation(density: Any, lower: float = 0.0, upper: float = 1.0) -> Fu
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the bounds are not finite and increasing, or the density is 0 inside its range, where the
-            distribution function is flat and has no inverse. Gaps beyond which less than 1 % of it lies do not count.
+            distribution function is flat and has no inverse. Gaps beyond which less than 1 % of the density lies are
+            ignored.
 
     Example:
 
@@ -60,8 +62,8 @@ def worst_activation(density: Any, lower: float = 0.0, upper: float = 1.0) -> Fu
         raise ValueError(f"`lower` must be less than `upper`. Received: lower={lower}, upper={upper}")
     z = np.linspace(*support(density), POINTS)
     mass = density.between(z)
-    best = _heaviest(runs(mass > 0), mass)
-    if best is None or mass[best].sum() < (1.0 - MOST_LEFT_OUT) * mass.sum():
+    best = _most_probable(runs(mass > 0), mass)
+    if best is None or mass[best].sum() < (1.0 - MAX_EXCLUDED_SHARE) * mass.sum():
         _check_density(z, mass)
     share = 1.0 - density.atoms[:, 1].sum()
     return lambda z: lower + (upper - lower) * density.cdf(z) / share
@@ -69,12 +71,12 @@ def worst_activation(density: Any, lower: float = 0.0, upper: float = 1.0) -> Fu
 
 @dataclass(frozen=True)
 class Correction:
-    """The entropy correction of an activation on a part where it increases; see `correction`.
+    """The entropy correction of an activation on an interval where it increases; see `correction`.
 
     Attributes:
         z: Increasing inputs.
-        x: The activation there.
-        eta: The correction of its inverse there, in units of z.
+        x: The activation at `z`.
+        eta: The correction of the inverse at `x`, in units of `z`.
 
     Example:
 
@@ -93,7 +95,7 @@ class Correction:
         outside = ~((x >= self.x[0]) & (x <= self.x[-1]))
         if outside.any():
             raise ValueError(
-                "`x` must be what the activation puts out on the part that is corrected, from "
+                "`x` must be an output of the activation on the corrected interval, from "
                 f"{self.x[0]:.6g} to {self.x[-1]:.6g}, where it has an inverse. Received: {x[outside].ravel()[0]:.6g}"
             )
         return np.interp(x, self.x, self.eta)
@@ -102,7 +104,7 @@ class Correction:
     def slope(self) -> float:
         """Derivative of the entropy along the correction, in nats: `-integral of eta(x)**2 dx`, at most 0.
 
-        It holds where the density vanishes at both ends of the part, or the correction does.
+        This is exact if the density or the correction vanishes at both ends of the interval.
         """
         return float(-np.trapezoid(self.eta**2, self.x))
 
@@ -112,30 +114,31 @@ def correction(activation: Any, density: Any, lower: float | None = None, upper:
 
     `eta(x) = -(p(y) y'' / y' + p'(y) y')`
 
-    with the inverse y(x) of the activation and the density p. In terms of the density of the outputs, q, this is
-    `-dq(f(z)) / dz`: a derivative with respect to the input, and so it is computed, by differences on 4,097 points.
-    The inverse `y + t eta` has the entropy `H - t * integral of eta(x)**2 dx` to first order in t, if the density
-    vanishes where the corrected part ends, or the correction does; elsewhere the ends add a term of either sign.
+    with the inverse y(x) of the activation and the density p. With the density q of the outputs, this equals
+    `-dq(f(z)) / dz`, which is computed by finite differences on 4,097 points. The inverse `y + t eta` has the entropy
+    `H - t * integral of eta(x)**2 dx` to first order in t, if the density or the correction vanishes at the ends of the
+    corrected interval. Otherwise the ends add a term of either sign.
 
-    The correction is that of one part of the activation, on which it increases: from `lower` to `upper`, or the one
-    with the most probability. For ReLU that is z > 0, and `eta` is proportional to `x exp(-x**2 / 2)` for N(0, 1).
-    Where a part ends at a minimum of the activation, such as GELU's, q and the correction tend to infinity.
+    The correction covers one interval on which the activation increases: from `lower` to `upper`, or the most probable
+    one. For ReLU and N(0, 1) this is z > 0, and `eta` is proportional to `x exp(-x**2 / 2)`. At a minimum of the
+    activation, such as that of GELU, q and the correction tend to infinity.
 
     Args:
-        activation: A name, such as "gelu"; a function of tensors or of NumPy arrays; or a layer that is one function
-            for all channels.
+        activation: A name, such as "gelu"; a function of tensors or of NumPy arrays; or a layer that applies one
+            function to all channels.
         density: A density of this module, or a distribution of `scipy.stats`.
-        lower: Input from which on the activation is corrected; None for where that part begins.
-        upper: Input up to which the activation is corrected; None for where that part ends.
+        lower: Lower end of the corrected interval of inputs; None for the start of the increasing part.
+        upper: Upper end of the corrected interval of inputs; None for the end of the increasing part.
 
     Returns:
-        A `Correction`: call it with outputs x; its attributes are arrays. Its `slope` is the derivative of the entropy.
+        A `Correction`: a function of the outputs x. Its attributes are arrays. Its `slope` is the derivative of the
+        entropy.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If the activation increases nowhere, does not increase everywhere between `lower` and `upper`, or
-            the density is 0 in between; the message names the place. Ends that are not given leave out gaps beyond
-            which less than 1 % of the density lies.
+            the density is 0 in between. The message names the position. If `lower` or `upper` is None, gaps beyond
+            which less than 1 % of the density lies are excluded.
 
     Example: in units of its value at 1, the correction of ReLU is x exp((1 - x**2) / 2).
 
@@ -162,15 +165,15 @@ def _correction(
     tail: float,
 ) -> Correction:
     ends = _part(tabulate(function, rounding, density), lower, upper)
-    # The outermost values are so rare that differences of their probabilities are mostly rounding.
+    # Beyond `tail`, differences of probabilities are mostly rounding errors.
     inner = density.quantiles(np.array([0.0, 1.0]))
     inner = np.where(np.isfinite(inner), inner, density.quantiles(np.array([tail, 1.0 - tail])))
     z = np.linspace(max(ends[0], inner[0]), min(ends[1], inner[1]), points)
     table = Table(z, function(z), density.between(z), rounding)
-    # Ends that nobody asked for are left out where saturated values or rare inputs no longer differ.
-    # So are outliers, beyond gaps of an empirical density.
-    best = _heaviest(runs((table.direction > 0) & (table.mass > 0)), table.mass)
-    if best is not None and table.mass[best].sum() > (1.0 - MOST_LEFT_OUT) * table.mass.sum():
+    # If an end is None, saturated values and rare inputs that no longer differ are excluded, and so are outliers beyond
+    # gaps of an empirical density.
+    best = _most_probable(runs((table.direction > 0) & (table.mass > 0)), table.mass)
+    if best is not None and table.mass[best].sum() > (1.0 - MAX_EXCLUDED_SHARE) * table.mass.sum():
         first = 0 if lower is not None else best.start
         last = len(table.mass) if upper is not None else best.stop
         z = z[first : last + 1]
@@ -181,24 +184,24 @@ def _correction(
 
 
 def node_correction(z: np.ndarray, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """Returns `-dq/dz` at points, given the probability between them; beyond the first and last, q is constant.
+    """Returns `-dq/dz` at points, given the probability between them.
 
-    To first order in a small multiple t of it, `z + t eta` as the inverse always has less of the entropy that the
-    piecewise linear function through the points leaves, `-sum of mass * log(mass / diff(x))`.
+    To first order in t, the inverse `z + t eta` lowers the entropy of the piecewise linear function through the points,
+    `-sum of mass * log(mass / diff(x))`.
     """
     q = mass / np.diff(x)
     middle = (z[1:] + z[:-1]) / 2
     inner = -np.diff(q) / np.diff(middle)
     if len(inner) < 2:
         return np.zeros_like(z)
-    # At the ends what the neighbours lead to.
+    # Linear extrapolation to the ends.
     first = inner[0] + (inner[1] - inner[0]) * (z[0] - z[1]) / (z[2] - z[1])
     last = inner[-1] + (inner[-1] - inner[-2]) * (z[-1] - z[-2]) / (z[-2] - z[-3])
     return np.concatenate([[first], inner, [last]])
 
 
 def _part(table: Table, lower: float | None, upper: float | None) -> tuple[float, float]:
-    """Returns the ends of the part of an activation that is to be corrected."""
+    """Returns the ends of the interval on which an activation is corrected."""
     for name, bound in (("lower", lower), ("upper", upper)):
         if bound is not None:
             check_number(name, bound)
@@ -223,7 +226,7 @@ def _part(table: Table, lower: float | None, upper: float | None) -> tuple[float
     return start if lower is None else lower, stop if upper is None else upper
 
 
-def _heaviest(parts: list[slice], mass: np.ndarray) -> slice | None:
+def _most_probable(parts: list[slice], mass: np.ndarray) -> slice | None:
     return max(parts, key=lambda part: mass[part].sum(), default=None)
 
 
@@ -249,19 +252,19 @@ def _check_density(z: np.ndarray, mass: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Improvement:
-    """An activation that one step of `improve` made, as a function of NumPy arrays.
+    """The result of one step of `improve`: an activation, as a function of NumPy arrays.
 
     Attributes:
-        z: Increasing inputs, at which the corrected inverse arrives.
-        x: The outputs there.
+        z: Increasing inputs, the values of the corrected inverse.
+        x: The outputs at `z`.
         before: The activation before the step, as a function of NumPy arrays.
-        shifts: How far the corrected part has moved at its lower and upper end; beyond them the activation goes on as
-            before, moved by as much.
-        rounding: Relative rounding error of its values.
-        entropy_before: Entropy that the activation before the step leaves, in nats.
-        entropy_after: Entropy that this one leaves.
+        shifts: Moves of the lower and the upper end of the corrected interval. Beyond each end, the activation is the
+            former one shifted by as much.
+        rounding: Relative rounding error of the values.
+        entropy_before: Entropy of the outputs before the step, in nats.
+        entropy_after: Entropy of the outputs after the step.
 
-    Example: a step makes ReLU less steep near 0, and leaves it as it is far from 0.
+    Example: a step makes ReLU less steep near 0 and does not change it far from 0.
 
     >>> from keras_actlab import eafo
     >>> eafo.improve("relu", eafo.Gaussian())(np.array([-1.0, 0.5, 6.0])).round(2)
@@ -278,10 +281,10 @@ class Improvement:
 
     def __call__(self, z: Any) -> np.ndarray:
         """Returns the activation at `z`."""
-        return _joined(np.asarray(z, "float64"), self.z, self.x, self.before, self.shifts)
+        return _extended(np.asarray(z, "float64"), self.z, self.x, self.before, self.shifts)
 
 
-def _joined(
+def _extended(
     z: np.ndarray, nodes: np.ndarray, x: np.ndarray, before: Function, shifts: tuple[float, float]
 ) -> np.ndarray:
     beyond = before(np.where(z < nodes[0], z - shifts[0], z - shifts[1]))
@@ -297,43 +300,43 @@ def improve(
     upper: float | None = None,
     smoothing: float = 0.0,
 ) -> Improvement:
-    r"""Returns an activation that leaves less entropy, as a rule, by one step along the correction of the inverse.
+    r"""Returns an activation whose outputs usually have less entropy, by one step along the correction of the inverse.
 
     `f_new = g^-1,  g(x) = y(x) + step * eta(x)`
 
-    with the inverse y of the activation and its correction (equation 7 of the paper, see `correction`); `step` 1 is the
-    paper's. The corrected inverse is inverted exactly at 129 points, between which a monotone cubic spline runs.
-    Outside of the part that is corrected the activation goes on as before. Where the correction is not 0 at an end of
-    the part, that end moves: ReLU's kink does for a density that is not flat at 0. Where the density does not vanish
-    there, as at the bounds of a uniform one, the entropy may even rise; `entropy_after` tells.
+    with the inverse y of the activation and its correction (equation 7 of the paper, see `correction`). The paper uses
+    `step` 1. The corrected inverse is inverted exactly at 129 points; a monotone cubic spline interpolates between
+    them. Outside the corrected interval the activation is unchanged. An end of the interval moves if the correction
+    there is not 0: the kink of ReLU moves if the density is not flat at 0. If the density does not vanish there, as at
+    the bounds of a uniform density, the entropy may rise; compare `entropy_after` with `entropy_before`.
 
-    A step is not the same at all scales: from ReLU, the correction for data of standard deviation s is 1 / s**3 times
-    as large, compared with s, as for s = 1. `EntropyRefinement` measures its steps in s.
+    The effect of a step depends on the scale: from ReLU, the correction for data of standard deviation s, relative to
+    s, is 1 / s**3 times that for s = 1. `EntropyRefinement` measures its steps in units of s.
 
-    The result is an activation again, so that steps can be repeated. There is no best activation to arrive at, only
-    better ones, and the way there is the diffusion equation run backwards: details grow faster the finer they are, and
-    after two or three steps the inverse folds back. `smoothing` holds them down.
+    The result is an activation, so steps can be repeated. They do not converge: lowering entropy is the diffusion
+    equation run backwards, the finest details grow fastest, and after two or three steps the inverse is no longer
+    increasing. `smoothing` damps the details.
 
     Args:
-        activation: A name, such as "gelu"; a function of tensors or of NumPy arrays; or a layer that is one function
-            for all channels.
+        activation: A name, such as "gelu"; a function of tensors or of NumPy arrays; or a layer that applies one
+            function to all channels.
         density: A density of this module, or a distribution of `scipy.stats`.
-        step: How far to go, at least 0.
-        lower: Input from which on the activation is corrected; None for where it begins to increase.
-        upper: Input up to which the activation is corrected; None for where it no longer increases.
-        smoothing: Standard deviation, in units of z, of the Gaussian that the correction is averaged with; 0 for
-            equation 7 as it is. With half of the density's standard deviation, ten steps of 0.1 are possible from ReLU.
+        step: Step size, at least 0.
+        lower: Lower end of the corrected interval of inputs; None for the start of the increasing part.
+        upper: Upper end of the corrected interval of inputs; None for the end of the increasing part.
+        smoothing: Standard deviation, in units of z, of the Gaussian filter of the correction; 0 for none, as in
+            equation 7. With half of the density's standard deviation, ten steps of 0.1 are possible from ReLU.
 
     Returns:
-        An `Improvement`, which is a function of NumPy arrays and knows the entropy before and after. Give it to
+        An `Improvement`: a function of NumPy arrays with the entropies before and after the step. Pass it to
         `EntropyActivation.set_curve` to use it in a model.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If `step` or `smoothing` is negative, or `step` so large that the corrected inverse folds back, or
-            as in `correction`; the message names the place.
+        ValueError: If `step` or `smoothing` is negative, if `step` is so large that the corrected inverse is not
+            increasing, or as in `correction`. The message names the position.
 
-    Example: the paper's step from ReLU, made two times.
+    Example: the paper's step from ReLU, taken twice.
 
     >>> from keras_actlab import eafo
     >>> first = eafo.improve("relu", eafo.Gaussian())
@@ -368,6 +371,6 @@ def improve(
             f"step={step}, with which the inverse folds back where the input was {places[0]:.6g} to {places[1]:.6g}"
         )
     shifts = float(z[0] - found.z[0]), float(z[-1] - found.z[-1])
-    new = partial(_joined, nodes=z, x=found.x, before=function, shifts=shifts)
-    before, after = (image_of(tabulate(f, rounding, density), f, density).entropy for f in (function, new))
+    new = partial(_extended, nodes=z, x=found.x, before=function, shifts=shifts)
+    before, after = (push_forward_of(tabulate(f, rounding, density), f, density).entropy for f in (function, new))
     return Improvement(z, found.x, function, shifts, rounding, before, after)

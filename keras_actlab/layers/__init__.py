@@ -1,9 +1,9 @@
 """Keras layers: trainable activations, geometric and normalized weights, mean normalization.
 
-The activations have names, which every layer of Keras understands once this package is imported: "crrelu", "entropy"
-and "tmaf", as in `keras.layers.Dense(8, activation="crrelu")`. Each use gets a layer of its own, with the defaults. The
-weights of TMAF have as many channels as its input, so that in layers of Keras they exist from the first call on: call
-such a model once before `load_weights`.
+Every Keras layer accepts the activations by name once this package is imported: "crrelu", "entropy" and "tmaf", as in
+`keras.layers.Dense(8, activation="crrelu")`. Each use creates a new layer with default arguments. The number of weights
+of TMAF depends on its input, so within Keras layers they are created at the first call: call such a model once before
+`load_weights`.
 """
 
 from functools import partial
@@ -51,8 +51,8 @@ ACTIVATIONS = {"crrelu": CRReLU, "entropy": EntropyActivation, "tmaf": TMAF}
 
 def _new(name: str) -> keras.layers.Layer:
     layer = ACTIVATIONS[name]()
-    # Keras builds layers within a layer at the first call, too late for `load_weights` before it. These two have the
-    # same weights whatever their input is.
+    # Keras builds an activation layer at the first call, too late for `load_weights`. The weights of these two do not
+    # depend on the input, so they are built here.
     if name in ("crrelu", "entropy"):
         layer.build((None,))
     return layer

@@ -1,4 +1,4 @@
-"""What the layers accept as arguments, and the checks that they share."""
+"""Types of the layers' arguments, and the checks that the layers share."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -7,11 +7,11 @@ import keras
 import numpy as np
 
 from keras_actlab.arguments import boolean as boolean
-from keras_actlab.arguments import interpreted
 from keras_actlab.arguments import positive_integer as positive_integer
+from keras_actlab.arguments import resolve
 from keras_actlab.ops.tensor import Tensor
 
-# What `keras.activations.get` and its like understand: a name, a config, an object; None for none.
+# What `keras.activations.get` and the other `get` functions accept: a name, a config, an object or None.
 Activation: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
 Initializer: TypeAlias = str | dict[str, Any] | Callable[..., Tensor] | None
 Regularizer: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
@@ -20,26 +20,26 @@ Constraint: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
 Shape: TypeAlias = tuple[int | None, ...]
 
 
-def check_is_no_tensor(layer: keras.layers.Layer, name: str, value: Any) -> None:
-    """Raises a TypeError where `value`, the first argument of the constructor, is what `call` is for.
+def check_not_tensor(layer: keras.layers.Layer, name: str, value: Any) -> None:
+    """Raises a TypeError if `value`, the first argument of the constructor, is a tensor.
 
-    So it is in `CRReLU(x)`, and in `Dense(8, activation=CRReLU)`, which calls the class.
+    Two mistakes lead to that: `CRReLU(x)`, and `Dense(8, activation=CRReLU)`, which calls the class with a tensor.
     """
     if isinstance(value, keras.KerasTensor | keras.Variable | np.ndarray) or keras.ops.is_tensor(value):
         cls = type(layer).__name__
         raise TypeError(
-            f"{cls} is a layer: make one, and call that, as in `{cls}()(x)`. As an activation, give a layer, "
-            f"`activation={cls}()`, not its class. Received: {name}={value!r}"
+            f"{cls} is a class of layers: create a layer and call it, as in `{cls}()(x)`. As an activation, pass a "
+            f"layer, `activation={cls}()`, not the class. Received: {name}={value!r}"
         )
 
 
 def check_keywords(layer: keras.layers.Layer, keywords: Mapping[str, Any], instead: Mapping[str, str]) -> None:
-    """Raises a ValueError which names the right argument where `keywords` holds one that a layer like this might have.
+    """Raises a ValueError that names the right argument if `keywords` holds one that the layer does not have.
 
     Args:
-        layer: The layer that got the keywords.
-        keywords: What is left for the base layer.
-        instead: For each such argument, what to give in its place.
+        layer: The layer that received the keywords.
+        keywords: The remaining keyword arguments, which are meant for the base layer.
+        instead: For each likely wrong name, what to give in its place.
     """
     for name in keywords.keys() & instead.keys():
         raise ValueError(
@@ -49,20 +49,20 @@ def check_keywords(layer: keras.layers.Layer, keywords: Mapping[str, Any], inste
 
 
 def activation_function(value: Activation) -> Callable[[Tensor], Tensor]:
-    """Returns the activation that `value` stands for; raises a TypeError if it is a class."""
+    """Returns the activation that `value` specifies. Raises a TypeError if it is a class."""
     if isinstance(value, type):
         raise TypeError(
             f"`activation` must be a name, a function or a layer, such as `{value.__name__}()`, not a class. "
             f"Received: activation={value!r}"
         )
-    found: Callable[[Tensor], Tensor] = interpreted(keras.activations.get, "activation", value)
+    found: Callable[[Tensor], Tensor] = resolve(keras.activations.get, "activation", value)
     return found
 
 
 def curve_values(
     layer: keras.layers.Layer, function: Callable[[np.ndarray], np.ndarray], points: np.ndarray
 ) -> np.ndarray:
-    """Returns the values of `function` at `points`, (n, channels) or (n, 1); raises unless they are finite."""
+    """Returns the values of `function` at `points`, (n, channels) or (n, 1). Raises unless they are finite."""
     if not layer.built:
         raise ValueError(f"The layer must be built before its curve is set. Received: {layer.name}, not built")
     values = np.asarray(function(points))
@@ -75,7 +75,7 @@ def curve_values(
 
 
 def channels_along(axis: int, input_shape: Shape) -> int:
-    """Returns the length of the input along `axis`; raises unless that is a non-batch axis of known length."""
+    """Returns the length of the input along `axis`. Raises unless it is a non-batch axis of known length."""
     rank = len(input_shape)
     if not -rank <= axis < rank or axis % rank == 0:
         raise ValueError(
@@ -91,6 +91,6 @@ def channels_along(axis: int, input_shape: Shape) -> int:
 
 
 def channel_spec(axis: int, input_shape: Shape) -> keras.layers.InputSpec:
-    """The input spec of a layer whose weights lie along one axis: as many channels on each call, at any rank."""
+    """Returns the input spec of a layer with weights along one axis: a fixed number of channels, and any rank."""
     least_rank = axis + 1 if axis > 0 else 1 - axis
     return keras.layers.InputSpec(min_ndim=least_rank, axes={axis: input_shape[axis]})

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_actlab import ops
-from keras_actlab.arguments import check_number, interpreted
+from keras_actlab.arguments import check_number, resolve
 from keras_actlab.layers.arguments import (
     Constraint,
     Initializer,
@@ -15,8 +15,8 @@ from keras_actlab.layers.arguments import (
     Shape,
     channel_spec,
     channels_along,
-    check_is_no_tensor,
     check_keywords,
+    check_not_tensor,
     curve_values,
 )
 from keras_actlab.layers.replacement import Replacement
@@ -30,9 +30,9 @@ class CRReLU(Replacement):
     `y = max(0, x) + epsilon * x * exp(-x**2 / 2)`
 
     `epsilon` starts at 0.01 and is one scalar for the layer (the paper), or one per entry along `axis`. For
-    pre-activations distributed as N(0, 1) a positive `epsilon` raises the entropy of the output and a negative one
-    lowers it (dH/d epsilon = +0.354 at 0), so the sign that the paper's argument asks for is negative, while its
-    networks start at +0.01. Training is free to change the sign.
+    pre-activations distributed as N(0, 1), a positive `epsilon` raises the entropy of the output and a negative one
+    lowers it (dH/d epsilon = +0.354 at 0). The paper argues for lower entropy, that is a negative sign, but its
+    networks start at +0.01. Training may change the sign.
 
     Args:
         axis: None for one scalar, or the axis along which each entry gets its own `epsilon`.
@@ -51,7 +51,7 @@ class CRReLU(Replacement):
         Same as the input.
 
     Raises:
-        ValueError: If `axis` is not a non-batch axis of the input, or an argument is not known.
+        ValueError: If `axis` is not a non-batch axis of the input, or an argument is unknown.
         TypeError: If `axis` is not an integer.
 
     Example:
@@ -75,7 +75,7 @@ class CRReLU(Replacement):
         epsilon_constraint: Constraint = None,
         **kwargs: Any,
     ) -> None:
-        check_is_no_tensor(self, "axis", axis)
+        check_not_tensor(self, "axis", axis)
         check_keywords(self, kwargs, {"epsilon": "`epsilon_initializer`, the number that epsilon starts as"})
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -85,9 +85,9 @@ class CRReLU(Replacement):
         if isinstance(epsilon_initializer, (int, float)):
             check_number("epsilon_initializer", epsilon_initializer)
             epsilon_initializer = keras.initializers.Constant(epsilon_initializer)
-        self.epsilon_initializer = interpreted(keras.initializers.get, "epsilon_initializer", epsilon_initializer)
-        self.epsilon_regularizer = interpreted(keras.regularizers.get, "epsilon_regularizer", epsilon_regularizer)
-        self.epsilon_constraint = interpreted(keras.constraints.get, "epsilon_constraint", epsilon_constraint)
+        self.epsilon_initializer = resolve(keras.initializers.get, "epsilon_initializer", epsilon_initializer)
+        self.epsilon_regularizer = resolve(keras.regularizers.get, "epsilon_regularizer", epsilon_regularizer)
+        self.epsilon_constraint = resolve(keras.constraints.get, "epsilon_constraint", epsilon_constraint)
 
     def build(self, input_shape: Shape) -> None:
         shape: tuple[int, ...] = ()
@@ -109,14 +109,14 @@ class CRReLU(Replacement):
         return ops.crrelu(inputs, along_axis(self.epsilon, self.axis, len(inputs.shape)))
 
     def set_curve(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Makes the layer the least-squares fit to `function` on [-4, 4].
+        """Fits the layer to `function` on [-4, 4] by least squares.
 
         `epsilon = sum((function(x) - max(0, x)) * g(x)) / sum(g(x)**2)` over evenly spaced points,
         `g(x) = x * exp(-x**2 / 2)`.
 
         Args:
-            function: Takes points, (n,), float64, and returns its values there, (n,), or (n, channels) for a function
-                of its own for each channel.
+            function: Takes points, (n,), float64. Returns its values there: (n,), or (n, channels) for one function per
+                channel.
 
         Raises:
             ValueError: If the layer is not built, or the values have another shape or are not finite.

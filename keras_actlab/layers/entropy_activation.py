@@ -1,4 +1,4 @@
-"""An activation whose shape is a variable: a piecewise linear function."""
+"""A trainable piecewise linear activation."""
 
 from collections.abc import Callable
 from numbers import Real
@@ -8,15 +8,15 @@ import keras
 import numpy as np
 
 from keras_actlab import constraints, ops
-from keras_actlab.arguments import interpreted
+from keras_actlab.arguments import resolve
 from keras_actlab.layers.arguments import (
     Activation,
     Regularizer,
     Shape,
     activation_function,
     boolean,
-    check_is_no_tensor,
     check_keywords,
+    check_not_tensor,
 )
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, concrete, integer
@@ -27,32 +27,35 @@ CALLS_IN_SAMPLE = 16
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
 class EntropyActivation(Replacement):
-    """Piecewise linear activation, the same for all channels, to be trained or to be set as a whole.
+    """Piecewise linear activation with one curve for all channels. The curve can be trained, or set by `set_curve`.
 
     `y = values[k] + slope[k] * (x - knots[k])  for  knots[k] <= x < knots[k + 1]`
 
-    where `slope[k]` leads from `values[k]` to `values[k + 1]`, and the first and the last piece go on outside of the
-    knots. This is what entropy-based activation function optimization needs: room for any curve, whose shape may change
-    in training without a new model or a new compilation.
+    where `slope[k]` is the slope from `values[k]` to `values[k + 1]`. Outside the knots, the first and the last piece
+    continue. Entropy-based activation function optimization needs such a layer: it can take any shape, and the shape
+    can change during training without a new model and without recompilation.
 
-    `values` start as those of `activation` at the `knots`. The 32 knots from -4 to 3.75 lie 0.25 apart and have one at
-    0, where ReLU bends, so that by default the layer starts as exactly ReLU. The values are trained, unless the layer
-    has `trainable=False`; the knots are not. `set_curve` sets both.
+    - `knots`, (num_knots,), are evenly spaced from `lower` to `upper` and not trained.
+    - `values`, (num_knots,), are trained unless `trainable=False`. They start as the values of `activation` at the
+      knots.
 
-    With a `sample_size` the layer keeps values of its input, for a callback that fits the curve to them: in `sample`,
-    latest first. Each training call, also of a layer that is not trainable, replaces a sixteenth of them by entries at
-    scattered positions of the input, which take in all channels; masks are ignored. `sampled` tells how many values
-    there have been, so that only the first `sampled` entries of `sample` are values of the input, and the others are
-    zeros. At `2**30` it falls back to `2**29`. Nothing is drawn from a random generator. An empty batch changes
-    nothing.
+    The 32 default knots from -4 to 3.75 are 0.25 apart. One of them is at 0, where ReLU bends, so that the layer starts
+    as exactly ReLU.
+
+    With a `sample_size`, the layer keeps values of its input in `sample`, latest first, for a callback that fits the
+    curve to them. Each training call replaces a sixteenth of the sample with entries at scattered positions of the
+    input, over all channels. This also happens in a layer that is not trainable. Masks are ignored, no random generator
+    is used, and an empty batch changes nothing. `sampled` counts the values so far: if it is smaller than
+    `sample_size`, only the first `sampled` entries of `sample` are values of the input, and the others are 0. From
+    `2**30` the count is reset to `2**29`.
 
     Args:
         activation: The elementwise activation to start as: a name, a function, or None for the identity.
         num_knots: Number of knots, at least 2.
         lower: The first knot.
         upper: The last knot.
-        monotone: Whether the values are kept non-decreasing, by `keras_actlab.constraints.NonDecreasing`, which they
-            are from the start.
+        monotone: Whether the values are non-decreasing, by `keras_actlab.constraints.NonDecreasing`. The constraint is
+            also applied to the initial values.
         sample_size: Number of input values to keep; 0 for none.
         values_regularizer: Regularizer of the values.
         **kwargs: Base layer arguments, such as `name`, `dtype` and `trainable`.
@@ -68,8 +71,8 @@ class EntropyActivation(Replacement):
         Same as the input.
 
     Raises:
-        ValueError: If there are fewer than two knots, `lower` and `upper` are not finite and in this order,
-            `sample_size` is negative, or, on building, `activation` is not elementwise or not finite at the knots.
+        ValueError: If there are fewer than two knots, `lower` and `upper` are not finite and increasing, or
+            `sample_size` is negative. `build` raises if `activation` is not elementwise or not finite at the knots.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -97,7 +100,7 @@ class EntropyActivation(Replacement):
         values_regularizer: Regularizer = None,
         **kwargs: Any,
     ) -> None:
-        check_is_no_tensor(self, "activation", activation)
+        check_not_tensor(self, "activation", activation)
         check_keywords(
             self,
             kwargs,
@@ -119,7 +122,7 @@ class EntropyActivation(Replacement):
         self.sample_size = integer("sample_size", sample_size)
         if self.sample_size < 0:
             raise ValueError(f"`sample_size` must not be negative. Received: sample_size={sample_size}")
-        self.values_regularizer = interpreted(keras.regularizers.get, "values_regularizer", values_regularizer)
+        self.values_regularizer = resolve(keras.regularizers.get, "values_regularizer", values_regularizer)
 
     def build(self, input_shape: Shape) -> None:
         self.knots = self.add_weight(
@@ -146,7 +149,7 @@ class EntropyActivation(Replacement):
             )
 
     def _initial_knots(self) -> np.ndarray:
-        return _even(self.lower, self.upper, self.num_knots)
+        return _evenly_spaced(self.lower, self.upper, self.num_knots)
 
     def _initial_values(self, shape: tuple[int, ...], dtype: str) -> Tensor:
         knots = keras.ops.convert_to_tensor(self._initial_knots(), dtype)
@@ -169,17 +172,17 @@ class EntropyActivation(Replacement):
         lower: float | None = None,
         upper: float | None = None,
     ) -> None:
-        """Makes the layer the piecewise linear interpolation of `function`; what is compiled stays so.
+        """Makes the layer the piecewise linear interpolation of `function`, without recompilation.
 
         Args:
-            function: Takes the knots, (num_knots,), float64, and returns the values at them, or (num_knots, channels),
-                of which the mean over the channels is taken.
-            lower: The first knot; None for where it is.
-            upper: The last knot; None for where it is.
+            function: Takes the knots, (num_knots,), float64. Returns the values at the knots, or an array (num_knots,
+                channels), which is averaged over the channels.
+            lower: The first knot; None to leave it unchanged.
+            upper: The last knot; None to leave it unchanged.
 
         Raises:
-            ValueError: If the layer is not built, `lower` and `upper` are not finite and in this order, the values have
-                another shape or are not finite, or one falls below the one before it in a monotone layer.
+            ValueError: If the layer is not built, `lower` and `upper` are not finite and increasing, the values have
+                another shape or are not finite, or they decrease although the layer is monotone.
             TypeError: If `function` is not callable, or an argument is not a number.
         """
         if not callable(function):
@@ -190,7 +193,7 @@ class EntropyActivation(Replacement):
         lower, upper = _check_range(
             float(now[0]) if lower is None else lower, float(now[-1]) if upper is None else upper, self.num_knots
         )
-        knots = _even(lower, upper, self.num_knots)
+        knots = _evenly_spaced(lower, upper, self.num_knots)
         with np.errstate(over="ignore"):
             values = np.asarray(function(knots.astype("float64")))
             values = (values.mean(axis=1) if values.ndim == 2 else values).astype("float32")
@@ -225,15 +228,16 @@ class EntropyActivation(Replacement):
 
         def updated() -> tuple[Tensor, Tensor]:
             number = self.sampled + keras.ops.arange(count, dtype="int32")
-            # Scattered over the input by a factor near 2**16 / golden ratio. As it is a prime, which divides no number
-            # of channels, all channels have their turn, and all entries of a small input. No product exceeds an int32.
+            # A factor near 2**16 / golden ratio scatters the positions over the input. It is a prime that divides no
+            # number of channels, so all channels are sampled, and all entries of a small input. Products fit into
+            # int32.
             picked = keras.ops.cast(keras.ops.take(entries, number % 2**15 * 40507 % size), "float32")
             sampled = self.sampled + count
-            # Falls back by a multiple of 2**15, so that the positions go on as they would.
+            # Reset by a multiple of 2**15, so that the sequence of positions continues.
             sampled = keras.ops.where(sampled < 2**30, sampled, sampled - 2**29)
             return keras.ops.concatenate([picked, self.sample[: self.sample_size - count]]), sampled
 
-        if None in inputs.shape:  # a replica of TensorFlow's may get an empty part of a batch (tensorflow#41657)
+        if None in inputs.shape:  # a TensorFlow replica may receive an empty part of a batch (tensorflow#41657)
             sample, sampled = keras.ops.cond(size > 0, updated, lambda: (self.sample.value, self.sampled.value))
         else:
             sample, sampled = updated()
@@ -256,12 +260,12 @@ class EntropyActivation(Replacement):
 
 
 def _check_range(lower: float, upper: float, num_knots: int) -> tuple[float, float]:
-    """Returns both as floats; raises unless `num_knots` numbers can lie between them."""
+    """Returns both as floats. Raises unless there are `num_knots` distinct float32 numbers from `lower` to `upper`."""
     for name, end in (("lower", lower), ("upper", upper)):
         if isinstance(end, bool) or not isinstance(end, Real):
             raise TypeError(f"`{name}` must be a number. Received: {name}={end!r} (of type {type(end).__name__})")
     lower, upper = float(lower), float(upper)
-    knots = _even(lower, upper, num_knots)
+    knots = _evenly_spaced(lower, upper, num_knots)
     with np.errstate(over="ignore", invalid="ignore"):
         in_order = np.isfinite(knots[-1] - knots[0]) and np.all(knots[:-1] < knots[1:])
     if not in_order:
@@ -272,6 +276,6 @@ def _check_range(lower: float, upper: float, num_knots: int) -> tuple[float, flo
     return lower, upper
 
 
-def _even(lower: float, upper: float, num_knots: int) -> np.ndarray:
+def _evenly_spaced(lower: float, upper: float, num_knots: int) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         return np.linspace(lower, upper, num_knots).astype("float32")

@@ -1,4 +1,4 @@
-"""The geometric parameterization, for any layer whose units are affine maps."""
+"""The geometric parameterization of any layer whose units are affine maps."""
 
 import math
 from typing import Any, NoReturn, TypedDict, Unpack
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_actlab import ops
-from keras_actlab.arguments import interpreted
+from keras_actlab.arguments import resolve
 from keras_actlab.initializers import UniformSphereAngles
 from keras_actlab.layers.arguments import (
     Activation,
@@ -34,7 +34,7 @@ class BaseArguments(TypedDict, total=False):
 
 
 class GeometricArguments(BaseArguments, total=False):
-    """The arguments by name that every geometric layer has."""
+    """The keyword arguments of every geometric layer."""
 
     scale_inside: bool
     kernel_initializer: Initializer
@@ -49,7 +49,7 @@ class GeometricArguments(BaseArguments, total=False):
     scale_constraint: Constraint
 
 
-# What stands for the arguments of plain layers that geometric ones do not have.
+# Arguments of plain layers that geometric layers lack, each with its replacement.
 PLAIN_ARGUMENTS = {
     "kernel_regularizer": "`scale_regularizer`, which acts on the norm, or `angles_regularizer`",
     "kernel_constraint": "`scale_constraint` or `angles_constraint`",
@@ -60,7 +60,7 @@ PLAIN_ARGUMENTS = {
 
 
 class Unquantized:
-    """A layer that computes its kernels, so that there are none to quantize or to add LoRA to."""
+    """Mixin of layers that compute their kernels, so that these can neither be quantized nor have LoRA."""
 
     name: str
 
@@ -80,17 +80,20 @@ class Unquantized:
 
 
 class GmP(Unquantized, Replacement):
-    """`z = scale * activation(direction . x + radius)`: what all geometric layers share.
+    """Base class of the geometric layers: `z = scale * activation(direction . x + radius)`.
 
-    The kernel may have any rank. Its `unit_axes` count the units, in their order; the other axes, in theirs, hold the
-    weights of one unit (its fan-in). A subclass says which layer of Keras it is the counterpart of (`plain`), which
-    shape the kernel and the output have for an input (`kernel_shape`, `compute_output_shape`), how the kernel acts on
-    the input (`apply_kernel`), and along which axis of the output the units lie (`unit_axis`, or `along_units`).
+    The kernel may have any rank. Its `unit_axes` index the units; the other axes hold the weights of one unit, its
+    fan-in. A subclass defines:
+
+    - `plain`: the Keras layer that it is the counterpart of;
+    - `kernel_shape` and `compute_output_shape`: the shapes of kernel and output for an input;
+    - `apply_kernel`: the operation of the kernel on the input;
+    - `unit_axis` or `along_units`: the axis of the output along which the units lie.
     """
 
     plain: type[keras.layers.Layer]
-    # Variables from `build` on, or None: `sign` in place of `angles` where the fan-in is 1, `plain_bias` in place of
-    # `radius` where the units of a GmPEinsumDense have none.
+    # `build` creates these variables or leaves them None. `sign` replaces `angles` if the fan-in is 1; `plain_bias`
+    # replaces `radius` in a GmPEinsumDense whose bias does not have one entry per unit.
     angles: Any
     sign: Any
     radius: Any
@@ -134,31 +137,31 @@ class GmP(Unquantized, Replacement):
         self.activation = activation_function(activation)
         self.use_bias = boolean("use_bias", use_bias)
         self.scale_inside = boolean("scale_inside", scale_inside)
-        self.kernel_initializer = interpreted(keras.initializers.get, "kernel_initializer", kernel_initializer)
-        self.angles_initializer = interpreted(keras.initializers.get, "angles_initializer", angles_initializer)
-        self.angles_regularizer = interpreted(keras.regularizers.get, "angles_regularizer", angles_regularizer)
-        self.angles_constraint = interpreted(keras.constraints.get, "angles_constraint", angles_constraint)
+        self.kernel_initializer = resolve(keras.initializers.get, "kernel_initializer", kernel_initializer)
+        self.angles_initializer = resolve(keras.initializers.get, "angles_initializer", angles_initializer)
+        self.angles_regularizer = resolve(keras.regularizers.get, "angles_regularizer", angles_regularizer)
+        self.angles_constraint = resolve(keras.constraints.get, "angles_constraint", angles_constraint)
         self.radius_initializer = keras.initializers.get("zeros" if radius_initializer is None else radius_initializer)
-        self.radius_regularizer = interpreted(keras.regularizers.get, "radius_regularizer", radius_regularizer)
-        self.radius_constraint = interpreted(keras.constraints.get, "radius_constraint", radius_constraint)
-        self.scale_initializer = interpreted(keras.initializers.get, "scale_initializer", scale_initializer)
-        self.scale_regularizer = interpreted(keras.regularizers.get, "scale_regularizer", scale_regularizer)
-        self.scale_constraint = interpreted(keras.constraints.get, "scale_constraint", scale_constraint)
+        self.radius_regularizer = resolve(keras.regularizers.get, "radius_regularizer", radius_regularizer)
+        self.radius_constraint = resolve(keras.constraints.get, "radius_constraint", radius_constraint)
+        self.scale_initializer = resolve(keras.initializers.get, "scale_initializer", scale_initializer)
+        self.scale_regularizer = resolve(keras.regularizers.get, "scale_regularizer", scale_regularizer)
+        self.scale_constraint = resolve(keras.constraints.get, "scale_constraint", scale_constraint)
 
     def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
         """Returns the shape of the plain layer's kernel. Raises ValueError if the input does not fit."""
         raise NotImplementedError
 
     def apply_kernel(self, inputs: Tensor, kernel: Tensor) -> Tensor:
-        """Returns what the plain layer would, without bias and activation."""
+        """Returns the output of the plain layer with `kernel`, without bias and activation."""
         raise NotImplementedError
 
     def along_units(self, vector: Tensor, rank: int) -> Tensor:
-        """Reshapes `vector`, (units,), so that it broadcasts with an output that has `rank` axes."""
+        """Returns `vector`, (units,), reshaped to broadcast with an output that has `rank` axes."""
         return along_axis(vector, self.unit_axis, rank)
 
     def along_bias(self, vector: Tensor, rank: int) -> Tensor:
-        """Reshapes `vector`, one entry for each of the bias, so that it broadcasts with an output."""
+        """Returns `vector`, one entry per entry of the bias, reshaped to broadcast with an output."""
         return self.along_units(vector, rank)
 
     def build(self, input_shape: Shape) -> None:
@@ -179,7 +182,7 @@ class GmP(Unquantized, Replacement):
             )
         self._add_bias(units)
         self.scale = self._add_geometric("scale", (units,), scale)
-        # A layer that the caller built, or shares, stays as it is.
+        # An activation layer that is already built, for example a shared one, is left unchanged.
         if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
             self.activation.build(self.compute_output_shape(input_shape))
 
@@ -189,7 +192,7 @@ class GmP(Unquantized, Replacement):
 
     @property
     def _geometric_dtype(self) -> str:
-        """Float32 or wider, whatever the dtype of variables: a kernel is a product of thousands of sines of angles."""
+        """Float32 or wider for every dtype policy, because a kernel is a product of thousands of sines of angles."""
         return keras.backend.result_type(self.variable_dtype, "float32")
 
     def _add_geometric(self, name: str, shape: tuple[int, ...], initializer: Initializer) -> keras.Variable:
@@ -209,7 +212,7 @@ class GmP(Unquantized, Replacement):
         drawn: list[np.ndarray] = []
 
         def kernel() -> Tensor:
-            """One draw, from which angles and scale start; placeholders, as long as a backend only traces."""
+            """Returns one kernel, drawn once, from which angles and scale start; within a trace, a placeholder."""
             if drawn:
                 return keras.ops.convert_to_tensor(drawn[0])
             columns = to_columns(initializer(self._kernel_shape, dtype="float32"), self.unit_axes)
@@ -233,13 +236,13 @@ class GmP(Unquantized, Replacement):
 
     @property
     def direction(self) -> Tensor:
-        """The unit vectors u(angles) as a kernel, in the shape of the Keras counterpart's; float32 or wider."""
+        """The unit vectors u(angles) in the shape of the plain layer's kernel; float32 or wider."""
         return from_columns(self._columns("direction"), self._kernel_shape, self.unit_axes)
 
     def _columns(self, wanted: str) -> Tensor:
-        """The unit vectors, (fan_in, units)."""
+        """Returns the unit vectors, (fan_in, units)."""
         if not self.built:
-            # Not an AttributeError, which PyTorch's attribute look-up would replace with one of its own.
+            # Not an AttributeError, because PyTorch's attribute lookup would replace its message.
             raise ValueError(f"Layer {self.name!r} has no `{wanted}` before it is built.")
         if self.angles is None:
             return keras.ops.reshape(self.sign, (1, -1))
@@ -247,24 +250,25 @@ class GmP(Unquantized, Replacement):
 
     @property
     def kernel(self) -> Tensor:
-        """`scale * direction`, the kernel of the plain layer that `fold` gives, in the compute dtype; read-only.
+        """`scale * direction`, the kernel of the plain layer that `fold` returns, in the compute dtype; read-only.
 
-        With the scale outside an activation there is one only if that is positively homogeneous, such as ReLU. A unit
-        with a negative scale then puts out `-activation(-(kernel . x + bias))`.
+        If the scale multiplies the output of the activation, the kernel exists only for positively homogeneous
+        activations, such as ReLU. The output of a unit with a negative scale is then `-activation(-(kernel . x +
+        bias))`.
         """
         self._check_plain("kernel")
         return keras.ops.cast(self._scaled_kernel(), self.compute_dtype)
 
     @property
     def bias(self) -> Tensor | None:
-        """`scale * radius`, which goes with `kernel`, in the shape of the plain layer's; None without a radius."""
+        """`scale * radius`, the bias that belongs to `kernel`, in the plain layer's shape; None without a radius."""
         if not self.use_bias:
             return None
         self._check_plain("bias")
         return self.in_plain_shape(keras.ops.cast(self._scaled_bias(), self.compute_dtype))
 
     def in_plain_shape(self, vector: Tensor) -> Tensor:
-        """Returns a bias, one entry for each unit in their order, in the shape of the plain layer's."""
+        """Returns a bias with one entry per unit in the shape of the plain layer's bias."""
         return vector
 
     def _check_plain(self, wanted: str) -> None:
@@ -285,7 +289,7 @@ class GmP(Unquantized, Replacement):
         return keras.ops.convert_to_tensor(self.radius) * self.scale
 
     def preactivation(self, inputs: Tensor) -> Tensor:
-        """Returns what goes into the activation: `direction . x + radius`, times the scale if that is inside.
+        """Returns the input of the activation: `direction . x + radius`, times the scale if `scale_inside`.
 
         Args:
             inputs: The layer's input.
@@ -299,9 +303,9 @@ class GmP(Unquantized, Replacement):
         return self._affine(inputs, self.scale_inside)
 
     def _affine(self, inputs: Tensor, scaled: bool) -> Tensor:
-        # The scale multiplies in float32, so that a kernel of half precision is rounded once.
+        # The scale multiplies in float32, so that a half-precision kernel is rounded only once.
         kernel = self._scaled_kernel() if scaled else self.direction
-        if inputs.shape[0] == 0:  # TensorFlow 2.21 convolves an empty batch to a wrong number of channels
+        if inputs.shape[0] == 0:  # on TensorFlow 2.21, convolving an empty batch gives a wrong number of channels
             outputs = keras.ops.zeros((0, *self.compute_output_shape((1, *inputs.shape[1:]))[1:]), self.compute_dtype)
         else:
             outputs = self.apply_kernel(*(keras.ops.cast(x, self.compute_dtype) for x in (inputs, kernel)))
@@ -313,7 +317,7 @@ class GmP(Unquantized, Replacement):
     def call(self, inputs: Tensor) -> Tensor:
         if self.activation is keras.activations.linear:
             return self._affine(inputs, scaled=True)
-        # An activation that is a layer may have a dtype policy of its own.
+        # An activation layer may have another dtype policy.
         outputs = keras.ops.cast(self.activation(self.preactivation(inputs)), self.compute_dtype)
         if self.scale_inside:
             return outputs
@@ -322,7 +326,7 @@ class GmP(Unquantized, Replacement):
     def get_config(self) -> dict[str, Any]:
         activation = keras.activations.serialize(self.activation)
         if isinstance(activation, dict):
-            # Keras would build the nested layer when loading it, outside its parent, under a shorter variable path.
+            # With it, Keras would build the nested layer before its parent, with shorter variable paths.
             activation.pop("build_config", None)
         return super().get_config() | {
             "activation": activation,

@@ -6,6 +6,7 @@ from typing import Any, Unpack
 import keras
 from keras import ops
 
+from keras_actlab.layers._docstrings import with_parts
 from keras_actlab.layers.arguments import Activation, Shape, positive_integer
 from keras_actlab.layers.gmp import GeometricArguments
 from keras_actlab.layers.gmp_convolution import GmPConvolution
@@ -13,7 +14,7 @@ from keras_actlab.ops.tensor import Tensor
 
 
 def convolve(layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor) -> Tensor:
-    """Returns the convolution that a geometric or plain layer makes, with any kernel, without bias and activation."""
+    """Returns the convolution of a geometric or plain layer with any kernel, without bias and activation."""
     padding = layer.padding
     if padding == "causal":
         widths = [[0, 0], [0, 0], [0, 0]]
@@ -32,7 +33,7 @@ def convolve(layer: keras.layers.Layer, inputs: Tensor, kernel: Tensor) -> Tenso
 
 
 class GmPConv(GmPConvolution):
-    """What the three convolutions share."""
+    """Base class of the three convolutions."""
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class GmPConv(GmPConvolution):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         *kernel_size, _, filters = self.kernel_shape(input_shape)
-        # Keras' symbolic convolution knows no groups, and the output's shape does not depend on them.
+        # Keras' symbolic convolution does not support groups, and the output shape does not depend on them.
         kernel_shape = (*kernel_size, input_shape[self.unit_axis], filters)
         outputs = self.apply_kernel(keras.KerasTensor(input_shape), keras.KerasTensor(kernel_shape))
         return tuple(outputs.shape)
@@ -77,59 +78,11 @@ class GmPConv(GmPConvolution):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPConv1D(GmPConv):
     """A convolution over one axis whose kernel is given by angles, radius and scale (geometric parameterization).
 
-    `z = scale * activation(conv(x, direction) + radius)` (equation 13 of the paper), where each filter of `direction`
-    is the unit vector that its `angles` name in spherical coordinates, read in the kernel's own order (kernel axes,
-    then input channels).
-
-    - `angles` (the paper's theta), (fan_in - 1, filters), where fan_in is the number of entries of one filter, start
-      with directions uniform on the sphere. With a fan-in of 1 there are none, but a fixed `sign` drawn at random.
-    - `radius` (lambda), (filters,), starts at 0.
-    - `scale` (r), (filters,), starts at 1.
-
-    Args:
-        filters: Number of filters.
-        kernel_size: Extent of the kernel, an integer or one per axis.
-        strides: Steps of the kernel, an integer or one per axis.
-        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape), "causal" (no output depends on later
-            steps).
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
-        groups: Number of groups that the channels, and the filters, are split into.
-        activation: Name, function or layer; None for linear. A layer with an axis of its own, such as `TMAF`, needs
-            `axis=1` beside "channels_first".
-        use_bias: Whether there is a radius.
-        scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
-            The two agree for positively homogeneous activations, such as ReLU, and positive scales.
-        kernel_initializer: None, or an initializer of a plain kernel, from which angles and scale start: the angles of
-            each unit's weights, and their norm (the start of the authors' code, with "glorot_uniform").
-        angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
-        angles_regularizer: Regularizer of the angles.
-        angles_constraint: Constraint of the angles.
-        radius_initializer: Initializer of the radius; None for zeros.
-        radius_regularizer: Regularizer of the radius.
-        radius_constraint: Constraint of the radius.
-        scale_initializer: Initializer of the scale; None for ones.
-        scale_regularizer: Regularizer of the scale.
-        scale_constraint: Constraint of the scale.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 3.
-
-    Input shape:
-        (batch, steps, channels), or (batch, channels, steps) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and `filters` in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, `groups` does not divide channels and filters,
-            strides and dilation both exceed 1, or `kernel_initializer` stands beside an initializer of angles or scale.
-        TypeError: If a number is not an integer.
+    {convolution[1]}
 
     Example:
 
@@ -139,10 +92,7 @@ class GmPConv1D(GmPConv):
     >>> tuple(layer.angles.shape)
     (8, 4)
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     rank = 1
@@ -151,58 +101,11 @@ class GmPConv1D(GmPConv):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPConv2D(GmPConv):
     """A convolution over two axes whose kernel is given by angles, radius and scale (geometric parameterization).
 
-    `z = scale * activation(conv(x, direction) + radius)` (equation 13 of the paper), where each filter of `direction`
-    is the unit vector that its `angles` name in spherical coordinates, read in the kernel's own order (kernel axes,
-    then input channels).
-
-    - `angles` (the paper's theta), (fan_in - 1, filters), where fan_in is the number of entries of one filter, start
-      with directions uniform on the sphere. With a fan-in of 1 there are none, but a fixed `sign` drawn at random.
-    - `radius` (lambda), (filters,), starts at 0.
-    - `scale` (r), (filters,), starts at 1.
-
-    Args:
-        filters: Number of filters.
-        kernel_size: Extent of the kernel, an integer or one per axis.
-        strides: Steps of the kernel, an integer or one per axis.
-        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape).
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
-        groups: Number of groups that the channels, and the filters, are split into.
-        activation: Name, function or layer; None for linear. A layer with an axis of its own, such as `TMAF`, needs
-            `axis=1` beside "channels_first".
-        use_bias: Whether there is a radius.
-        scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
-            The two agree for positively homogeneous activations, such as ReLU, and positive scales.
-        kernel_initializer: None, or an initializer of a plain kernel, from which angles and scale start: the angles of
-            each unit's weights, and their norm (the start of the authors' code, with "glorot_uniform").
-        angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
-        angles_regularizer: Regularizer of the angles.
-        angles_constraint: Constraint of the angles.
-        radius_initializer: Initializer of the radius; None for zeros.
-        radius_regularizer: Regularizer of the radius.
-        radius_constraint: Constraint of the radius.
-        scale_initializer: Initializer of the scale; None for ones.
-        scale_regularizer: Regularizer of the scale.
-        scale_constraint: Constraint of the scale.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 4.
-
-    Input shape:
-        (batch, height, width, channels), or (batch, channels, height, width) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and `filters` in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, `groups` does not divide channels and filters,
-            strides and dilation both exceed 1, or `kernel_initializer` stands beside an initializer of angles or scale.
-        TypeError: If a number is not an integer.
+    {convolution[2]}
 
     Example:
 
@@ -212,10 +115,7 @@ class GmPConv2D(GmPConv):
     >>> tuple(layer.angles.shape)
     (26, 4)
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     rank = 2
@@ -223,58 +123,11 @@ class GmPConv2D(GmPConv):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPConv3D(GmPConv):
     """A convolution over three axes whose kernel is given by angles, radius and scale (geometric parameterization).
 
-    `z = scale * activation(conv(x, direction) + radius)` (equation 13 of the paper), where each filter of `direction`
-    is the unit vector that its `angles` name in spherical coordinates, read in the kernel's own order (kernel axes,
-    then input channels).
-
-    - `angles` (the paper's theta), (fan_in - 1, filters), where fan_in is the number of entries of one filter, start
-      with directions uniform on the sphere. With a fan-in of 1 there are none, but a fixed `sign` drawn at random.
-    - `radius` (lambda), (filters,), starts at 0.
-    - `scale` (r), (filters,), starts at 1.
-
-    Args:
-        filters: Number of filters.
-        kernel_size: Extent of the kernel, an integer or one per axis.
-        strides: Steps of the kernel, an integer or one per axis.
-        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape).
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
-        groups: Number of groups that the channels, and the filters, are split into.
-        activation: Name, function or layer; None for linear. A layer with an axis of its own, such as `TMAF`, needs
-            `axis=1` beside "channels_first".
-        use_bias: Whether there is a radius.
-        scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
-            The two agree for positively homogeneous activations, such as ReLU, and positive scales.
-        kernel_initializer: None, or an initializer of a plain kernel, from which angles and scale start: the angles of
-            each unit's weights, and their norm (the start of the authors' code, with "glorot_uniform").
-        angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
-        angles_regularizer: Regularizer of the angles.
-        angles_constraint: Constraint of the angles.
-        radius_initializer: Initializer of the radius; None for zeros.
-        radius_regularizer: Regularizer of the radius.
-        radius_constraint: Constraint of the radius.
-        scale_initializer: Initializer of the scale; None for ones.
-        scale_regularizer: Regularizer of the scale.
-        scale_constraint: Constraint of the scale.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 5.
-
-    Input shape:
-        (batch, depth, height, width, channels), or (batch, channels, depth, height, width) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and `filters` in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, `groups` does not divide channels and filters,
-            strides and dilation both exceed 1, or `kernel_initializer` stands beside an initializer of angles or scale.
-        TypeError: If a number is not an integer.
+    {convolution[3]}
 
     Example:
 
@@ -284,10 +137,7 @@ class GmPConv3D(GmPConv):
     >>> tuple(layer.angles.shape)
     (80, 4)
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     rank = 3

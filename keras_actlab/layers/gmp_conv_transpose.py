@@ -5,6 +5,7 @@ from typing import Any, Unpack
 
 import keras
 
+from keras_actlab.layers._docstrings import with_parts
 from keras_actlab.layers.arguments import Activation, Shape, positive_integer
 from keras_actlab.layers.gmp import GeometricArguments
 from keras_actlab.layers.gmp_convolution import GmPConvolution
@@ -12,7 +13,7 @@ from keras_actlab.ops.tensor import Tensor, integer
 
 
 class GmPConvTranspose(GmPConvolution):
-    """What the three transposed convolutions share."""
+    """Base class of the three transposed convolutions."""
 
     unit_axes = (-2,)
 
@@ -63,46 +64,11 @@ class GmPConvTranspose(GmPConvolution):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPConv1DTranspose(GmPConvTranspose):
     """A transposed convolution over one axis whose kernel is given by angles, radius and scale.
 
-    `z = scale * activation(conv_transpose(x, direction) + radius)`: geometric parameterization, as in `GmPConv1D`.
-    The weights of one unit are those of one output channel: kernel axes, then input channels.
-
-    - `angles` (the paper's theta), (fan_in - 1, filters), start with directions uniform on the sphere. With a fan-in of
-      1 there are none, but a fixed `sign` drawn at random.
-    - `radius` (lambda), (filters,), starts at 0.
-    - `scale` (r), (filters,), starts at 1.
-
-    Args:
-        filters: Number of filters.
-        kernel_size: Extent of the kernel, an integer or one per axis.
-        strides: Steps of the kernel, an integer or one per axis.
-        padding: "valid" or "same".
-        output_padding: Number of entries added to the output along each axis; None for the usual extent.
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
-        activation: Name, function or layer; None for linear.
-        use_bias: Whether there is a radius.
-        scale_inside, kernel_initializer, angles_initializer, angles_regularizer, angles_constraint, radius_initializer,
-            radius_regularizer, radius_constraint, scale_initializer, scale_regularizer, scale_constraint: As in
-            `GmPDense`.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 3.
-
-    Input shape:
-        (batch, steps, channels), or (batch, channels, steps) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and `filters` in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, `output_padding` not below `strides`, or strides and
-            dilation both exceed 1.
-        TypeError: If a number is not an integer.
+    {transposed[1]}
 
     Example:
 
@@ -112,10 +78,7 @@ class GmPConv1DTranspose(GmPConvTranspose):
     >>> tuple(layer.angles.shape)
     (11, 4)
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     rank = 1
@@ -123,46 +86,11 @@ class GmPConv1DTranspose(GmPConvTranspose):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPConv2DTranspose(GmPConvTranspose):
     """A transposed convolution over two axes whose kernel is given by angles, radius and scale.
 
-    `z = scale * activation(conv_transpose(x, direction) + radius)`: geometric parameterization, as in `GmPConv2D`.
-    The weights of one unit are those of one output channel: kernel axes, then input channels.
-
-    - `angles` (the paper's theta), (fan_in - 1, filters), start with directions uniform on the sphere. With a fan-in of
-      1 there are none, but a fixed `sign` drawn at random.
-    - `radius` (lambda), (filters,), starts at 0.
-    - `scale` (r), (filters,), starts at 1.
-
-    Args:
-        filters: Number of filters.
-        kernel_size: Extent of the kernel, an integer or one per axis.
-        strides: Steps of the kernel, an integer or one per axis.
-        padding: "valid" or "same".
-        output_padding: Number of entries added to the output along each axis; None for the usual extent.
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
-        activation: Name, function or layer; None for linear.
-        use_bias: Whether there is a radius.
-        scale_inside, kernel_initializer, angles_initializer, angles_regularizer, angles_constraint, radius_initializer,
-            radius_regularizer, radius_constraint, scale_initializer, scale_regularizer, scale_constraint: As in
-            `GmPDense`.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 4.
-
-    Input shape:
-        (batch, height, width, channels), or (batch, channels, height, width) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and `filters` in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, `output_padding` not below `strides`, or strides and
-            dilation both exceed 1.
-        TypeError: If a number is not an integer.
+    {transposed[2]}
 
     Example:
 
@@ -172,10 +100,7 @@ class GmPConv2DTranspose(GmPConvTranspose):
     >>> tuple(layer.angles.shape)
     (26, 4)
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     rank = 2
@@ -183,46 +108,11 @@ class GmPConv2DTranspose(GmPConvTranspose):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPConv3DTranspose(GmPConvTranspose):
     """A transposed convolution over three axes whose kernel is given by angles, radius and scale.
 
-    `z = scale * activation(conv_transpose(x, direction) + radius)`: geometric parameterization, as in `GmPConv3D`.
-    The weights of one unit are those of one output channel: kernel axes, then input channels.
-
-    - `angles` (the paper's theta), (fan_in - 1, filters), start with directions uniform on the sphere. With a fan-in of
-      1 there are none, but a fixed `sign` drawn at random.
-    - `radius` (lambda), (filters,), starts at 0.
-    - `scale` (r), (filters,), starts at 1.
-
-    Args:
-        filters: Number of filters.
-        kernel_size: Extent of the kernel, an integer or one per axis.
-        strides: Steps of the kernel, an integer or one per axis.
-        padding: "valid" or "same".
-        output_padding: Number of entries added to the output along each axis; None for the usual extent.
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
-        activation: Name, function or layer; None for linear.
-        use_bias: Whether there is a radius.
-        scale_inside, kernel_initializer, angles_initializer, angles_regularizer, angles_constraint, radius_initializer,
-            radius_regularizer, radius_constraint, scale_initializer, scale_regularizer, scale_constraint: As in
-            `GmPDense`.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 5.
-
-    Input shape:
-        (batch, depth, height, width, channels), or (batch, channels, depth, height, width) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and `filters` in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, `output_padding` not below `strides`, or strides and
-            dilation both exceed 1.
-        TypeError: If a number is not an integer.
+    {transposed[3]}
 
     Example:
 
@@ -232,10 +122,7 @@ class GmPConv3DTranspose(GmPConvTranspose):
     >>> tuple(layer.angles.shape)
     (53, 4)
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     rank = 3

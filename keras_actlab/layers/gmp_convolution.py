@@ -1,4 +1,4 @@
-"""What the geometric convolutions share, whichever way their kernel acts."""
+"""Base class of the geometric convolutions."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Unpack
@@ -57,7 +57,7 @@ class GmPConvolution(GmP):
         return tuple(positive_integer(name, entry) for entry in value)
 
     def channels(self, input_shape: Shape) -> int:
-        """Returns the number of input channels. Raises ValueError if it is unknown, or the rank another one."""
+        """Returns the number of input channels. Raises ValueError if it is unknown, or the rank is wrong."""
         channels = input_shape[self.unit_axis] if len(input_shape) == self.rank + 2 else None
         if channels is None:
             raise ValueError(

@@ -14,16 +14,16 @@ class GmPDense(GmP):
     """A densely connected layer whose weights are given by angles, radius and scale (geometric parameterization).
 
     `z = scale * activation(direction . x + radius)` (equation 13 of the paper), where `direction` is the unit vector
-    u(theta) that `angles` name in spherical coordinates, see `keras_actlab.ops.angles_to_direction`. The boundary at
-    which a ReLU unit switches on is `{x : direction . x = -radius}`: the angles turn it, the radius shifts it, the
-    scale leaves it where it is.
+    u(theta) with the spherical coordinates `angles`; see `keras_actlab.ops.angles_to_direction`. A ReLU unit switches
+    on at the boundary `{x : direction . x = -radius}`: the angles turn it, the radius shifts it, and the scale does not
+    move it.
 
-    - `angles` (the paper's theta), (fan_in - 1, units), start with directions uniform on the sphere. With a fan-in of
-      1, where the sphere is {-1, 1}, there are none, but a fixed `sign` drawn at random.
+    - `angles` (the paper's theta), (fan_in - 1, units), start with directions uniform on the sphere. With a fan-in of 1
+      there are no angles, but a fixed `sign` drawn at random.
     - `radius` (lambda), (units,), starts at 0.
     - `scale` (r), (units,), starts at 1.
 
-    A unit has `fan_in + 1` parameters, as many as in Dense.
+    A unit has `fan_in + 1` parameters, as in Dense.
 
     Args:
         units: Number of units.
@@ -32,7 +32,7 @@ class GmPDense(GmP):
         scale_inside: Where the scale r multiplies: the activation's output (False, the paper), or its input (True).
             The two agree for positively homogeneous activations, such as ReLU, and positive scales.
         kernel_initializer: None, or an initializer of a plain kernel, from which angles and scale start: the angles of
-            each unit's weights, and their norm (the start of the authors' code, with "glorot_uniform").
+            each unit's weights, and their norm (as in the authors' code, with "glorot_uniform").
         angles_initializer: Initializer of the angles; None for directions uniform on the sphere.
         angles_regularizer: Regularizer of the angles.
         angles_constraint: Constraint of the angles.
@@ -55,7 +55,7 @@ class GmPDense(GmP):
         (batch, ..., units)
 
     Raises:
-        ValueError: If `units` is not positive, or `kernel_initializer` stands beside an initializer of angles or scale.
+        ValueError: If `units` is not positive, or `kernel_initializer` is given with an initializer of angles or scale.
         TypeError: If `units` is not an integer.
 
     Example:
@@ -86,7 +86,7 @@ class GmPDense(GmP):
         self.supports_masking = True
 
     def kernel_shape(self, input_shape: Shape) -> tuple[int, ...]:
-        # Like Dense, it builds from a shape without the batch axis: layers of keras-hub give no more.
+        # As in Dense, the shape may lack the batch axis, because some layers of keras-hub pass only the last axis.
         if not input_shape or input_shape[-1] is None:
             raise ValueError(
                 f"The input must have rank 2 or more and a known last axis. Received: input_shape={tuple(input_shape)}"

@@ -5,6 +5,7 @@ from typing import Any, Unpack
 
 import keras
 
+from keras_actlab.layers._docstrings import with_parts
 from keras_actlab.layers.arguments import Activation, Shape, positive_integer
 from keras_actlab.layers.gmp import GeometricArguments
 from keras_actlab.layers.gmp_convolution import GmPConvolution
@@ -12,7 +13,7 @@ from keras_actlab.ops.tensor import Tensor
 
 
 class GmPDepthwiseConv(GmPConvolution):
-    """What the two depthwise convolutions share."""
+    """Base class of the two depthwise convolutions."""
 
     unit_axes = (-2, -1)
 
@@ -49,44 +50,11 @@ class GmPDepthwiseConv(GmPConvolution):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPDepthwiseConv1D(GmPDepthwiseConv):
     """A depthwise convolution over one axis whose kernel is given by angles, radius and scale.
 
-    `z = scale * activation(depthwise_conv(x, direction) + radius)`: geometric parameterization, as in `GmPConv1D`. A
-    unit is a pair of input channel and multiplier, and sees the window of its channel alone.
-
-    - `angles` (the paper's theta), (fan_in - 1, units), start with directions uniform on the sphere. With a fan-in of
-      1 there are none, but a fixed `sign` drawn at random.
-    - `radius` (lambda), (units,), starts at 0.
-    - `scale` (r), (units,), starts at 1.
-
-    Args:
-        kernel_size: Extent of the kernel, an integer or one per axis.
-        strides: Steps of the kernel, an integer or one per axis.
-        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape).
-        depth_multiplier: Number of units for each input channel.
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
-        activation: Name, function or layer; None for linear.
-        use_bias: Whether there is a radius.
-        scale_inside, kernel_initializer, angles_initializer, angles_regularizer, angles_constraint, radius_initializer,
-            radius_regularizer, radius_constraint, scale_initializer, scale_regularizer, scale_constraint: As in
-            `GmPDense`.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 3.
-
-    Input shape:
-        (batch, steps, channels), or (batch, channels, steps) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and channels * depth_multiplier in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, or strides and dilation both exceed 1.
-        TypeError: If a number is not an integer.
+    {depthwise[1]}
 
     Example:
 
@@ -96,10 +64,7 @@ class GmPDepthwiseConv1D(GmPDepthwiseConv):
     >>> tuple(layer.angles.shape)
     (2, 6)
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     rank = 1
@@ -107,44 +72,11 @@ class GmPDepthwiseConv1D(GmPDepthwiseConv):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPDepthwiseConv2D(GmPDepthwiseConv):
     """A depthwise convolution over two axes whose kernel is given by angles, radius and scale.
 
-    `z = scale * activation(depthwise_conv(x, direction) + radius)`: geometric parameterization, as in `GmPConv2D`. A
-    unit is a pair of input channel and multiplier, and sees the window of its channel alone.
-
-    - `angles` (the paper's theta), (fan_in - 1, units), start with directions uniform on the sphere. With a fan-in of
-      1 there are none, but a fixed `sign` drawn at random.
-    - `radius` (lambda), (units,), starts at 0.
-    - `scale` (r), (units,), starts at 1.
-
-    Args:
-        kernel_size: Extent of the kernel, an integer or one per axis.
-        strides: Steps of the kernel, an integer or one per axis.
-        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape).
-        depth_multiplier: Number of units for each input channel.
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the kernel's entries, an integer or one per axis; not together with strides.
-        activation: Name, function or layer; None for linear.
-        use_bias: Whether there is a radius.
-        scale_inside, kernel_initializer, angles_initializer, angles_regularizer, angles_constraint, radius_initializer,
-            radius_regularizer, radius_constraint, scale_initializer, scale_regularizer, scale_constraint: As in
-            `GmPDense`.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 4.
-
-    Input shape:
-        (batch, height, width, channels), or (batch, channels, height, width) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and channels * depth_multiplier in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, or strides and dilation both exceed 1.
-        TypeError: If a number is not an integer.
+    {depthwise[2]}
 
     Example:
 
@@ -154,10 +86,7 @@ class GmPDepthwiseConv2D(GmPDepthwiseConv):
     >>> tuple(layer.angles.shape)
     (8, 6)
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     rank = 2

@@ -20,24 +20,24 @@ class GmPEinsumDense(GmP):
     """An EinsumDense layer whose weights are given by angles, radius and scale (geometric parameterization).
 
     `z = scale * activation(einsum(equation, x, direction) + radius)`, as in `GmPDense`. A unit is an index into the
-    axes of the kernel that the output has, too; its direction lies along the axes that are summed over. The projection
-    of queries in attention, `"abc,cde->abde"`, has units `de`, and that of the output, `"abcd,cde->abe"`, units `e`.
+    axes that kernel and output have in common; the weights of a unit lie along the axes that are summed over. The query
+    projection of attention, `"abc,cde->abde"`, has units `de`; its output projection, `"abcd,cde->abe"`, has units `e`.
 
     - `angles` (the paper's theta), (fan_in - 1, units), start with directions uniform on the sphere. With a fan-in of
-      1 there are none, but a fixed `sign` drawn at random.
-    - `radius` (lambda), (units,), starts at 0. Units count in the order of the kernel's axes.
+      1 there are no angles, but a fixed `sign` drawn at random.
+    - `radius` (lambda), (units,), starts at 0. The units are in the order of the kernel's axes.
     - `scale` (r), (units,), starts at 1.
 
-    Where `bias_axes` names other axes than the units', `"abc,bcd->abd"` with "d" say, a unit has no radius of its own.
-    The layer then has a plain `bias`, `z = activation(scale * einsum(equation, x, direction) + bias)`, which starts as
-    `radius_initializer` says, and needs `scale_inside=True`.
+    If `bias_axes` differ from the axes of the units, for example `"abc,bcd->abd"` with "d", the bias does not have one
+    entry per unit. The layer then has a plain `bias` instead of a radius, and needs `scale_inside=True`:
+    `z = activation(scale * einsum(equation, x, direction) + bias)`. `radius_initializer` initializes it.
 
     Args:
         equation: Einsum equation of input, kernel and output, as in `keras.layers.EinsumDense`.
-        output_shape: Shape of the output without the batch axis and the axes of an ellipsis: an integer or a tuple, in
-            which None stands for a length that the input has.
+        output_shape: Shape of the output without the batch axis and the axes of an ellipsis: an integer or a tuple.
+            None in the tuple is a length that is taken from the input.
         activation: Name, function or layer; None for linear.
-        bias_axes: Axes of the output that a bias has; None for no bias.
+        bias_axes: Axes of the output along which the bias varies; None for no bias.
         scale_inside, kernel_initializer, angles_initializer, angles_regularizer, angles_constraint, radius_initializer,
             radius_regularizer, radius_constraint, scale_initializer, scale_regularizer, scale_constraint: As in
             `GmPDense`.
@@ -48,14 +48,15 @@ class GmPEinsumDense(GmP):
         inputs: Tensor with the axes that the equation names.
 
     Input shape:
-        As `equation` says.
+        The shape that `equation` gives the input.
 
     Output shape:
-        As `equation` and `output_shape` say.
+        The shape that `equation` and `output_shape` give the output.
 
     Raises:
-        ValueError: If the equation is no einsum of an input and a kernel, `bias_axes` names an axis that the output
-            has not, or other axes than the units' without `scale_inside=True`; or the input does not fit.
+        ValueError: If the equation is not an einsum of an input and a kernel, `bias_axes` names an axis that is not in
+            the output, `bias_axes` differ from the axes of the units without `scale_inside=True`, or the shape of the
+            input does not match the equation.
 
     Example: the projection to 2 heads of 3 features.
 
@@ -126,7 +127,7 @@ class GmPEinsumDense(GmP):
         return tuple(sizes[letter] for letter in self._letters)
 
     def _sizes(self, input_shape: Shape) -> dict[str, Any]:
-        """The length of each axis that is known, by its letter."""
+        """Returns the known lengths of the axes by their letters."""
         elided = len(input_shape) - len(self._inputs)
         if elided < 0 or (elided > 0 and not self._is_elided):
             raise ValueError(
@@ -134,7 +135,7 @@ class GmPEinsumDense(GmP):
                 f"input_shape={tuple(input_shape)}"
             )
         named = input_shape[elided:] if self._elided_left else input_shape[: len(self._inputs)]
-        # The output's shape is given from its last named axis backwards; the batch may be among the named ones.
+        # Aligned at the last axis, because `output_shape` lacks the batch axis, which may be one of the letters.
         given = dict(zip(self._outputs[::-1], self.partial_output_shape[::-1], strict=False))
         known = dict(zip(self._inputs, named, strict=True))
         return given | {letter: size for letter, size in known.items() if size is not None}
@@ -161,7 +162,7 @@ class GmPEinsumDense(GmP):
 
     @property
     def _bias_letters(self) -> str:
-        """The letters along which the bias lies, in the order of its entries."""
+        """The letters of the axes along which the bias varies, in the order of its entries."""
         return self._units if self._has_radius else "".join(x for x in self._outputs if x in (self.bias_axes or ""))
 
     def along_units(self, vector: Tensor, rank: int) -> Tensor:
@@ -179,7 +180,8 @@ class GmPEinsumDense(GmP):
         return keras.ops.reshape(entries, elided + shape if self._elided_left else shape + elided)
 
     def in_plain_shape(self, vector: Tensor) -> Tensor:
-        # Keras begins with the first of the bias' axes in the output, and ends with those of an ellipsis on the right.
+        # Keras' bias has the axes of the output from the first bias axis on, those of an ellipsis on the right
+        # included.
         first = min(self._outputs.index(letter) for letter in self._bias_letters)
         elided = 0 if self._elided_left else self.input_spec.ndim - len(self._inputs)
         spread = self.along_bias(vector, len(self._outputs) + elided)
@@ -203,7 +205,7 @@ class GmPEinsumDense(GmP):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        del config["use_bias"]  # `bias_axes` says it
+        del config["use_bias"]  # follows from `bias_axes`
         return config | {
             "equation": self.equation,
             "output_shape": self.partial_output_shape,

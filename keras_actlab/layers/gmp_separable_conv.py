@@ -5,6 +5,7 @@ from typing import Any, Unpack
 
 import keras
 
+from keras_actlab.layers._docstrings import with_parts
 from keras_actlab.layers.arguments import Activation, Shape
 from keras_actlab.layers.gmp import BaseArguments, GeometricArguments, Unquantized
 from keras_actlab.layers.gmp_conv import GmPConv, GmPConv1D, GmPConv2D
@@ -17,7 +18,7 @@ GEOMETRIC = tuple(name for name in GeometricArguments.__annotations__ if name no
 
 
 class GmPSeparableConv(Unquantized, Replacement):
-    """What the two separable convolutions share: a depthwise convolution, then a pointwise one of what it gives."""
+    """Base class of the two separable convolutions: a depthwise convolution, followed by a pointwise convolution."""
 
     plain: type[keras.layers.Layer]
     depthwise_class: type[GmPDepthwiseConv]
@@ -40,7 +41,7 @@ class GmPSeparableConv(Unquantized, Replacement):
         geometric = {name: arguments.pop(name) for name in GEOMETRIC if name in arguments}
         super().__init__(**arguments)
         window = (kernel_size, strides, padding, depth_multiplier, data_format, dilation_rate)
-        # It has neither activation nor radius, so it does not matter on which side of them its scale multiplies.
+        # It has neither activation nor radius, so `scale_inside` has no effect on it.
         self.depthwise = self.depthwise_class(
             *window, use_bias=False, dtype=self.dtype_policy, name="depthwise", **geometric
         )
@@ -80,42 +81,11 @@ class GmPSeparableConv(Unquantized, Replacement):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPSeparableConv1D(GmPSeparableConv):
     """A separable convolution over one axis whose two kernels are given by angles and scale.
 
-    `z = scale * activation(direction . depthwise(x) + radius)`: a linear `GmPDepthwiseConv1D` without a radius,
-    `depthwise`, and a `GmPConv1D` of kernel size 1, `pointwise`, which has radius and activation.
-
-    What their angles, radius and scale start as is told in these two layers.
-
-    Args:
-        filters: Number of filters.
-        kernel_size: Extent of the depthwise kernel, an integer or one per axis.
-        strides: Steps of the depthwise kernel, an integer or one per axis.
-        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape).
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the depthwise kernel's entries, an integer or one per axis; not together with strides.
-        depth_multiplier: Number of depthwise units for each input channel.
-        activation: Name, function or layer; None for linear.
-        use_bias: Whether there is a radius.
-        scale_inside, kernel_initializer, angles_initializer, angles_regularizer, angles_constraint, radius_initializer,
-            radius_regularizer, radius_constraint, scale_initializer, scale_regularizer, scale_constraint: As in
-            `GmPDense`; those of kernel, angles and scale for each of the two convolutions.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 3.
-
-    Input shape:
-        (batch, steps, channels), or (batch, channels, steps) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and `filters` in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, or strides and dilation both exceed 1.
-        TypeError: If a number is not an integer.
+    {separable[1]}
 
     Example:
 
@@ -125,10 +95,7 @@ class GmPSeparableConv1D(GmPSeparableConv):
     >>> [weight.path.partition("/")[2] for weight in layer.weights]
     ['depthwise/angles', 'depthwise/scale', 'pointwise/angles', 'pointwise/radius', 'pointwise/scale']
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     plain = keras.layers.SeparableConv1D
@@ -137,42 +104,11 @@ class GmPSeparableConv1D(GmPSeparableConv):
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
+@with_parts
 class GmPSeparableConv2D(GmPSeparableConv):
     """A separable convolution over two axes whose two kernels are given by angles and scale.
 
-    `z = scale * activation(direction . depthwise(x) + radius)`: a linear `GmPDepthwiseConv2D` without a radius,
-    `depthwise`, and a `GmPConv2D` of kernel size 1, `pointwise`, which has radius and activation.
-
-    What their angles, radius and scale start as is told in these two layers.
-
-    Args:
-        filters: Number of filters.
-        kernel_size: Extent of the depthwise kernel, an integer or one per axis.
-        strides: Steps of the depthwise kernel, an integer or one per axis.
-        padding: "valid" (none), "same" (zeros, so that stride 1 keeps the shape).
-        data_format: "channels_last", "channels_first", or None for Keras' global setting.
-        dilation_rate: Spacing of the depthwise kernel's entries, an integer or one per axis; not together with strides.
-        depth_multiplier: Number of depthwise units for each input channel.
-        activation: Name, function or layer; None for linear.
-        use_bias: Whether there is a radius.
-        scale_inside, kernel_initializer, angles_initializer, angles_regularizer, angles_constraint, radius_initializer,
-            radius_regularizer, radius_constraint, scale_initializer, scale_regularizer, scale_constraint: As in
-            `GmPDense`; those of kernel, angles and scale for each of the two convolutions.
-        activity_regularizer: Regularizer of the layer's output.
-        **kwargs: Base layer arguments, such as `name` and `dtype`.
-
-    Call arguments:
-        inputs: Tensor of rank 4.
-
-    Input shape:
-        (batch, height, width, channels), or (batch, channels, height, width) with "channels_first"
-
-    Output shape:
-        The same with the new extents, and `filters` in place of the channels.
-
-    Raises:
-        ValueError: If a number is not positive, a name not known, or strides and dilation both exceed 1.
-        TypeError: If a number is not an integer.
+    {separable[2]}
 
     Example:
 
@@ -182,10 +118,7 @@ class GmPSeparableConv2D(GmPSeparableConv):
     >>> [weight.path.partition("/")[2] for weight in layer.weights]
     ['depthwise/angles', 'depthwise/scale', 'pointwise/angles', 'pointwise/radius', 'pointwise/scale']
 
-    Reference:
-
-    - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
-      Parameterization for ReLU Networks".
+    {reference}
     """
 
     plain = keras.layers.SeparableConv2D

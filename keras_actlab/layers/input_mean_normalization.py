@@ -1,4 +1,4 @@
-"""Subtracting the mean of a layer's input."""
+"""Input mean normalization."""
 
 from typing import Any
 
@@ -14,39 +14,40 @@ from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer
 class InputMeanNormalization(keras.layers.Layer):
     """Input mean normalization: subtracts from each channel its mean over the mini-batch.
 
-    `y = x - mean(x)` (equation 14 of the paper), the mean over all axes but the channels' (the batch, and time or
-    space). There are no trainable parameters. In training the mean is the batch's, and the gradient flows through it.
-    At inference it is a moving average, which starts at 0 and after each training batch becomes
-    `momentum * moving_mean + (1 - momentum) * mean`. The mean is computed in float32 under every mixed policy.
+    `y = x - mean(x)` (equation 14 of the paper), with the mean over all axes but the channel axis (batch, and time or
+    space). There are no trainable parameters. In training, the layer subtracts the mean of the batch, and the gradient
+    flows through the mean. At inference, it subtracts a moving mean, which starts at 0 and is updated after each
+    training
+    batch: `momentum * moving_mean + (1 - momentum) * mean`. Means are computed in float32 under every mixed policy.
 
-    Place it before a geometric layer for the paper's GmP+IMN: with centred inputs, `radius = 0` starts every boundary
-    in the middle of the data.
+    For the paper's GmP+IMN, place the layer before a geometric layer: with centred inputs, every boundary starts in the
+    middle of the data, because `radius` starts at 0.
 
     Args:
         axis: The channel axis.
         momentum: Momentum of the moving average, in [0, 1].
-        synchronized: Whether the replicas of data-parallel training share one mean, each weighted with its number of
-            samples, or each takes that of its own part of the batch; then the moving average is the first replica's.
-            On JAX, where a program computes with the global batch, the mean always is shared. See
+        synchronized: Whether data-parallel replicas share one mean, in which each replica is weighted with its number
+            of samples. Otherwise each replica uses the mean of its part of the batch, and the moving mean is that of
+            the first replica. On JAX the mean is always shared, because a program computes with the global batch. See
             `keras_actlab.distribution`.
         **kwargs: Base layer arguments, such as `name` and `dtype`. A layer that is not `trainable` runs in inference
             mode, as Keras' `BatchNormalization` does.
 
     Call arguments:
         inputs: Tensor of rank 2 or more.
-        training: Whether to use and record the batch's mean.
-        mask: Boolean tensor that covers the leading axes of `inputs`, (batch,) or (batch, time) say. Entries where it
-            is False do not count in the mean. A batch in which nothing counts has the mean 0 and is not recorded.
+        training: Whether to use the mean of the batch and to update the moving mean.
+        mask: Boolean tensor over the leading axes of `inputs`, such as (batch,) or (batch, time). Entries where it is
+            False are excluded from the mean. A fully masked batch has mean 0 and does not update the moving mean.
 
     Input shape:
-        Any with a known number of channels on `axis`, which stays the same.
+        Any with a fixed, known number of channels on `axis`.
 
     Output shape:
         Same as the input.
 
     Raises:
-        ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], or the mask does not have
-            the shape of the leading axes of the input.
+        ValueError: If `axis` is not a non-batch axis of the input, `momentum` is not in [0, 1], or the mask does not
+            have the shape of the leading axes of the input.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -89,7 +90,7 @@ class InputMeanNormalization(keras.layers.Layer):
         return ops.cast(x - along_axis(mean, self.axis, len(x.shape)), self.compute_dtype)
 
     def _batch_mean(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Returns the mean of each channel of `x`, (channels,), and records it."""
+        """Returns the mean of each channel of `x`, (channels,), and updates the moving mean."""
         rank = len(x.shape)
         axes = [axis for axis in range(rank) if axis != self.axis % rank]
         if mask is None:
@@ -105,7 +106,7 @@ class InputMeanNormalization(keras.layers.Layer):
             present = ops.broadcast_to(mask, ops.shape(x))
             x = ops.where(present > 0, x, 0.0)
         count = ops.sum(present, axis=axes, keepdims=True)
-        # Divided before they are summed, so that large values do not overflow.
+        # Division before the sum, so that large values do not overflow.
         mean = ops.sum(x / ops.maximum(count, 1.0), axis=axes)
         count = ops.reshape(count, (-1,))
         if self.synchronized:

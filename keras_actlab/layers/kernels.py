@@ -8,7 +8,7 @@ from keras_actlab.ops.tensor import Tensor
 
 
 def to_columns(kernel: Tensor, unit_axes: tuple[int, ...]) -> Tensor:
-    """Returns `kernel` as (fan_in, units): the unit axes in their order, the others in the kernel's own order."""
+    """Returns `kernel` reshaped to (fan_in, units), with both groups of axes in their order."""
     units = math.prod(kernel.shape[axis] for axis in unit_axes)
     return keras.ops.reshape(keras.ops.moveaxis(kernel, unit_axes, _last(unit_axes)), (-1, units))
 
@@ -21,7 +21,7 @@ def from_columns(columns: Tensor, shape: tuple[int, ...], unit_axes: tuple[int, 
 
 
 def fan_in_axes(rank: int, unit_axes: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the axes of a kernel along which the weights of one unit lie: all that are not the units'."""
+    """Returns the axes of a kernel along which the weights of one unit lie: all but `unit_axes`."""
     units = [axis % rank for axis in unit_axes]
     return tuple(axis for axis in range(rank) if axis not in units)
 

@@ -1,10 +1,10 @@
-"""Batch normalization of the mean alone."""
+"""Mean-only batch normalization."""
 
 from typing import Any
 
 import keras
 
-from keras_actlab.arguments import interpreted
+from keras_actlab.arguments import resolve
 from keras_actlab.layers.arguments import Constraint, Initializer, Regularizer, Shape, boolean
 from keras_actlab.layers.input_mean_normalization import InputMeanNormalization
 from keras_actlab.ops.tensor import Tensor, along_axis
@@ -14,23 +14,23 @@ from keras_actlab.ops.tensor import Tensor, along_axis
 class MeanOnlyBatchNormalization(InputMeanNormalization):
     """Mean-only batch normalization: replaces the mean of each channel over the mini-batch by a trained bias.
 
-    `y = x - mean(x) + beta` (section 3 of the paper), the mean over all axes but the channels' (the batch, and time or
-    space). Unlike batch normalization it does not divide by the standard deviation. It goes with
-    `keras_actlab.layers.WeightNormalization`, which sees to the scale: place it behind the layer with the normalized
-    weights and before the activation function.
+    `y = x - mean(x) + beta` (section 3 of the paper), with the mean over all axes but the channel axis (batch, and time
+    or space). Unlike batch normalization, the layer does not divide by the standard deviation. Use it with
+    `keras_actlab.layers.WeightNormalization`, which controls the scale: place it between the weight-normalized layer
+    and the activation function.
 
-    `beta`, (channels,), starts at 0. A bias in the layer in front needs to be left out (`use_bias=False`): the mean is
-    subtracted after it, so that it has no effect. In public code the bias often stands there, where it cancels.
+    `beta`, (channels,), starts at 0. Give the layer before it `use_bias=False`: subtracting the mean cancels a bias.
 
-    The mean is as in `keras_actlab.layers.InputMeanNormalization`. In training it is the batch's, and the gradient
-    flows through it. At inference it is a moving average, which starts at 0 and after each training batch becomes
-    `momentum * moving_mean + (1 - momentum) * mean`. It is computed in float32 under every mixed policy.
+    The mean is computed as in `keras_actlab.layers.InputMeanNormalization`. In training, the layer subtracts the mean
+    of the batch, and the gradient flows through the mean. At inference, it subtracts a moving mean, which starts at 0
+    and is updated after each training batch: `momentum * moving_mean + (1 - momentum) * mean`. Means are computed in
+    float32 under every mixed policy.
 
     Args:
         axis: The channel axis.
         momentum: Momentum of the moving average, in [0, 1].
         center: Whether there is a `beta`.
-        synchronized: Whether the replicas of data-parallel training share one mean, see
+        synchronized: Whether data-parallel replicas share one mean; see
             `keras_actlab.layers.InputMeanNormalization`.
         beta_initializer: Initializer of `beta`.
         beta_regularizer: Regularizer of `beta`.
@@ -40,19 +40,19 @@ class MeanOnlyBatchNormalization(InputMeanNormalization):
 
     Call arguments:
         inputs: Tensor of rank 2 or more.
-        training: Whether to use and record the batch's mean.
-        mask: Boolean tensor that covers the leading axes of `inputs`, (batch,) or (batch, time) say. Entries where it
-            is False do not count in the mean. A batch in which nothing counts has the mean 0 and is not recorded.
+        training: Whether to use the mean of the batch and to update the moving mean.
+        mask: Boolean tensor over the leading axes of `inputs`, such as (batch,) or (batch, time). Entries where it is
+            False are excluded from the mean. A fully masked batch has mean 0 and does not update the moving mean.
 
     Input shape:
-        Any with a known number of channels on `axis`, which stays the same.
+        Any with a fixed, known number of channels on `axis`.
 
     Output shape:
         Same as the input.
 
     Raises:
-        ValueError: If `axis` is not a non-batch axis of the input, `momentum` not in [0, 1], or the mask does not have
-            the shape of the leading axes of the input.
+        ValueError: If `axis` is not a non-batch axis of the input, `momentum` is not in [0, 1], or the mask does not
+            have the shape of the leading axes of the input.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -81,10 +81,10 @@ class MeanOnlyBatchNormalization(InputMeanNormalization):
     ) -> None:
         super().__init__(axis=axis, momentum=momentum, synchronized=synchronized, **kwargs)
         self.center = boolean("center", center)
-        self.beta = None  # a variable from `build` on if `center`
-        self.beta_initializer = interpreted(keras.initializers.get, "beta_initializer", beta_initializer)
-        self.beta_regularizer = interpreted(keras.regularizers.get, "beta_regularizer", beta_regularizer)
-        self.beta_constraint = interpreted(keras.constraints.get, "beta_constraint", beta_constraint)
+        self.beta = None  # `build` makes it a variable if `center`
+        self.beta_initializer = resolve(keras.initializers.get, "beta_initializer", beta_initializer)
+        self.beta_regularizer = resolve(keras.regularizers.get, "beta_regularizer", beta_regularizer)
+        self.beta_constraint = resolve(keras.constraints.get, "beta_constraint", beta_constraint)
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -101,7 +101,7 @@ class MeanOnlyBatchNormalization(InputMeanNormalization):
         outputs = super().call(inputs, training=training, mask=mask)
         if self.beta is None:
             return outputs
-        # Cast here, as only `__call__` casts variables, which `stateless_call` goes without.
+        # Cast here, because Keras casts variables in `__call__` only, and `stateless_call` bypasses it.
         beta = keras.ops.cast(self.beta, outputs.dtype)
         return outputs + along_axis(beta, self.axis, len(outputs.shape))
 

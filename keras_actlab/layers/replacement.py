@@ -1,4 +1,4 @@
-"""Layers that a conversion puts in the place of others, and that say of which."""
+"""Layers that a conversion creates, with a record of the layer that each of them replaces."""
 
 from typing import Any, Self
 
@@ -6,11 +6,11 @@ import keras
 
 
 class Replacement(keras.layers.Layer):
-    """A layer whose config says what it took the place of, if a conversion put it there.
+    """Base class of layers whose config records which layer they replaced, if a conversion created them.
 
-    `replaced` is None, or a description for `keras_actlab.conversion.report`: a dictionary of `before`, the class and
-    activation that there were, `parameters_before`, `note`, and `is_activation`: whether what is described is not the
-    layer itself, but the layer of which it is the activation.
+    `replaced` is None or a dictionary for `keras_actlab.conversion.report`: `before`, the former class and activation;
+    `parameters_before`; `note`; and `is_activation`, whether the dictionary describes not this layer but the layer
+    whose activation it is.
     """
 
     replaced: dict[str, Any] | None = None
@@ -25,6 +25,6 @@ class Replacement(keras.layers.Layer):
         config = {key: value for key, value in config.items() if key != "replaced"}
         layer = super().from_config(config, *arguments, **keywords)
         if replaced is not None:
-            # Past Keras, which would track the dictionary.
+            # Bypasses Keras, which would track the dictionary.
             object.__setattr__(layer, "replaced", dict(replaced))
         return layer

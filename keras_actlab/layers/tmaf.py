@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_actlab import constraints, ops
-from keras_actlab.arguments import interpreted
+from keras_actlab.arguments import resolve
 from keras_actlab.layers.arguments import (
     Constraint,
     Initializer,
@@ -17,8 +17,8 @@ from keras_actlab.layers.arguments import (
     boolean,
     channel_spec,
     channels_along,
-    check_is_no_tensor,
     check_keywords,
+    check_not_tensor,
     curve_values,
 )
 from keras_actlab.layers.replacement import Replacement
@@ -31,31 +31,34 @@ class TMAF(Replacement):
     """Trainable matrix activation function: `y = A(x) x`, with a banded matrix of piecewise constant entries.
 
     `y[i] = sum over |d| <= bandwidth of a[d, i + d](x[i + d]) * x[i + d]`, where the entry of column `j`, `d` places
-    off the diagonal, is a step function of channel `j` (our reading of the paper for the off-diagonals):
+    off the diagonal, is a step function of channel `j` (the paper does not specify this off the diagonal):
 
     `a[d, j](s) = levels[bandwidth + d, k, j]  for  thresholds[k - 1] < s <= thresholds[k]`
 
-    The levels (the paper's t) are trained. They start as exactly ReLU: on the diagonal 0 left of 0 and 1 right of it,
-    and zero off the diagonal. The thresholds (the paper's s) are fixed, as in the paper, unless
-    `train_thresholds=True`; they start, or stay, as given. There are no other parameters.
+    - `levels` (the paper's t) are trained. They start as exactly ReLU: on the diagonal 0 left of 0 and 1 right of 0,
+      and 0 off the diagonal.
+    - `thresholds` (the paper's s) have the given values. They are fixed, as in the paper, or trained with
+      `train_thresholds=True`.
 
-    Training the thresholds is our extension. Their true gradient is 0 almost everywhere; in its place the step at a
-    threshold counts as having a slope of hat shape, `max(0, 1 - |x - s| / w) / w`, in the derivative with respect to
-    the threshold alone, where `w` is the mean distance between neighbouring `thresholds` as given, or 1 if there is
-    only one. For `w -> 0` this is the derivative of the expected output. After each step the thresholds are sorted.
+    Training the thresholds is an extension of the paper. Their true gradient is 0 almost everywhere and is replaced by
+    a
+    surrogate: in the derivative with respect to a threshold `s`, the step there has the slope
+    `max(0, 1 - |x - s| / w) / w`, where `w` is the mean distance between neighbouring initial thresholds, or 1 if there
+    is only one. For `w -> 0` this is the derivative of the expected output. The thresholds are sorted after each step.
 
-    Work, and the time to compile, grow with the number of diagonals, 2 * bandwidth + 1: the full matrix is for tens of
-    channels, not for hundreds. Eight or more evenly spaced thresholds that are not trained are looked up, not compared.
+    Run time and compile time grow with the number of diagonals, 2 * bandwidth + 1: the full matrix suits tens of
+    channels, not hundreds. Eight or more evenly spaced, fixed thresholds use a table lookup, whose run time does not
+    depend on their number.
 
     Args:
-        bandwidth: Number of off-diagonals on either side: 0 for the diagonal, 1 for the tri-diagonal activation, at
-            most channels - 1, which is also what "full" stands for.
-        thresholds: The m points, finite and strictly increasing, at which the entries step.
+        bandwidth: Number of off-diagonals on either side: 0 for the diagonal activation, 1 for the tri-diagonal one, at
+            most channels - 1. "full" means channels - 1.
+        thresholds: The m points, finite and strictly increasing, at which the entries change.
         axis: The channel axis.
         shared: Whether all channels share one set of levels.
         train_thresholds: Whether the thresholds are trained, with the surrogate gradient above.
-        levels_initializer: "relu" or None, which need a threshold at 0, or an initializer for the shape
-            (2 * bandwidth + 1, m + 1, channels), or (2 * bandwidth + 1, m + 1, 1) where the levels are shared.
+        levels_initializer: "relu" or None for ReLU, which needs a threshold at 0, or an initializer for the shape
+            (2 * bandwidth + 1, m + 1, channels), or (2 * bandwidth + 1, m + 1, 1) if the levels are shared.
         levels_regularizer: Regularizer of the levels.
         levels_constraint: Constraint of the levels.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
@@ -64,14 +67,15 @@ class TMAF(Replacement):
         inputs: Tensor of rank 2 or more.
 
     Input shape:
-        Any with a known number of channels on `axis`, which stays the same.
+        Any with a fixed, known number of channels on `axis`.
 
     Output shape:
         Same as the input.
 
     Raises:
-        ValueError: If the thresholds are not finite and strictly increasing, "relu" is asked for without a threshold at
-            0, the bandwidth is negative or does not fit the channels, or `axis` is not a non-batch axis of the input.
+        ValueError: If the thresholds are not finite and strictly increasing, "relu" is given without a threshold at 0,
+            the bandwidth is negative or not below the number of channels, or `axis` is not a non-batch axis of the
+            input.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -100,7 +104,7 @@ class TMAF(Replacement):
         levels_constraint: Constraint = None,
         **kwargs: Any,
     ) -> None:
-        check_is_no_tensor(self, "bandwidth", bandwidth)
+        check_not_tensor(self, "bandwidth", bandwidth)
         check_keywords(self, kwargs, {"levels": "`levels_initializer`", "threshold": "`thresholds`"})
         super().__init__(**kwargs)
         self.supports_masking = True
@@ -112,7 +116,7 @@ class TMAF(Replacement):
                 raise ValueError(f"`bandwidth` must not be negative. Received: bandwidth={bandwidth}")
         self.bandwidth = bandwidth
         self.initial_thresholds = check_thresholds(thresholds)
-        self.thresholds: Any = self.initial_thresholds  # a variable from `build` on where they are trained
+        self.thresholds: Any = self.initial_thresholds  # `build` makes it a variable if it is trained
         self.axis = integer("axis", axis)
         self.shared = boolean("shared", shared)
         self.train_thresholds = boolean("train_thresholds", train_thresholds)
@@ -124,9 +128,9 @@ class TMAF(Replacement):
                 )
             self.levels_initializer = "relu"
         else:
-            self.levels_initializer = interpreted(keras.initializers.get, "levels_initializer", levels_initializer)
-        self.levels_regularizer = interpreted(keras.regularizers.get, "levels_regularizer", levels_regularizer)
-        self.levels_constraint = interpreted(keras.constraints.get, "levels_constraint", levels_constraint)
+            self.levels_initializer = resolve(keras.initializers.get, "levels_initializer", levels_initializer)
+        self.levels_regularizer = resolve(keras.regularizers.get, "levels_regularizer", levels_regularizer)
+        self.levels_constraint = resolve(keras.constraints.get, "levels_constraint", levels_constraint)
 
     def build(self, input_shape: Shape) -> None:
         channels = channels_along(self.axis, input_shape)
@@ -166,14 +170,14 @@ class TMAF(Replacement):
         return ops.matrix_activation(inputs, self.levels, self.thresholds, axis=self.axis, surrogate_width=width)
 
     def set_curve(self, function: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Makes the layer the least-squares fit to `function` on [-4, 4], and one place beyond each threshold.
+        """Fits the layer to `function` by least squares, on [-4, 4] and at least one unit beyond the outer thresholds.
 
         On the diagonal, the level of an interval becomes `sum(x * function(x)) / sum(x**2)` over evenly spaced points
-        in it; off the diagonal, levels become 0.
+        in it. Off the diagonal, levels become 0.
 
         Args:
-            function: Takes points, (n,), float64, and returns its values there, (n,), or (n, channels) for a function
-                of its own for each channel.
+            function: Takes points, (n,), float64. Returns its values there: (n,), or (n, channels) for one function per
+                channel.
 
         Raises:
             ValueError: If the layer is not built, or the values have another shape or are not finite.
@@ -188,7 +192,7 @@ class TMAF(Replacement):
         self.levels.assign(levels)
 
     def _points(self) -> np.ndarray:
-        """Evenly spaced points, at least a hundred in each interval."""
+        """Returns evenly spaced points, at least a hundred in each interval."""
         thresholds = keras.ops.convert_to_numpy(self.thresholds).astype("float64")
         ends = np.concatenate([[min(-4.0, thresholds[0] - 1)], thresholds, [max(4.0, thresholds[-1] + 1)]])
         return np.concatenate(

@@ -1,4 +1,4 @@
-"""Weight normalization, for any Keras layer with a kernel."""
+"""Weight normalization of Keras layers with a kernel."""
 
 import math
 from operator import attrgetter
@@ -7,6 +7,12 @@ from typing import Any, NoReturn, Self
 import keras
 
 from keras_actlab import ops
+from keras_actlab._private.keras_layers import (
+    allow_quantization,
+    disable_rematerialization,
+    forbid_quantization,
+    set_autocast,
+)
 from keras_actlab.layers.arguments import Shape
 from keras_actlab.layers.kernels import fan_in_axes
 from keras_actlab.layers.replacement import Replacement
@@ -15,46 +21,48 @@ from keras_actlab.ops.tensor import Tensor, concrete
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
 class WeightNormalization(Replacement, keras.layers.Wrapper):
-    """Weight normalization: gives a layer a kernel whose lengths and directions are parameters of their own.
+    """Weight normalization: a wrapper that gives a layer separate parameters for the norm and direction of its weights.
 
-    `kernel = scale * v / norm(v)` (equation 2 of the paper), the norm over the weights of each unit
+    `kernel = scale * v / norm(v)` (equation 2 of the paper), with the norm over the weights of each unit.
 
-    - `v` is the wrapped layer's own kernel variable, and starts as it does there. Its length has no effect. A unit that
-      starts with zero weights has no direction; it gets equal entries in `v` beside a `scale` of 0, so that it can
-      learn. (Not in a model that TensorFlow builds within `fit`: build that before, or leave out "zeros".)
-    - `scale` (the paper's g), one per unit, starts at `norm(v)`, so that the layer starts as the wrapped one.
+    - `v` is the kernel variable of the wrapped layer, with its initial value. Its norm has no effect. A unit that
+      starts with zero weights has no direction: it gets equal entries in `v` and a `scale` of 0, so that it can learn.
+      (This fails if TensorFlow builds the model within `fit`. Build the model before, or use another initializer than
+      zeros.)
+    - `scale` (the paper's g), one per unit, starts at `norm(v)`, so that the output starts as that of the wrapped
+      layer.
 
-    A unit of Dense and the convolutions is an output channel, one of a depthwise convolution a pair of input channel
-    and multiplier. The unit of an EinsumDense is an index into the axes of its kernel that the output has too. A
-    separable convolution has two kernels, and with them a `depthwise_scale` and a `pointwise_scale`; so has a recurrent
-    layer, with a `scale` and a `recurrent_scale`. Its units are the entries of all gates.
+    A unit of Dense and of the convolutions is an output channel. A unit of a depthwise convolution is a pair of input
+    channel and multiplier. A unit of an EinsumDense is an index into the axes that its kernel and output have in
+    common. Separable convolutions have two kernels, and so a `depthwise_scale` and a `pointwise_scale`; recurrent
+    layers have a `scale` and a `recurrent_scale`, and their units are the entries of all gates.
 
-    Gradients flow through the norm. It is computed in float32 under every mixed policy. Bias, activation and whatever
-    else the wrapped layer does stay its own. Its kernel's regularizer and constraint act on `v`.
+    Gradients flow through the norm, which is computed in float32 under every mixed policy. Bias, activation and all
+    other parts of the wrapped layer are unchanged. The kernel's regularizer and constraint act on `v`.
 
     Args:
         layer: A Dense, EinsumDense, Conv1D/2D/3D, Conv1D/2D/3DTranspose, DepthwiseConv1D/2D, SeparableConv1D/2D,
-            SimpleRNN, LSTM, GRU, ConvLSTM1D/2D/3D, or a SimpleRNNCell, LSTMCell or GRUCell without dropout; built or
-            not, neither quantized nor with LoRA. It belongs to the wrapper from then on. A recurrent layer computes its
-            kernels once a call, a cell once a step.
-        **kwargs: Base layer arguments, such as `name` and `dtype`. `dtype` and `trainable` default to the wrapped
-            layer's.
+            SimpleRNN, LSTM, GRU, ConvLSTM1D/2D/3D, or a SimpleRNNCell, LSTMCell or GRUCell without dropout. It may be
+            built, but neither quantized nor have LoRA. Use it only through the wrapper afterwards. The kernels of a
+            recurrent layer are computed once per call, those of a cell once per time step.
+        **kwargs: Base layer arguments, such as `name` and `dtype`. `dtype` and `trainable` default to those of the
+            wrapped layer.
 
     Call arguments:
-        inputs: The wrapped layer's input.
-        initial_state: States that a recurrent layer starts from, or a cell goes on from.
+        inputs: Input of the wrapped layer.
+        initial_state: Initial states of a recurrent layer, or the current states of a cell.
         mask: Passed on to a recurrent layer.
         training: Passed on to the wrapped layer.
 
     Input shape:
-        The wrapped layer's.
+        That of the wrapped layer.
 
     Output shape:
-        The wrapped layer's.
+        That of the wrapped layer.
 
     Raises:
-        ValueError: If the layer is of another type, is quantized or has LoRA, is an EinsumDense that sums over no axis
-            of its kernel, or a cell with dropout.
+        ValueError: If the layer has an unsupported type, is quantized or has LoRA, is an EinsumDense that sums over no
+            axis of its kernel, or is a cell with dropout.
         TypeError: If `layer` is not a layer.
 
     Example:
@@ -80,31 +88,29 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         super().__init__(layer, **{"dtype": layer.dtype_policy, "trainable": layer.trainable} | kwargs)
         self.supports_masking = layer.supports_masking
         refuse(layer, COMPUTES)
-        # Rematerialization (`keras.RematScope`) of the layer alone would compute it once more, in the backward pass,
-        # with v in place of the kernel. The wrapper has a mode of its own, which covers the layer too.
-        layer._remat_mode = None
+        # Rematerialization (`keras.RematScope`) of the wrapped layer alone would recompute it in the backward pass with
+        # v in place of the kernel. The wrapper's own mode covers the wrapped layer.
+        disable_rematerialization(layer)
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         for kernel, axes in _unit_axes(self.layer).items():
             setattr(self, _scale_of(kernel), self._add_scale(kernel, axes))
-        # Called before it is built, it would start from placeholders: see `_Substitution`.
+        # An activation layer that is built within `_Substitution` would get placeholders as initial values.
         activation = getattr(self.layer, "activation", None)
         if isinstance(activation, keras.Layer) and not activation.built:
             activation.build(self.layer.compute_output_shape(input_shape))
 
     def _add_scale(self, kernel: str, unit_axes: tuple[int, ...]) -> keras.Variable:
         v = attrgetter(kernel)(self.layer)
-        # The norm needs all digits of v. Keras would cast it to the compute dtype whenever a call reads it, and has no
-        # public way to exempt a variable that exists.
-        v._autocast = False
+        set_autocast(v, False)  # the norm needs all digits of v
         norm_axes = fan_in_axes(len(v.shape), unit_axes)
 
         def norm_of_v(shape: Shape, dtype: str) -> Tensor:
             unit = ops.unit_vectors(v, norm_axes)
             norm = keras.ops.sum(unit * keras.ops.cast(v, unit.dtype), axis=norm_axes)
-            # While a backend only traces there are no values. Keras then calls this once more, when there are; only
-            # what TensorFlow traces within `fit` it runs later as it is.
+            # Within a trace there are no values, and Keras calls this again outside of it. The exception is a trace of
+            # `fit` on TensorFlow, which is run without another call.
             values = concrete(unit)
             if values is not None and not values.any(axis=norm_axes).all():
                 equal = math.prod(v.shape[axis] for axis in norm_axes) ** -0.5
@@ -121,13 +127,13 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         )
 
     def normalized_kernels(self) -> dict[str, Tensor]:
-        """Returns `scale * v / norm(v)` under the name of each kernel attribute of the wrapped layer.
+        """Returns `scale * v / norm(v)` by the name of the wrapped layer's kernel attribute.
 
         Returns:
-            The tensors that the wrapped layer is called with, before they are cast: float32 or wider.
+            The kernels of the wrapped layer before the cast to its compute dtype: float32 or wider.
 
         Raises:
-            ValueError: If the wrapper is not built, or the wrapped layer has been quantized or given LoRA.
+            ValueError: If the wrapper is not built, or the wrapped layer is quantized or has LoRA.
         """
         if not self.built:
             raise ValueError(f"Layer {self.name!r} has no `normalized_kernels` before it is built.")
@@ -148,7 +154,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
     ) -> Any:
         inputs = keras.ops.cast(inputs, self.compute_dtype)
         if inputs.shape[0] == 0 and initial_state is None and keras.backend.backend() == "tensorflow":
-            # TensorFlow 2.21 with oneDNN convolves an empty batch to a wrong number of channels, or raises.
+            # On TensorFlow 2.21 with oneDNN, convolving an empty batch gives a wrong number of channels or raises.
             shapes = self.compute_output_shape(inputs.shape)
             return keras.tree.map_shape_structure(lambda shape: keras.ops.zeros(shape, self.compute_dtype), shapes)
         substitution = _Substitution()
@@ -162,7 +168,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
             variable.assign(value)
         for loss in substitution.losses:
             self.add_loss(loss)
-        # The wrapped layer, and an activation that is a layer, may have dtype policies of their own.
+        # The wrapped layer and an activation layer may have other dtype policies.
         return keras.tree.map_structure(lambda output: keras.ops.cast(output, self.compute_dtype), outputs)
 
     @property
@@ -181,8 +187,8 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
     @property
     def kernel(self) -> Tensor:
-        """The normalized kernel in the compute dtype, for a layer that has one under this name; read-only."""
-        # Not an AttributeError, which PyTorch's attribute look-up would replace with one of its own.
+        """The normalized kernel in the compute dtype, if the wrapped layer has a single `kernel`; read-only."""
+        # Not an AttributeError, because PyTorch's attribute lookup would replace its message.
         kernels = self.normalized_kernels()
         if "kernel" not in kernels:
             raise ValueError(
@@ -212,7 +218,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        # Keras would build nested layers when loading them, outside the wrapper, under a shorter variable path.
+        # With it, Keras would build nested layers before the wrapper, with shorter variable paths.
         layer = config["layer"]
         layer.pop("build_config", None)
         if isinstance(layer["config"].get("activation"), dict):
@@ -221,15 +227,15 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> Self:
-        return super().from_config(dict(config), custom_objects)  # a copy, from which Keras removes the layer
+        return super().from_config(dict(config), custom_objects)  # a copy, because Keras removes the layer from it
 
 
 class _Substitution(keras.StatelessScope):
-    """Within it some variables read as tensors put in their place; all else is as it would be outside.
+    """A scope in which reading some variables returns other tensors. All other state is unaffected.
 
-    Keras gives a layer no other way to compute with something else than its variables that is safe among threads, and
-    where a backend traces. A scope keeps updates and losses to itself, which the wrapper must not: losses go to a
-    stateless scope around this one at once, and wait in `losses` if there is none; updates wait in `updates`.
+    Keras has no other means, safe among threads and within traces, to call a layer with substitutes for its variables.
+    A stateless scope captures updates and losses, but the wrapper must pass them on. Losses go to the enclosing
+    stateless scope, or else to `losses`; updates are collected in `updates`.
     """
 
     def __init__(self) -> None:
@@ -237,7 +243,7 @@ class _Substitution(keras.StatelessScope):
         self.updates: list[tuple[keras.Variable, Tensor]] = []
 
     def put(self, variable: keras.Variable, value: Tensor) -> None:
-        """Makes `variable` read as `value`."""
+        """Makes reading `variable` return `value`."""
         super().add_update((variable, value))
 
     def __enter__(self) -> Self:
@@ -267,28 +273,26 @@ COMPUTES = "WeightNormalization computes the kernel of the layer that it wraps, 
 
 
 def refuse(layer: keras.Layer, reason: str) -> None:
-    """Makes `layer` refuse to be quantized or given LoRA, which would replace a kernel that is computed.
+    """Makes quantization and LoRA of `layer` raise, because they would replace a kernel that is computed.
 
     Args:
         layer: The layer.
-        reason: The start of the error's sentence, up to its subject.
+        reason: The beginning of the error message, up to the subject of its second clause.
     """
 
     def refusing(*args: Any, **kwargs: Any) -> NoReturn:
         raise _refusal(reason)
 
-    # Both are looked up on the layer, the first by Keras' wrapper of `quantize` before it does anything.
-    vars(layer)["_check_quantize_args"] = vars(layer)["enable_lora"] = refusing
+    forbid_quantization(layer, refusing)
 
 
 def release(layer: keras.Layer) -> None:
-    """Undoes `refuse`, for a layer that has a plain kernel again."""
-    for name in ("_check_quantize_args", "enable_lora"):
-        vars(layer).pop(name, None)
+    """Undoes `refuse`, for a layer whose kernel is a variable again."""
+    allow_quantization(layer)
 
 
 def _refusal(reason: str) -> NotImplementedError:
-    # Keras' Model.quantize turns this type of error into a warning, and goes on with the other layers.
+    # Keras' Model.quantize turns this type of error into a warning and continues with the other layers.
     return NotImplementedError(
         f"{reason} can neither be quantized nor given LoRA. Turn it into a plain layer with "
         "`keras_actlab.fold(model)` first."
@@ -296,7 +300,7 @@ def _refusal(reason: str) -> NotImplementedError:
 
 
 def _check_layer(layer: keras.Layer) -> None:
-    """Raises unless the wrapper knows the layer's kernels."""
+    """Raises unless the wrapper supports the layer."""
     _unit_axes(layer)
     lora_rank = getattr(layer, "lora_rank", None)
     if layer.quantization_mode is not None or lora_rank is not None:
@@ -307,7 +311,7 @@ def _check_layer(layer: keras.Layer) -> None:
 
 
 def _unit_axes(layer: keras.Layer) -> dict[str, tuple[int, ...]]:
-    """Returns, for each kernel attribute of the layer, the axes of the kernel along which its units lie."""
+    """Returns the unit axes of each kernel of the layer, by the name of the kernel's attribute."""
     kinds = keras.layers
     match layer:
         case kinds.Dense() | kinds.Conv1D() | kinds.Conv2D() | kinds.Conv3D():
@@ -346,5 +350,5 @@ def _unit_axes(layer: keras.Layer) -> dict[str, tuple[int, ...]]:
 
 
 def _scale_of(kernel: str) -> str:
-    """Returns the name of the scale that goes with a kernel attribute."""
+    """Returns the name of the scale of a kernel attribute."""
     return kernel.rpartition(".")[2].replace("kernel", "scale")

@@ -1,4 +1,4 @@
-"""What the networks accept as arguments, and the checks that they share."""
+"""Checks of arguments that the networks share."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from keras_actlab.layers.arguments import positive_integer
 
 
 def check_images(input_shape: Any, classes: Any) -> None:
-    """Raises unless images have a shape, channels last, and there is a class."""
+    """Raises unless `input_shape` is (height, width, channels) and `classes` is positive."""
     is_shape = isinstance(input_shape, tuple | list) and len(input_shape) == 3
     if not is_shape or not all(isinstance(length, int) and length > 0 for length in input_shape):
         raise ValueError(
@@ -21,7 +21,7 @@ def check_images(input_shape: Any, classes: Any) -> None:
 
 
 def check_patches(input_shape: tuple[int, int, int], patch_size: Any, pixel_size: int = 1) -> None:
-    """Raises unless images are made of square patches, and these of square pixels."""
+    """Raises unless the images divide into square patches, and the patches into square pixels."""
     patch_size = positive_integer("patch_size", patch_size)
     if any(side % patch_size for side in input_shape[:2]):
         raise ValueError(
@@ -33,7 +33,7 @@ def check_patches(input_shape: tuple[int, int, int], patch_size: Any, pixel_size
 
 
 def check_activation(activation: Any) -> None:
-    """Raises unless `keras_actlab.swap_activations` knows what it stands for."""
+    """Raises unless `keras_actlab.swap_activations` accepts `activation`."""
     if isinstance(activation, str):
         if activation.lower() not in FUNCTIONS | LAYERS:
             raise ValueError(

@@ -4,10 +4,10 @@ import keras
 
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
-from keras_actlab.models import hub
+from keras_actlab.models import _hub
 from keras_actlab.models.arguments import check_activation, check_images, check_patches
 
-# The layers whose logits are averaged: of the class token, and of the distillation token.
+# The layers whose logits are averaged, for the class token and the distillation token.
 HEADS = ("class_head", "distillation_head")
 
 
@@ -19,21 +19,21 @@ def deit_tiny(
 ) -> keras.Model:
     """Returns DeiT-Tiny: keras-hub's data-efficient image transformer with 12 blocks, 3 heads and 192 channels.
 
-    It has a class token and a distillation token, each with a dense layer of its own; the logits are the mean of the
-    two. `keras_actlab.models.HardDistillation` trains it with a teacher.
+    It has a class token and a distillation token, each with its own dense layer. The logits are the mean of both.
+    `keras_actlab.models.HardDistillation` trains it with a teacher.
 
     Args:
         input_shape: Height, width and channels of an image, in this order.
         classes: Number of classes.
         patch_size: Side of a patch, which divides height and width.
-        activation: That of the blocks' hidden layers: whatever `keras_actlab.swap_activations` takes.
+        activation: The activation of the blocks' hidden layers: any that `keras_actlab.swap_activations` accepts.
 
     Returns:
         A functional model from images to logits, not compiled.
 
     Raises:
-        ValueError: If an argument is out of its range, or Keras' global setting is "channels_first", which a copy or a
-            loaded model of keras-hub would follow.
+        ValueError: If an argument is out of range, or Keras' global setting is "channels_first", because a copied or
+            loaded model of keras-hub would use it.
         TypeError: If an argument has the wrong type.
         ImportError: If keras-hub is not installed.
 
@@ -61,12 +61,12 @@ def network(
     heads: int,
     dim: int,
 ) -> keras.Model:
-    """Returns `deit_tiny` in another size."""
+    """Returns a network like `deit_tiny` in any size."""
     check_images(input_shape, classes)
     check_patches(input_shape, patch_size)
     check_activation(activation)
-    hub.check_data_format()
-    backbone = hub.load().DeiTBackbone(
+    _hub.check_data_format()
+    backbone = _hub.load().DeiTBackbone(
         image_shape=tuple(input_shape),
         patch_size=patch_size,
         num_layers=blocks,

@@ -1,39 +1,40 @@
-"""Training with a teacher."""
+"""Distillation: training with a teacher."""
 
 from typing import Any, Self
 
 import keras
 from keras import ops
 
+from keras_actlab.arguments import check_model
 from keras_actlab.models.deit import HEADS
 from keras_actlab.ops.tensor import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
 class HardDistillation(keras.Model):
-    """Trains `keras_actlab.models.deit_tiny` to learn from labels and from what a teacher takes for the labels.
+    """Trains `keras_actlab.models.deit_tiny` on the labels and on the predictions of a teacher.
 
     `loss = (loss(labels, class head) + loss(argmax(teacher), distillation head)) / 2`
 
-    with the loss that it is compiled with, and regularizers added once. It is a model to `fit`: all else is that of the
-    `model` within, whose weights are trained. `predict` gives the mean logits, `evaluate` their plain loss, and metrics
-    are those of the mean logits.
+    `loss` is the loss of `compile`; regularization losses are added once. Training with `fit` changes the weights of
+    `model`. `predict` returns the mean logits of both heads, `evaluate` returns their loss without the teacher, and
+    metrics are computed from the mean logits.
+
+    Labels are integers, `(batch,)` or `(batch, 1)`, with a sparse loss, or distributions, `(batch, classes)`, one-hot,
+    smoothed or mixed, with a loss such as `CategoricalCrossentropy`. With distributions, the teacher's labels are
+    one-hot. Label smoothing of the loss applies to both.
 
     Args:
-        model: What `keras_actlab.models.deit_tiny` returns, or another functional model with the layers "class_head"
-            and "distillation_head", called once each, which give logits.
-        teacher: A model from the same images to logits or probabilities of the same classes. It is frozen, with
-            `teacher.trainable = False`, also after `trainable` of this model was changed, and always runs in inference
-            mode.
+        model: The result of `keras_actlab.models.deit_tiny`, or another functional model with the layers "class_head"
+            and "distillation_head", which return logits and are called once each.
+        teacher: A model from the same images to logits or probabilities of the same classes. It is frozen
+            (`teacher.trainable = False`), stays frozen if `trainable` of this model changes, and always runs in
+            inference mode.
         **kwargs: Base model arguments, such as `name`.
 
     Call arguments:
         inputs: Images.
-        training: Whether the logits of both heads are returned, in a list, or their mean.
-
-    Labels are integers, `(batch,)` or `(batch, 1)`, with a sparse loss; or distributions, `(batch,
-    classes)`, one-hot, smoothed or mixed, with a loss such as `CategoricalCrossentropy`. Then the teacher's labels are
-    one-hot. If the loss itself smooths labels, it smooths both.
+        training: True for a list of the logits of both heads; otherwise their mean is returned.
 
     Input shape:
         That of `model`.
@@ -44,14 +45,14 @@ class HardDistillation(keras.Model):
     Raises:
         TypeError: If `model` or `teacher` is not a Keras model.
         ValueError: If `model` lacks the two heads, there is a single class, the teacher has another number of classes,
-            or labels have another shape or integer labels are not of an integer dtype.
+            labels have another shape, or labels without a class axis do not have an integer dtype.
 
     Example:
 
     >>> teacher = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(10)])
     >>> distillation = keras_actlab.models.HardDistillation(keras_actlab.models.deit_tiny(), teacher)
     >>> distillation.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    >>> teacher.trainable_variables  # then fit, to images and integer labels
+    >>> teacher.trainable_variables  # `fit` takes images and integer labels
     []
 
     Reference:
@@ -62,8 +63,7 @@ class HardDistillation(keras.Model):
 
     def __init__(self, model: keras.Model, teacher: keras.Model, **kwargs: Any) -> None:
         for name, value in (("model", model), ("teacher", teacher)):
-            if not isinstance(value, keras.Model):
-                raise TypeError(f"`{name}` must be a keras.Model. Received: {name}={value!r}")
+            check_model(name, value)
         found = {layer.name: layer for layer in model.layers}
         if not found.keys() >= set(HEADS):
             raise ValueError(f"`model` must have the layers {HEADS}. Received: model with the layers {list(found)}")
@@ -87,7 +87,7 @@ class HardDistillation(keras.Model):
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        keras.Model.trainable.fset(self, value)  # of all layers, the teacher included
+        keras.Model.trainable.fset(self, value)  # sets it for all layers, including the teacher
         self.teacher.trainable = False
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor | list[Tensor]:
@@ -139,7 +139,7 @@ class HardDistillation(keras.Model):
 
 
 def _are_distributions(labels: Tensor, logits: Tensor) -> bool:
-    """Returns whether labels have an entry for each class, and not one integer; raises if they are neither."""
+    """Whether labels have an entry for each class. Raises unless they have, or are integers."""
     shape, classes = getattr(labels, "shape", None), logits.shape[-1]
     if shape is not None and tuple(shape[1:]) == (classes,):
         return True

@@ -9,7 +9,7 @@ from keras_actlab.arguments import check_type
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
 from keras_actlab.layers.arguments import positive_integer
-from keras_actlab.models import hub
+from keras_actlab.models import _hub
 from keras_actlab.models.arguments import check_activation
 
 BASE = {
@@ -30,15 +30,15 @@ def gpt2(
     merges: str | PathLike[str] | list[str] | None = None,
     **size: Any,
 ) -> keras.Model:
-    """Returns keras-hub's GPT-2 with another activation: one with its trained weights, or a new one in any size.
+    """Returns keras-hub's GPT-2 with another activation, either pretrained or as a new network of any size.
 
     Args:
-        preset: What `keras_hub.models.GPT2CausalLM.from_preset` takes, such as "gpt2_base_en", whose weights and
-            vocabulary are downloaded, or a folder that holds them; None for a new network.
-        activation: That of the hidden layers: whatever `keras_actlab.swap_activations` takes; None for GPT-2's own,
-            the approximation of GELU by a hyperbolic tangent.
-        vocabulary: The integer of each token of a new network, or the JSON file that holds them.
-        merges: The merge rules of byte pairs of a new network, or the text file that holds them.
+        preset: A preset of `keras_hub.models.GPT2CausalLM.from_preset`: a name such as "gpt2_base_en", whose weights
+            and vocabulary are downloaded, or a folder that holds them. None for a new network.
+        activation: The activation of the hidden layers: any that `keras_actlab.swap_activations` accepts. None for that
+            of GPT-2, the tanh approximation of GELU.
+        vocabulary: The integer of each token of a new network, or a JSON file that holds them.
+        merges: The byte-pair merge rules of a new network, or a text file that holds them.
         **size: `num_layers` (12 by default), `num_heads` (12), `hidden_dim` (768), `intermediate_dim` (3072),
             `max_sequence_length` (1024) and `dropout` (0.1) of a new network.
 
@@ -46,8 +46,8 @@ def gpt2(
         A `keras_hub.models.GPT2CausalLM`, from texts to logits of the next token, with its preprocessor.
 
     Raises:
-        ValueError: If there is neither a preset nor vocabulary and merges, or both, or a size is out of its range.
-        TypeError: If an argument has the wrong type, or the name of a size is not known.
+        ValueError: If not exactly one of a preset, and vocabulary with merges, is given, or a size is out of range.
+        TypeError: If an argument has the wrong type, or the name of a size is unknown.
         ImportError: If keras-hub is not installed.
 
     Example:
@@ -70,18 +70,18 @@ def gpt2(
     is_new = vocabulary is not None and merges is not None
     if is_new == (preset is not None) or (preset is not None and (vocabulary or merges or size)):
         raise ValueError(
-            "Either `preset` or both `vocabulary` and `merges` must be given, and sizes only beside the latter. "
+            "Either `preset` or both `vocabulary` and `merges` must be given, and sizes only with the latter. "
             f"Received: preset={preset!r}, vocabulary of type {type(vocabulary).__name__}, "
             f"merges of type {type(merges).__name__}, size={size}"
         )
     for name, value, kinds in (("vocabulary", vocabulary, (dict,)), ("merges", merges, (list, tuple))):
         check_type(name, value, (str, PathLike, type(None), *kinds), "a file, or what it holds")
-    model = _new(vocabulary, merges, size) if preset is None else hub.load().GPT2CausalLM.from_preset(preset)
+    model = _new(vocabulary, merges, size) if preset is None else _hub.load().GPT2CausalLM.from_preset(preset)
     return model if activation is None else swap_activations(model, activation)
 
 
 def _new(vocabulary: Any, merges: Any, size: dict[str, Any]) -> keras.Model:
-    """Returns a network with weights that are not trained."""
+    """Returns a network with initial weights."""
     unknown = sorted(size.keys() - BASE.keys())
     if unknown:
         raise TypeError(f"`size` must hold some of {', '.join(BASE)}. Received: {', '.join(unknown)}")
@@ -93,7 +93,7 @@ def _new(vocabulary: Any, merges: Any, size: dict[str, Any]) -> keras.Model:
             "`num_heads` must divide `hidden_dim`. "
             f"Received: num_heads={size['num_heads']}, hidden_dim={size['hidden_dim']}"
         )
-    models = hub.load()
+    models = _hub.load()
     vocabulary, merges = (str(one) if isinstance(one, PathLike) else one for one in (vocabulary, merges))
     tokenizer = models.GPT2Tokenizer(vocabulary, merges)
     backbone = models.GPT2Backbone(vocabulary_size=tokenizer.vocabulary_size(), **size)

@@ -7,7 +7,7 @@ import keras
 
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
-from keras_actlab.models import convolution
+from keras_actlab.models import _convolution
 from keras_actlab.models.arguments import check_activation, check_images
 from keras_actlab.ops.tensor import Tensor
 
@@ -21,14 +21,14 @@ def resnet18(
 ) -> keras.Model:
     """Returns ResNet-18: a convolution of 7 x 7, eight residual blocks of two convolutions each, and one dense layer.
 
-    With plain weights and batch normalization it computes what keras-hub's ResNet-18 does with the same weights. The
-    second convolution of a block has its activation behind the sum with the shortcut; so with geometric weights,
-    `scale * (direction . x + radius)` goes into the sum. The dense layer is a plain one.
+    With plain weights and batch normalization, its output equals that of keras-hub's ResNet-18 with the same weights.
+    The activation of the second convolution of a block follows the sum with the shortcut. With geometric weights, that
+    convolution therefore computes `scale * (direction . x + radius)`. The dense layer has plain weights.
 
     Args:
-        input_shape: Height, width and channels of an image, in this order whatever Keras' global setting.
+        input_shape: Height, width and channels of an image, in this order for every global setting of Keras.
         classes: Number of classes.
-        activation: That of the convolutions and blocks: whatever `keras_actlab.swap_activations` takes.
+        activation: The activation of the convolutions and blocks: any that `keras_actlab.swap_activations` accepts.
         parameterization: "standard", "weight_norm" or "gmp", as in `keras_actlab.models.vgg6`.
         normalization: "none", "batch", "mean_only" or "input_mean", as in `keras_actlab.models.vgg6`.
 
@@ -36,7 +36,7 @@ def resnet18(
         A functional model from images to logits, not compiled.
 
     Raises:
-        ValueError: If an argument is out of its range, or the pair is one in which a parameter has no effect.
+        ValueError: If an argument is out of range, or the combination would have a parameter without effect.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -65,11 +65,11 @@ def network(
     filters: Sequence[int],
     blocks: int,
 ) -> keras.Model:
-    """Returns `resnet18` with other numbers of filters, and of blocks with as many."""
+    """Returns a network like `resnet18` with other numbers of filters and of blocks per stage."""
     check_images(input_shape, classes)
     check_activation(activation)
-    convolution.check(parameterization, normalization)
-    convolve = partial(convolution.convolution, parameterization=parameterization, normalization=normalization)
+    _convolution.check(parameterization, normalization)
+    convolve = partial(_convolution.convolution, parameterization=parameterization, normalization=normalization)
     images = keras.Input(input_shape, name="images")
     x = convolve(images, filters[0], 7, 2, name="stem")
     x = keras.layers.ZeroPadding2D(1, data_format="channels_last", name="stem_pool_pad")(x)
@@ -85,7 +85,7 @@ def network(
 
 
 def basic_block(x: Tensor, filters: int, strides: int, convolve: Callable[..., Tensor], name: str) -> Tensor:
-    """Returns the activation of `x` plus two convolutions of it, where `x` is projected if the strides exceed 1."""
+    """Returns a residual block of `x`: two convolutions, plus `x` (projected if the strides exceed 1), activated."""
     shortcut = x
     if strides > 1:
         shortcut = convolve(x, filters, 1, strides, name=f"{name}_shortcut", activation=None)

@@ -10,7 +10,7 @@ from keras_actlab.conversion.target import To
 from keras_actlab.models.arguments import check_activation, check_images, check_patches
 from keras_actlab.ops.tensor import Tensor
 
-PIXEL = 4  # side of what an inner transformer takes for one pixel: the stride of the first convolution
+PIXEL = 4  # image pixels along one side of an inner transformer's pixel: the stride of the first convolution
 
 
 def tnt_small(
@@ -19,26 +19,28 @@ def tnt_small(
     patch_size: int = 4,
     activation: To = "gelu",
 ) -> keras.Model:
-    """Returns TNT-Small, a transformer of patches with a transformer of pixels inside of each patch.
+    """Returns TNT-Small, a transformer over patches with a transformer over the pixels of each patch.
 
-    A convolution of 7 x 7 with strides of 4 makes the pixels, with 24 channels each. Each of 12 blocks lets the pixels
-    of a patch attend to each other (4 heads), adds a projection of them all to their patch (384 channels), and lets
-    patches and class token attend to each other (6 heads). The class token goes through a dense layer.
+    A 7 x 7 convolution with strides of 4 computes the pixels, with 24 channels each. A block has three steps: attention
+    among the pixels of a patch (4 heads), addition of a projection of these pixels to their patch (384 channels), and
+    attention among patches and class token (6 heads). After 12 blocks, a dense layer maps the class token to the
+    logits.
 
-    With patches of 4 x 4 each has one pixel, which has nothing but itself to attend to: queries and keys of the inner
-    transformers have no effect then. Patches of 16 x 16 have 16 pixels.
+    A patch of 4 x 4 has a single pixel, so that queries and keys of the inner transformers have no effect. A patch of
+    16 x 16 has 16 pixels.
 
     Args:
-        input_shape: Height, width and channels of an image, in this order whatever Keras' global setting.
+        input_shape: Height, width and channels of an image, in this order for every global setting of Keras.
         classes: Number of classes.
         patch_size: Side of a patch, a multiple of 4 that divides height and width.
-        activation: That of all hidden layers of both transformers: whatever `keras_actlab.swap_activations` takes.
+        activation: The activation of all hidden layers of both transformers: any that `keras_actlab.swap_activations`
+            accepts.
 
     Returns:
         A functional model from images to logits, not compiled.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -68,7 +70,7 @@ def network(
     inner_heads: int,
     inner_dim: int,
 ) -> keras.Model:
-    """Returns `tnt_small` in another size."""
+    """Returns a network like `tnt_small` in any size."""
     check_images(input_shape, classes)
     check_patches(input_shape, patch_size, pixel_size=PIXEL)
     check_activation(activation)
@@ -90,7 +92,7 @@ def network(
         inner = transformer(inner, inner_heads, f"{name}_inner")
         x = ops.reshape(normalize(inner, f"{name}_pixels_norm"), of_patch)
         x = dense(x, dim, f"{name}_projection")
-        # Nothing for the class token.
+        # Zeros for the class token.
         outer = outer + keras.layers.ZeroPadding1D((1, 0), data_format="channels_last", name=f"{name}_pad")(x)
         outer = transformer(outer, heads, f"{name}_outer")
     class_token = normalize(outer, "norm")[:, 0]
@@ -99,7 +101,7 @@ def network(
 
 
 def transformer(x: Tensor, heads: int, name: str) -> Tensor:
-    """Returns tokens, (batch, tokens, dim), plus attention, plus a network with one hidden layer, each normalized."""
+    """Returns the output of a transformer block with pre-normalization for tokens, (batch, tokens, dim)."""
     x = x + attention(normalize(x, f"{name}_attention_norm"), heads, f"{name}_attention")
     dim = x.shape[-1]
     hidden = dense(normalize(x, f"{name}_mlp_norm"), 4 * dim, f"{name}_mlp_hidden", activation="gelu")
@@ -107,7 +109,7 @@ def transformer(x: Tensor, heads: int, name: str) -> Tensor:
 
 
 def attention(x: Tensor, heads: int, name: str) -> Tensor:
-    """Returns self-attention whose queries, keys and values have no bias, but whose output has one."""
+    """Returns self-attention, without biases for queries, keys and values, and with one for the output."""
     _, tokens, dim = x.shape
 
     def project(part: str) -> Tensor:
@@ -118,22 +120,22 @@ def attention(x: Tensor, heads: int, name: str) -> Tensor:
 
 
 def dense(x: Tensor, units: int, name: str, **options: Any) -> Tensor:
-    """Returns a dense layer of `x`, which starts as the authors' do."""
+    """Returns a dense layer of `x`, with the authors' initializer."""
     start = keras.initializers.TruncatedNormal(stddev=0.02)
     return keras.layers.Dense(units, kernel_initializer=start, name=name, **options)(x)
 
 
 def normalize(x: Tensor, name: str) -> Tensor:
-    """Returns layer normalization of `x`, with the epsilon of the authors."""
+    """Returns layer normalization of `x`, with the authors' epsilon."""
     return keras.layers.LayerNormalization(epsilon=1e-5, name=name)(x)
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
 class LearnedPositions(keras.layers.Layer):
-    """Adds a learned vector to each token, after a learned token in front of them all if there is to be one.
+    """Adds a learned vector to each token, and optionally prepends a learned class token.
 
     Args:
-        class_token: Whether there is.
+        class_token: Whether to prepend a class token.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
     """
 

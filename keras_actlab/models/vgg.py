@@ -6,7 +6,7 @@ import keras
 
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
-from keras_actlab.models import convolution
+from keras_actlab.models import _convolution
 from keras_actlab.models.arguments import check_activation, check_images
 
 
@@ -19,28 +19,28 @@ def vgg6(
 ) -> keras.Model:
     """Returns VGG-6: convolutions with 128, 128, 256, 256, 512 and 512 filters of 3 x 3, and one dense layer.
 
-    Every second convolution is followed by max pooling, the last of them by global average pooling, too. The dense
-    layer is a plain one. The pairs of `parameterization` and `normalization` that the paper compares are ("standard",
+    Max pooling follows every second convolution, and global average pooling the last one. The dense layer has plain
+    weights. The pairs of `parameterization` and `normalization` that the paper compares are ("standard",
     "none"), ("standard", "batch"), ("weight_norm", "none"), ("weight_norm", "mean_only"), ("gmp", "none") and ("gmp",
     "input_mean").
 
     Args:
-        input_shape: Height, width and channels of an image, in this order whatever Keras' global setting.
+        input_shape: Height, width and channels of an image, in this order for every global setting of Keras.
         classes: Number of classes.
-        activation: That of the convolutions: whatever `keras_actlab.swap_activations` takes.
+        activation: The activation of the convolutions: any that `keras_actlab.swap_activations` accepts.
         parameterization: "standard" for plain weights; "weight_norm" for `keras_actlab.layers.WeightNormalization`;
-            "gmp" for `keras_actlab.layers.GmPConv2D`, with the scale outside of the activation (inside with
-            "mean_only", which stands between the two).
+            "gmp" for `keras_actlab.layers.GmPConv2D`, with the scale after the activation (before it with "mean_only",
+            which is between the two).
         normalization: "none"; "batch" for `keras.layers.BatchNormalization`; "mean_only" for
             `keras_actlab.layers.MeanOnlyBatchNormalization`; or "input_mean" for
-            `keras_actlab.layers.InputMeanNormalization` of what the convolutions take. "batch" goes with "standard"
-            only: dividing by a standard deviation takes the effect of the other parameterizations' scale away.
+            `keras_actlab.layers.InputMeanNormalization` of the inputs of the convolutions. "batch" is allowed with
+            "standard" only, because the division by a standard deviation cancels the scale of the others.
 
     Returns:
         A functional model from images to logits, not compiled.
 
     Raises:
-        ValueError: If an argument is out of its range, or the pair is one in which a parameter has no effect.
+        ValueError: If an argument is out of range, or the combination would have a parameter without effect.
         TypeError: If an argument has the wrong type.
 
     Example:
@@ -65,7 +65,7 @@ def network(
     normalization: str,
     filters: Sequence[int],
 ) -> keras.Model:
-    """Returns `vgg6` with other numbers of filters."""
+    """Returns a network like `vgg6` with other numbers of filters."""
     check_images(input_shape, classes)
     if min(input_shape[:2]) < 2 ** len(filters):
         raise ValueError(
@@ -73,12 +73,12 @@ def network(
             f"{len(filters)} times. Received: input_shape={tuple(input_shape)}"
         )
     check_activation(activation)
-    convolution.check(parameterization, normalization)
+    _convolution.check(parameterization, normalization)
     images = keras.Input(input_shape, name="images")
     x = images
     for stage, width in enumerate(filters, start=1):
         for k in (1, 2):
-            x = convolution.convolution(x, width, 3, 1, parameterization, normalization, name=f"stage{stage}_{k}")
+            x = _convolution.convolution(x, width, 3, 1, parameterization, normalization, name=f"stage{stage}_{k}")
         x = keras.layers.MaxPooling2D(data_format="channels_last", name=f"stage{stage}_pool")(x)
     x = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="pool")(x)
     logits = keras.layers.Dense(classes, name="logits")(x)

@@ -4,7 +4,7 @@ import keras
 
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
-from keras_actlab.models import hub
+from keras_actlab.models import _hub
 from keras_actlab.models.arguments import check_activation, check_images, check_patches
 
 
@@ -16,21 +16,21 @@ def vit_tiny(
 ) -> keras.Model:
     """Returns ViT-Tiny: keras-hub's vision transformer with 12 blocks, 3 heads and 192 channels.
 
-    Its class token goes through a layer of 192 units with the hyperbolic tangent, whatever the `activation` of the
-    blocks, and a dense layer.
+    After the blocks, the class token passes a dense layer of 192 units with tanh, for every `activation`, and a dense
+    layer for the logits.
 
     Args:
         input_shape: Height, width and channels of an image, in this order.
         classes: Number of classes.
         patch_size: Side of a patch, which divides height and width.
-        activation: That of the blocks' hidden layers: whatever `keras_actlab.swap_activations` takes.
+        activation: The activation of the blocks' hidden layers: any that `keras_actlab.swap_activations` accepts.
 
     Returns:
         A functional model from images to logits, not compiled.
 
     Raises:
-        ValueError: If an argument is out of its range, or Keras' global setting is "channels_first", which a copy or a
-            loaded model of keras-hub would follow.
+        ValueError: If an argument is out of range, or Keras' global setting is "channels_first", because a copied or
+            loaded model of keras-hub would use it.
         TypeError: If an argument has the wrong type.
         ImportError: If keras-hub is not installed.
 
@@ -58,12 +58,12 @@ def network(
     heads: int,
     dim: int,
 ) -> keras.Model:
-    """Returns `vit_tiny` in another size."""
+    """Returns a network like `vit_tiny` in any size."""
     check_images(input_shape, classes)
     check_patches(input_shape, patch_size)
     check_activation(activation)
-    hub.check_data_format()
-    backbone = hub.load().ViTBackbone(
+    _hub.check_data_format()
+    backbone = _hub.load().ViTBackbone(
         image_shape=tuple(input_shape),
         patch_size=patch_size,
         num_layers=blocks,

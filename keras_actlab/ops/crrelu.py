@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, floating, tensor, widened
+from keras_actlab.ops.remat import remat
+from keras_actlab.ops.tensor import Tensor, at_least_float32, floating, tensor
 
 
 def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
@@ -16,7 +16,7 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     as N(0, 1). With `epsilon = 0` the function is ReLU. The slope is `epsilon` just left of 0 and `1 + epsilon` just
     right of it; the function increases on x > 0 for -1 <= epsilon <= 2.24.
 
-    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.rowwise`.
+    Large inputs use a memory-saving backward pass; see `keras_actlab.ops.remat`.
 
     Args:
         x: Tensor of any shape. Integers are converted to `keras.config.floatx()`.
@@ -37,23 +37,24 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
     """
     x = floating(x)
-    epsilon = ops.cast(tensor("epsilon", epsilon), widened(x).dtype)  # so that its gradient adds up in float32
+    # So that its gradient is summed in float32.
+    epsilon = ops.cast(tensor("epsilon", epsilon), at_least_float32(x).dtype)
     same_for_all_rows = len(epsilon.shape) < len(x.shape) or epsilon.shape[:1] == (1,)
     return (_crrelu_of_rows if same_for_all_rows else _crrelu)(x, epsilon)
 
 
 def _crrelu(x: Tensor, epsilon: Tensor) -> Tensor:
     dtype = x.dtype
-    x = widened(x)  # where it costs nothing: the arithmetic of half precision is no faster
-    # exp(-40**2 / 2) is 0 in every dtype, so the clip changes no value. Without it, large x times an upstream gradient
-    # above 1 overflows in the exponential's gradient and meets that 0 as inf * 0 = NaN.
+    x = at_least_float32(x)  # at no cost: elementwise arithmetic in half precision is no faster
+    # exp(-40**2 / 2) is 0 in every dtype, so the clip changes no value. Without it, a large x times an upstream
+    # gradient above 1 overflows in the gradient of exp, and inf * 0 = NaN.
     bounded = ops.clip(x, -40.0, 40.0)
-    # epsilon stands on the right: an array of JAX refuses a KerasTensor on its own right.
+    # epsilon is the right operand because a JAX array as the left operand rejects a KerasTensor.
     y = ops.relu(x) + bounded * ops.exp(-0.5 * bounded * bounded) * epsilon
     return ops.cast(y, dtype)
 
 
-_crrelu_of_rows = rowwise(_crrelu)
+_crrelu_of_rows = remat(_crrelu)
 
-# Not as a decorator, of which mypy does not know what it returns.
+# Not a decorator, because mypy does not know the type that it returns.
 keras.saving.register_keras_serializable(package="keras_actlab")(crrelu)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, floating, look_up, tensor, widened
+from keras_actlab.ops.remat import remat
+from keras_actlab.ops.tensor import Tensor, at_least_float32, floating, look_up, tensor
 
 
 def check_knots(knots: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Returns `knots` as a float32 array; raises unless they are two or more, finite, increasing and evenly spaced."""
+    """Returns `knots` in float32. Raises unless there are at least two, finite, increasing and evenly spaced."""
     try:
         array = np.asarray(knots)
     except ValueError:  # sequences of unequal length
@@ -33,29 +33,29 @@ def check_knots(knots: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Piecewise linear function through the points `(knots[k], values[k])`, whose first and last piece go on.
+    """Applies the piecewise linear function through the points `(knots[k], values[k])`, with linear tails.
 
     `y = values[k] + slope[k] * (x - knots[k])  for  knots[k] <= x < knots[k + 1]`
 
-    where `slope[k] = (values[k + 1] - values[k]) / (knots[k + 1] - knots[k])`; the first piece holds for all lower
-    `x`, too, and the last one for all higher ones. At a knot the slope is that of the piece on its right (to rounding:
-    a piece is looked up by `(x - knots[0]) / spacing`, which takes the same time for any number of knots).
+    where `slope[k] = (values[k + 1] - values[k]) / (knots[k + 1] - knots[k])`. The first piece also covers all lower
+    `x`, and the last piece all higher `x`. At a knot, the slope is that of the piece on its right, up to rounding: the
+    index of the piece is computed from `(x - knots[0]) / spacing`, in the same time for any number of knots.
 
-    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.rowwise`.
+    Large inputs use a memory-saving backward pass; see `keras_actlab.ops.remat`.
 
     Args:
         x: Tensor of any shape. Integers are converted to `keras.config.floatx()`.
         knots: (n,), n >= 2, increasing and evenly spaced. Lists, tuples and NumPy arrays are checked; the values of a
-            backend's tensor or of a variable are trusted. They have no gradient.
+            backend tensor or of a variable are not checked. They have no gradient.
         values: (n,), the values at the knots.
 
     Returns:
-        A tensor with the shape and dtype of `x`, computed in float32 or wider. The derivative with respect to `values`
-        grows with the distance of `x` from the knots, as the tails are lines.
+        A tensor with the shape and dtype of `x`, computed in float32 or wider. Because the tails are linear, the
+        derivative with respect to `values` grows with the distance of `x` from the knots.
 
     Raises:
-        ValueError: If the knots are too few, not finite, not increasing or not evenly spaced, or if `values` has
-            another shape.
+        ValueError: If there are fewer than two knots, if they are not finite, increasing and evenly spaced, or if
+            `values` has another shape.
         TypeError: If `knots` are not numbers.
 
     Example:
@@ -68,7 +68,7 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
         knots = check_knots(knots)
     x = floating(x)
     knots = ops.stop_gradient(floating(knots, at_least="float32", name="knots"))
-    values = ops.cast(tensor("values", values), widened(x).dtype)
+    values = ops.cast(tensor("values", values), at_least_float32(x).dtype)
     if len(knots.shape) != 1 or tuple(values.shape) != tuple(knots.shape) or knots.shape[0] < 2:
         raise ValueError(
             "`knots` and `values` must have the same shape (n,), n >= 2. "
@@ -77,21 +77,23 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     return _linear_spline(x, knots, values)
 
 
-@rowwise
+@remat
 def _linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    wide = widened(x)  # half precision would look up the wrong piece
+    wide = at_least_float32(x)  # in half precision, the index of the piece could be wrong
     knots, values = ops.stop_gradient(ops.cast(knots, wide.dtype)), ops.cast(values, wide.dtype)
-    # Each piece as intercept + slope * x. With x - knot in its place ReLU would not be exact, as that rounds.
+    # Each piece is intercept + slope * x. With slope * (x - knot), ReLU would not be exact, because x - knot is
+    # rounded.
     slopes = (values[1:] - values[:-1]) / (knots[1:] - knots[:-1])
     intercepts = values[:-1] - slopes * knots[:-1]
-    # Both are looked up at once, as the gradient of a look-up, which adds up serially, takes most of the time.
+    # One lookup for both, because its gradient, a serial sum, takes most of the time.
     lines = look_up(ops.stack([intercepts, slopes]), _piece(ops.stop_gradient(wide), knots))
     return ops.cast(lines[0] + lines[1] * wide, x.dtype)
 
 
 def _piece(x: Tensor, knots: Tensor) -> Tensor:
-    """The index of the piece that each entry of `x` lies in, as an integer from 0 to n - 2."""
+    """Returns the index of the piece that contains each entry of `x`, an integer from 0 to n - 2."""
     last = knots.shape[0] - 2
     position = (x - knots[0]) * ((last + 1) / (knots[-1] - knots[0]))
-    # Clipped before the cast, since integers do not reach as far as floats, and after it, since NaN may become any.
+    # Clipped before the cast, because a float may exceed the integers, and after it, because NaN may become any
+    # integer.
     return ops.clip(ops.cast(ops.clip(position, 0, last), "int32"), 0, last)

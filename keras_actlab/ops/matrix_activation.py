@@ -1,4 +1,4 @@
-"""Piecewise constant matrices, applied to the vector that they depend on."""
+"""The product of a vector with a banded matrix whose entries are piecewise constant functions of the vector."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ import numpy as np
 from keras import ops
 
 from keras_actlab.arguments import check_number
-from keras_actlab.ops.rowwise import rowwise
-from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer, look_up, tensor, widened
+from keras_actlab.ops.remat import remat
+from keras_actlab.ops.tensor import Tensor, along_axis, at_least_float32, floating, integer, look_up, tensor
 
-# From this number of thresholds on, looking an interval up is faster than comparing with each of them.
-MANY = 8
+# From this number of thresholds on, a table lookup is faster than a comparison with each threshold.
+MIN_LOOKUP_THRESHOLDS = 8
 
 
 def check_thresholds(thresholds: Sequence[float] | np.ndarray) -> tuple[float, ...]:
-    """Returns `thresholds` as a tuple of floats; raises unless they are finite and strictly increasing, and any."""
+    """Returns `thresholds` as a tuple of floats. Raises unless they are finite and increase."""
     try:
         values = np.asarray(thresholds)
     except ValueError:  # sequences of unequal length
@@ -49,34 +49,35 @@ def matrix_activation(
 
     `a[d, j](s) = levels[bandwidth + d, k, j]  for  thresholds[k - 1] < s <= thresholds[k]`
 
-    with intervals that are open on the left and closed on the right, the first reaching down to minus and the last up
-    to plus infinity. `bandwidth = 0` is the diagonal activation of the paper, 1 the tri-diagonal one, `channels - 1`
-    the full matrix. That an off-diagonal entry depends on the channel of its column is our reading of the paper.
+    Intervals are open on the left and closed on the right. The first one extends to minus infinity, the last one to
+    plus infinity. `bandwidth = 0` is the diagonal activation of the paper, 1 the tri-diagonal one, `channels - 1` the
+    full matrix. The paper does not say which channel an off-diagonal entry depends on; here, it is that of its column.
 
-    The work grows with the number of diagonals. It grows with the number of intervals, too, unless the thresholds are a
-    list, tuple or array of 8 or more, evenly spaced: then an entry is looked up.
+    The run time grows with the number of diagonals and with the number of intervals. With 8 or more evenly spaced
+    thresholds, given as a list, tuple or array, a table lookup makes it independent of the number of intervals.
 
-    How gradients of large inputs are computed, and what PyTorch compiles, is told in `keras_actlab.ops.rowwise`.
+    Large inputs use a memory-saving backward pass; see `keras_actlab.ops.remat`.
 
     Args:
         x: Tensor with the channels on `axis`. Integers are converted to `keras.config.floatx()`.
         levels: Tensor, (2 * bandwidth + 1, m + 1, channels), or (2 * bandwidth + 1, m + 1, 1) when all channels share
             their levels.
         thresholds: (m,), finite and strictly increasing. Lists, tuples and NumPy arrays are checked; the values of
-            a backend's tensor or of a variable are trusted.
+            a backend tensor or of a variable are not checked.
         axis: The channel axis.
-        surrogate_width: The derivative with respect to a threshold is 0 almost everywhere. With a width `w`, in units
-            of `x`, a surrogate takes its place: the step at a threshold `s` counts as having the slope
-            `max(0, 1 - |x - s| / w) / w`. The output and all other gradients are unaffected.
+        surrogate_width: None, or the width `w` of a surrogate gradient of the thresholds, in units of `x`. The true
+            derivative with respect to a threshold is 0 almost everywhere. The surrogate treats the step at a threshold
+            `s` as if its slope were `max(0, 1 - |x - s| / w) / w`. The output and all other gradients are unaffected.
 
     Returns:
         A tensor with the shape and dtype of `x`, computed in float32 or wider.
 
     Raises:
-        ValueError: If an axis, shape, order or width does not fit.
+        ValueError: If `axis` is not an axis of `x`, the shapes do not match, the thresholds are not finite and
+            increasing, or the width is not positive.
         TypeError: If `thresholds` are not numbers.
 
-    Example: a leaky ReLU, and in the second channel a ReLU that looks the other way.
+    Example: a leaky ReLU in the first channel, and min(x, 0) in the second.
 
     >>> levels = [[[0.5, 1.0], [1.0, 0.0]]]  # one diagonal, two intervals, two channels
     >>> y = keras_actlab.ops.matrix_activation([[-2.0, -2.0], [3.0, 3.0]], levels, thresholds=(0.0,))
@@ -95,7 +96,8 @@ def matrix_activation(
         check_number("surrogate_width", surrogate_width, positive=True)
     even = isinstance(thresholds, tuple) and surrogate_width is None and _evenly_spaced(thresholds)
     x = floating(x)
-    levels = ops.cast(tensor("levels", levels), widened(x).dtype)  # so that their gradients add up in float32
+    # So that their gradients are summed in float32.
+    levels = ops.cast(tensor("levels", levels), at_least_float32(x).dtype)
     thresholds = tensor("thresholds", thresholds)
     rank = len(x.shape)
     axis = integer("axis", axis)
@@ -103,16 +105,16 @@ def matrix_activation(
         raise ValueError(f"`axis` must name an axis of `x`. Received: axis={axis}, x.shape={tuple(x.shape)}")
     axis = axis % rank
     _check_shapes(tuple(x.shape), tuple(levels.shape), tuple(thresholds.shape), axis)
-    if even and thresholds.shape[0] >= MANY:
+    if even and thresholds.shape[0] >= MIN_LOOKUP_THRESHOLDS:
         return (_look_up if axis == 0 else _look_up_by_rows)(x, levels, thresholds, axis=axis)
     compare = _compare if axis == 0 else _compare_by_rows
     return compare(x, levels, thresholds, axis=axis, surrogate_width=surrogate_width)
 
 
 def _compare(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int, surrogate_width: float | None) -> Tensor:
-    """The sum over the diagonals, whose entries are found by comparing `x` with every threshold."""
+    """Returns the sum over the diagonals. Compares `x` with every threshold to find the entries."""
     dtype = x.dtype
-    x = widened(x)
+    x = at_least_float32(x)
     thresholds = ops.cast(thresholds, x.dtype)
     rank, intervals = len(x.shape), levels.shape[1]
     above = [x > thresholds[k] for k in range(intervals - 1)]
@@ -129,22 +131,23 @@ def _compare(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int, surrogate
 
 
 def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor:
-    """The sum over the diagonals, whose entries are looked up, which takes as many steps for any number of them.
+    """Returns the sum over the diagonals. A table lookup finds the entries in constant time.
 
-    The thresholds are evenly spaced. The interval of `x` ends or starts at the threshold that is nearest to it.
+    The thresholds are evenly spaced, so that the interval of `x` ends or starts at the threshold nearest to `x`.
     """
     dtype = x.dtype
-    x = widened(x)
+    x = at_least_float32(x)
     thresholds = ops.cast(thresholds, x.dtype)
     rank, last = len(x.shape), thresholds.shape[0] - 1
     constant = ops.stop_gradient(x)
     spacing = (thresholds[last] - thresholds[0]) / last
-    # Clipped before the cast, since integers do not reach as far as floats, and after it, since NaN may become any.
+    # Clipped before the cast, because a float may exceed the integers, and after it, because NaN may become any
+    # integer.
     position = ops.round((constant - thresholds[0]) / spacing)
     nearest = ops.clip(ops.cast(ops.clip(position, 0, last), "int32"), 0, last)
     above = constant > look_up(thresholds, nearest)
     channels = levels.shape[2]
-    # Counted: PyTorch compiles no array of NumPy's, and jax2onnx no `ops.arange`.
+    # A cumulative sum, because PyTorch cannot compile a NumPy array here, and jax2onnx cannot export `ops.arange`.
     column = along_axis(ops.cumsum(ops.ones((channels,), "int32")) - 1, axis, rank)
     entry = (nearest + ops.cast(above, "int32")) * channels + column
     rows = [ops.reshape(levels[row], (-1,)) for row in range(levels.shape[0])]
@@ -152,8 +155,8 @@ def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor
     return ops.cast(_sum_of_diagonals(terms, axis), dtype)
 
 
-_compare_by_rows = rowwise(_compare)
-_look_up_by_rows = rowwise(_look_up)
+_compare_by_rows = remat(_compare)
+_look_up_by_rows = remat(_look_up)
 
 
 def _evenly_spaced(thresholds: tuple[float, ...]) -> bool:
@@ -167,7 +170,7 @@ def _check_shapes(
     thresholds_shape: tuple[int, ...],
     axis: int,
 ) -> None:
-    """Raises unless the three shapes belong together."""
+    """Raises unless the three shapes match."""
     channels = x_shape[axis]
     if len(thresholds_shape) != 1 or thresholds_shape[0] == 0:
         raise ValueError(
@@ -193,7 +196,7 @@ def _check_shapes(
 
 
 def _threshold_surrogate(x: Tensor, steps: list[Tensor], thresholds: Tensor, width: float) -> Tensor:
-    """Zeros whose derivative with respect to threshold k is the drop in level there, times a hat around it."""
+    """Returns zeros whose derivative with respect to threshold k is the drop in level there times a hat function."""
     surrogate = 0.0
     for k in range(len(steps) - 1):
         hat = ops.relu(1.0 - ops.abs(x - thresholds[k]) / width) / width
@@ -203,7 +206,7 @@ def _threshold_surrogate(x: Tensor, steps: list[Tensor], thresholds: Tensor, wid
 
 
 def _sum_of_diagonals(terms: list[Tensor], axis: int) -> Tensor:
-    """Adds the terms up, after moving entry `i + d` of the one that is `d` places off the diagonal to place `i`."""
+    """Returns the sum of the terms. Entry `i + d` of the term `d` places off the diagonal is added to entry `i`."""
     bandwidth = len(terms) // 2
     total = terms[bandwidth]
     for d in range(1, bandwidth + 1):
@@ -212,10 +215,10 @@ def _sum_of_diagonals(terms: list[Tensor], axis: int) -> Tensor:
 
 
 def _shift(x: Tensor, by: int, axis: int) -> Tensor:
-    """Moves entry `i + by` along `axis` to place `i`, and zeros to the places that nothing moves to."""
+    """Returns `x` shifted along `axis`, so that entry `i + by` becomes entry `i`, and padded with zeros."""
     kept, lost = [slice(None)] * len(x.shape), [slice(None)] * len(x.shape)
     length = x.shape[axis]
     kept[axis], lost[axis] = (slice(by, None), slice(0, by)) if by > 0 else (slice(0, by), slice(length + by, None))
-    # Not `ops.pad`: PyTorch would compile it anew at every call, since Keras counts its calls in the name of an object.
+    # Not `ops.pad`: PyTorch would recompile it at every call, because Keras numbers the object that it creates.
     parts = [x[tuple(kept)], ops.zeros_like(x[tuple(lost)])]
     return ops.concatenate(parts if by > 0 else parts[::-1], axis=axis)

@@ -1,7 +1,7 @@
 """A mean over the replicas of data-parallel training.
 
-This is where PyTorch's processes are known below the layers: Keras' `ops.moments` has such a mean on TensorFlow, and
-none on PyTorch.
+PyTorch's distributed package is imported here because Keras' `ops.moments` averages over replicas on TensorFlow, but
+not on PyTorch.
 """
 
 import functools
@@ -14,9 +14,9 @@ from keras_actlab.ops.tensor import Tensor
 
 
 def mean_over_replicas(x: Tensor) -> Tensor:
-    """Returns the mean of `x` over the replicas; its gradient is that of the replicas' mean loss.
+    """Returns the mean of `x` over the replicas. Its gradient is that of the mean loss over the replicas.
 
-    It is `x` itself where there is one replica, and on JAX, where a program computes with the global batch.
+    With one replica the result is `x`. On JAX it is always `x`, because a program computes with the global batch.
     """
     if backend.backend() == "tensorflow":
         mean, _ = ops.moments(x[None], axes=[0], synchronized=True)

@@ -1,17 +1,17 @@
-"""Spherical coordinates of the unit vectors in n dimensions: angles to direction, and back."""
+"""Spherical coordinates of unit vectors in n dimensions: angles to direction, and direction to angles."""
 
 import math
 
 import numpy as np
 from keras import backend, ops
 
-from keras_actlab.ops.compiled import compiled
-from keras_actlab.ops.sines import sines_and_cosines
+from keras_actlab.ops._jit import jit
+from keras_actlab.ops._sines import sines_and_cosines
 from keras_actlab.ops.tensor import Tensor, concrete, floating, largest_magnitude
 
 
 def angles_to_direction(angles: Tensor) -> Tensor:
-    """Maps spherical angles to the unit vectors that they name, one per column.
+    """Returns the unit vectors with the given spherical angles, one per column.
 
     ```
     u[0]     = cos(angles[0])
@@ -19,13 +19,13 @@ def angles_to_direction(angles: Tensor) -> Tensor:
     u[n - 1] = sin(angles[0]) * ... * sin(angles[n - 2])
     ```
 
-    Angles need not be principal values, which `keras_actlab.constraints.CanonicalAngles` names; but on JAX and
-    TensorFlow, float32 ones below `-2**16` or above `2**16`, where neighbours are 1/128 apart, count as these. The
-    gradient is exact everywhere else, also where a sine is 0.
+    The angles need not be in the ranges of `keras_actlab.constraints.CanonicalAngles`. On JAX and TensorFlow, float32
+    angles are clipped to `[-2**16, 2**16]`, beyond which neighbouring numbers are 1/128 apart. Elsewhere the gradient
+    is exact, also where a sine is 0.
 
     Args:
-        angles: Tensor, (n - 1, units), radians, n >= 2. Half-precision angles are widened to float32, because a product
-            of thousands of sines means nothing below that.
+        angles: Tensor, (n - 1, units), radians, n >= 2. Half-precision angles are cast to float32, because a product of
+            thousands of sines has no correct digits in half precision.
 
     Returns:
         A tensor of unit columns, (n, units), float32 or wider.
@@ -53,25 +53,26 @@ def angles_to_direction(angles: Tensor) -> Tensor:
 
 
 def direction_to_angles(kernel: Tensor) -> Tensor:
-    """Maps the columns of a matrix to the spherical angles of their directions.
+    """Returns the spherical angles of the directions of a matrix's columns.
 
-    The right inverse of `angles_to_direction` on the whole sphere: `angles_to_direction(direction_to_angles(w))` is
-    `w / norm(w)` for every column, the sign of its last entry included.
+    The function is the right inverse of `angles_to_direction` on the whole sphere:
+    `angles_to_direction(direction_to_angles(w))` is `w / norm(w)` for every column, including the sign of its last
+    entry.
 
     `angles[i] = arctan2(norm(w[i + 1:]), w[i])`, except `angles[n - 2] = arctan2(w[n - 1], w[n - 2])`
 
     Args:
-        kernel: Tensor, (n, units), n >= 2. Columns need not have norm 1 but must not be 0. The zeros of a kernel that
-            is being traced cannot be seen, and give angles of NaN.
+        kernel: Tensor, (n, units), n >= 2. Columns need not have norm 1 but must not be 0. Within a trace, columns of
+            zeros cannot be detected and give NaN.
 
     Returns:
-        A tensor, (n - 1, units), radians, float32 or wider: all but the last row in [0, pi], the last in [0, 2 pi). The
-        map has no derivative where all entries below a non-zero one are 0. Such zeros have the gradient 0 here, and so
-        have entries that are so small beside the largest that their squares underflow.
+        A tensor, (n - 1, units), radians, float32 or wider. The last row is in [0, 2 pi), the others are in [0, pi].
+        The map has no derivative where all entries below a non-zero one are 0. The gradient of such zeros is 0, and so
+        is that of entries whose squares underflow beside the square of the largest entry.
 
     Raises:
-        ValueError: If `kernel` is not a matrix with at least two rows, or has a column of zeros (or of numbers so small
-            that some backends take them for zero: subnormal ones).
+        ValueError: If `kernel` is not a matrix with at least two rows, or has a column of zeros or of subnormal
+            numbers, which some backends flush to zero.
 
     Example:
 
@@ -92,21 +93,21 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
     return _to_angles(kernel)
 
 
-@compiled
+@jit
 def _to_direction(angles: Tensor) -> Tensor:
     sines, cosines = sines_and_cosines(angles)
     cosines = ops.concatenate([cosines, ops.ones_like(angles[:1, :])], axis=0)
-    # PyTorch's export traces sizes as tensors, for which the arithmetic on rows below would come out differently.
+    # int: PyTorch's export traces sizes as tensors, and the integer arithmetic in `_products_before` would differ.
     return _products_before(sines, int(angles.shape[0]) + 1) * cosines
 
 
-@compiled
+@jit
 def _to_angles(kernel: Tensor) -> Tensor:
-    kernel = kernel / largest_magnitude(kernel, 0)  # no square overflows, and none that matters underflows
-    # Summed from the last row up, so that a column's trailing zeros leave norms of exactly 0.
+    kernel = kernel / largest_magnitude(kernel, 0)  # no square overflows, and no relevant square underflows
+    # The sum starts at the last row, so that trailing zeros of a column give norms of exactly 0.
     squares = ops.flip(ops.square(kernel), axis=0)
     squares = ops.flip(ops.cumsum(squares, axis=0), axis=0)  # squares[i] = norm(kernel[i:])**2
-    # Where a square underflows, its quotients would be 0 / 0 in the gradient.
+    # Where a square underflows, the gradient would contain 0 / 0.
     differentiable = squares > 4 * np.finfo(backend.standardize_dtype(kernel.dtype)).tiny
     norms = ops.sqrt(_constant_unless(differentiable, squares))
     rest = ops.concatenate([norms[1:-1, :], kernel[-1:, :]], axis=0)
@@ -118,16 +119,17 @@ def _to_angles(kernel: Tensor) -> Tensor:
 
 
 def _constant_unless(differentiable: Tensor, x: Tensor) -> Tensor:
-    """Returns `x`, with a gradient of 0 where it is not differentiable, whatever arrives there, NaN included."""
+    """Returns `x`; its gradient is 0 where `differentiable` is False, even if the upstream gradient is NaN."""
     return ops.where(differentiable, x, ops.stop_gradient(x))
 
 
 def _products_before(x: Tensor, rows: int) -> Tensor:
-    """Row i is the product of rows 0, ..., i - 1 of `x`, which has `rows - 1` rows or more.
+    """Returns the exclusive cumulative product: row i is the product of rows 0, ..., i - 1 of `x`.
 
-    Multiplies the rows of each block of three, solves the problem for the blocks' products, and goes on from there
-    within the blocks. `ops.cumprod` would do, but its gradient is several times slower on JAX and wrong on TensorFlow
-    where a factor is 0 (tensorflow#119430), as sines of a kernel with trailing zeros are.
+    `x` has at least `rows - 1` rows. The function multiplies the rows of each block of three, calls itself for the
+    products of the blocks, and completes the rows within the blocks. `ops.cumprod` would do the same, but its gradient
+    is several times slower on JAX, and wrong on TensorFlow where a factor is 0 (tensorflow#119430), as are sines of a
+    kernel with trailing zeros.
     """
     if rows == 1:
         return ops.ones_like(x[:1, :])
@@ -143,7 +145,7 @@ def _products_before(x: Tensor, rows: int) -> Tensor:
 
 
 def _check_no_zero_column(kernel: Tensor) -> None:
-    """Raises if a column's largest magnitude is 0 or subnormal; says nothing while tracing."""
+    """Raises if the largest magnitude of a column is 0 or subnormal. Within a trace, nothing is checked."""
     values = concrete(kernel)
     if values is None:
         return

@@ -9,20 +9,20 @@ from keras_actlab.ops.tensor import Tensor, floating, integer, largest_magnitude
 
 
 def unit_vectors(x: Tensor, axis: int | Sequence[int]) -> Tensor:
-    """Divides each vector by its Euclidean norm.
+    """Returns each vector divided by its Euclidean norm.
 
     `unit_vectors(x) = x / norm(x)`, the norm over `axis`
 
-    A vector of zeros has no direction: it stays zero, and its gradient is 0. So does one of numbers so small that some
-    backends take them for zero: subnormal ones.
+    A vector of zeros has no direction: the result is zero, and its gradient is 0. The same holds for a vector of
+    subnormal numbers, which some backends flush to zero.
 
     Args:
-        x: Tensor of any shape. Half-precision numbers are widened to float32.
+        x: Tensor of any shape. Half-precision numbers are cast to float32.
         axis: The axis, or the axes, along which the entries of one vector lie.
 
     Returns:
-        A tensor with the shape of `x`, float32 or wider. Neither it nor its gradient overflows or underflows on the
-        way, however large or small the vector is.
+        A tensor with the shape of `x`, float32 or wider. Neither the computation nor its gradient overflows or
+        underflows, however large or small the vector is.
 
     Example:
 

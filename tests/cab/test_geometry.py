@@ -22,7 +22,7 @@ THRESHOLDS = (-0.5, 0.0, 1.0)
 
 
 def chain(layers, shape=(None, 3), seed=0):
-    """Builds layers one after the other, and moves all weights off their start."""
+    """Builds consecutive layers and changes all weights from their initial values."""
     rng = np.random.default_rng(seed)
     for layer in layers:
         layer.build(shape)
@@ -37,7 +37,7 @@ def chain(layers, shape=(None, 3), seed=0):
     return tuple(layers)
 
 
-# Units, and the same without the activation: what must have the value of a bend on a boundary.
+# Units with and without the activation. On a boundary, the latter must equal a breakpoint.
 CASES = {
     "Dense": (lambda: [Dense(5, activation="relu")], lambda: [Dense(5)], (0.0,)),
     "no bias": (lambda: [Dense(5, use_bias=False)], lambda: [Dense(5, use_bias=False)], (0.0,)),
@@ -92,7 +92,7 @@ def test_a_unit_bends_on_its_boundaries(name):
     np.testing.assert_array_equal(found.units, np.repeat(np.arange(5), len(bends)))
     np.testing.assert_allclose(np.linalg.norm(found.normals, axis=1), 1.0)
     np.testing.assert_allclose(found.locations, -found.offsets[:, None] * found.normals)
-    # Points all over each boundary: its location, and a way along it.
+    # Points on each boundary: its location plus random moves within it.
     rng = np.random.default_rng(1)
     along = rng.normal(size=(count, 3))
     along -= np.sum(along * found.normals, axis=1, keepdims=True) * found.normals
@@ -114,7 +114,7 @@ def test_the_normal_points_to_where_the_unit_is_active():
         assert active.all() if sign > 0 else not active.any()
 
 
-def test_conversion_leaves_boundaries_where_they_are():
+def test_conversion_does_not_move_boundaries():
     units = chain([Dense(5), BatchNormalization(), ReLU(max_value=2.0)])
     model = keras.Sequential([keras.Input((3,)), *units])
     converted = to_gmp(model)
@@ -234,12 +234,12 @@ def test_a_smooth_activation_turns_at_0():
         ),
     ],
 )
-def test_what_has_no_boundaries_is_refused(units, words):
+def test_units_without_boundaries_raise(units, words):
     with pytest.raises(ValueError, match=words):
         cab.boundaries(units())
 
 
-def test_what_is_no_layer_is_refused():
+def test_non_layers_raise():
     for units in ("dense", (), (Dense(3), "relu")):
         with pytest.raises(TypeError, match="must be a Keras layer"):
             cab.boundaries(units)
@@ -325,7 +325,7 @@ def test_propositions_2_3_to_2_5(name, excess):
     np.testing.assert_allclose(np.degrees(turn), 180.0)
 
 
-def test_perturb_is_a_step_and_leaves_the_layer():
+def test_perturb_equals_a_step_and_does_not_change_the_layer():
     units = chain([Dense(5), BatchNormalization(), ReLU()])
     start = [numpy(v) for layer in units for v in layer.variables]
     rng = np.random.default_rng(3)

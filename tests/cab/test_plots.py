@@ -26,12 +26,12 @@ def dense(kernel, bias, activation="relu"):
 
 
 def hyperplanes(weights, biases):
-    """Boundaries of units with these weights, (units, n)."""
+    """Returns boundaries of units with these weights, (units, n)."""
     return cab.boundaries(dense(np.transpose(weights), biases))
 
 
 def track(locations, moves=0.0, turns=0.0):
-    """A track with these locations, (records, boundaries, n), one record every ten steps."""
+    """Returns a track with these locations, (records, boundaries, n), and one record every ten steps."""
     locations = np.asarray(locations, "float64")
     records, units, inputs = locations.shape
     changes = [np.broadcast_to(np.asarray(change, "float64"), (records, units)) for change in (moves, turns)]
@@ -44,7 +44,7 @@ def legend(ax):
 
 
 def lines(ax):
-    """The ends of the lines that `boundaries_2d` draws, (lines, 2, 2)."""
+    """Returns the end points of the lines that `boundaries_2d` draws, (lines, 2, 2)."""
     (found,) = (each for each in ax.collections if isinstance(each, LineCollection))
     return np.array(found.get_segments())
 
@@ -70,7 +70,7 @@ DRAWINGS = {
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
-def test_every_figure_is_the_callers_and_says_what_it_shows(name):
+def test_every_figure_is_closed_in_pyplot_and_labelled(name):
     figure = DRAWINGS[name](None)
     assert not plt.get_fignums()
     ax = figure.axes[0]
@@ -112,7 +112,7 @@ def test_labels_of_three_axes_are_within_a_row_of_panels():
         assert box.x1 <= figure.bbox.x1
 
 
-def test_features_are_what_the_layers_compute():
+def test_features_are_the_outputs_of_the_layers():
     kernel, bias = np.array([[1.0, -2.0, 0.5]]), np.array([0.1, 0.2, 0.3])
     norm = keras.layers.BatchNormalization(epsilon=0.0, momentum=0.5)
     chain = (dense(kernel, bias, None), norm, keras.layers.ReLU())
@@ -181,7 +181,7 @@ def test_lines_are_where_the_units_switch():
         assert np.linalg.norm(ends[0] - ends[1]) > 1
     (dots,) = ax.lines
     np.testing.assert_array_equal(np.transpose(dots.get_data()), PLANE.locations)
-    assert ax.get_aspect() == 1  # right angles look right
+    assert ax.get_aspect() == 1  # right angles are not distorted
 
 
 def test_boundaries_that_are_missing_or_outside_are_not_drawn():
@@ -290,7 +290,7 @@ def test_the_largest_change_of_any_boundary_is_drawn():
     assert legend(ax) == ["SP", "GmP"]
     np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 10, 20, 30])
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [np.nan, 2.0, np.nan, 30.0])
-    assert ax.lines[0].get_marker() == "."  # else a record between gaps would be invisible
+    assert ax.lines[0].get_marker() == "."  # otherwise a record between gaps would be invisible
     assert 0 < ax.get_ylim()[0] <= 1.0
 
     ax = plots.largest_changes(tracks, "turns").axes[0]
@@ -325,7 +325,7 @@ def test_planes_end_at_the_cube(planes):
     np.testing.assert_allclose(np.abs(square[:, 1:]), 1.0)
     np.testing.assert_allclose(hexagon.sum(axis=1), 0.0, atol=1e-6)
     np.testing.assert_allclose(np.sort(np.abs(hexagon), axis=1), [[0, 1, 1]] * 6, atol=1e-6)
-    for corners in (square, hexagon):  # in order: no side is a diagonal
+    for corners in (square, hexagon):  # sorted: no side is a diagonal
         sides = np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1)
         np.testing.assert_allclose(sides, sides[0], rtol=1e-5)
     assert legend(ax) == ["unit 0", "unit 1"]
@@ -418,7 +418,7 @@ def test_a_curve_that_all_channels_share():
     np.testing.assert_allclose(y, np.maximum(x, 0) + 0.5 * x * np.exp(-(x**2) / 2), atol=1e-6)
     np.testing.assert_array_equal(relu.get_ydata(), np.maximum(x, 0))
     assert relu.get_linewidth() < curve.get_linewidth()
-    assert relu.get_zorder() > curve.get_zorder()  # or it would not be seen beside a curve that is close to it
+    assert relu.get_zorder() > curve.get_zorder()  # otherwise a similar curve would hide it
 
 
 @pytest.mark.parametrize("axis", [-1, 1])

@@ -15,7 +15,7 @@ def sequential(*hidden, shape=(3,)):
     return keras.Sequential([keras.Input(shape), *hidden])
 
 
-# How to make an affine layer with some activation, and the shape of its input.
+# A function that makes an affine layer with an activation, and the shape of its input.
 AFFINE = {
     "Dense": (lambda a: keras.layers.Dense(4, a), (5,)),
     "Dense without bias": (lambda a: keras.layers.Dense(4, a, use_bias=False), (5,)),
@@ -35,7 +35,7 @@ AFFINE = {
 
 
 @pytest.mark.parametrize("kind", AFFINE)
-def test_a_built_in_activation_gets_what_the_layer_without_it_puts_out(kind):
+def test_preactivations_equal_the_output_without_activation(kind):
     make, shape = AFFINE[kind]
     layer, linear = make("relu"), make("linear")
     model = sequential(layer, shape=shape)
@@ -43,7 +43,7 @@ def test_a_built_in_activation_gets_what_the_layer_without_it_puts_out(kind):
     layer.set_weights([RNG.normal(size=w.shape) for w in layer.get_weights()])
     linear.set_weights(layer.get_weights())
     if kind in ("GmPDense", "GmPConv2D"):
-        linear.scale.assign(np.ones(4))  # it stands outside the activation
+        linear.scale.assign(np.ones(4))  # it multiplies the output of the activation
     x = RNG.normal(size=(7, *shape)).astype("float32")
     found = preactivations(model, x)
     assert list(found) == [layer.name]
@@ -60,7 +60,7 @@ def residual_network():
     return keras.Model(x, keras.layers.Dense(2, "softmax")(h))
 
 
-def test_an_activation_layer_gets_its_input_whatever_came_before():
+def test_preactivations_of_an_activation_layer_are_its_input():
     model = residual_network()
     model.set_weights([np.abs(RNG.normal(size=w.shape)) - 0.1 for w in model.get_weights()])
     x = RNG.normal(size=(6, 3)).astype("float32")
@@ -71,7 +71,7 @@ def test_an_activation_layer_gets_its_input_whatever_came_before():
         np.testing.assert_array_equal(found[name], numpy(expected))
 
 
-def test_a_sequential_model_that_grew_is_read_as_it_is_now():
+def test_a_sequential_model_with_an_added_layer():
     model = keras.Sequential([keras.Input((3,))])
     for units in (4, 5, 6):
         model.add(keras.layers.Dense(units, "relu"))
@@ -102,7 +102,7 @@ def test_under_a_mixed_policy_values_are_float32_of_the_network_s_own_precision(
     assert first.dtype == "float32"
     expected = [numpy(keras.ops.cast(output, "float32")) for output in inner(x)]
     np.testing.assert_array_equal(np.maximum(first, 0), expected[0])
-    # Weight normalization has TensorFlow multiply in float32.
+    # With weight normalization, TensorFlow multiplies in float32.
     np.testing.assert_allclose(np.maximum(second, 0), expected[1], atol=0.05)
 
 
@@ -114,7 +114,7 @@ def test_patterns_are_indices_of_intervals_closed_on_the_right():
         keras.layers.LeakyReLU(): [0, 0, 0, 0, 1, 1, 1, 1, 1],
         keras.layers.Activation("hard_tanh"): [0, 0, 1, 1, 1, 1, 2, 2, 2],
         layers.TMAF(0): [0, 0, 1, 1, 2, 2, 3, 3, 3],
-        layers.TMAF(0, thresholds=(0.0, 0.1)): [0, 0, 0, 0, 1, 2, 2, 2, 2],  # 0.1 in float32, as the values are
+        layers.TMAF(0, thresholds=(0.0, 0.1)): [0, 0, 0, 0, 1, 2, 2, 2, 2],  # 0.1 in float32, like the values
         keras.layers.Activation("linear"): None,
     }
     for layer, intervals in expected.items():
@@ -213,7 +213,7 @@ NOT_READ = {
         lambda: sequential(keras.layers.DepthwiseConv1D(2, activation="relu"), shape=(4, 3)),
         "layers of their own.*DepthwiseConv1D",
     ),
-    "a function": (activation_function, r"no operations beside them.*\(ReLU|Relu\)"),
+    "a function": (activation_function, r"no other operations than.*\(ReLU|Relu\)"),
     "lambda": (lambda: sequential(keras.layers.Lambda(lambda x: x), keras.layers.Dense(1)), r"\(Lambda\)"),
     "an output that goes on": (smooth_output_that_goes_on, "'inside'"),
     "called twice": (called_twice, "once.*'again'.*2 times"),
@@ -221,7 +221,7 @@ NOT_READ = {
 
 
 @pytest.mark.parametrize("kind", NOT_READ)
-def test_names_what_it_cannot_read(kind):
+def test_unsupported_models_raise(kind):
     make, message = NOT_READ[kind]
     with pytest.raises(ValueError, match=message):
         preactivations(make(), np.ones((2, 3)))
@@ -252,7 +252,7 @@ X, Y = RNG.normal(size=(12, 3)).astype("float32"), RNG.normal(size=12).astype("f
 
 
 class Snapshots(keras.callbacks.Callback):
-    """Keeps the weights before the first step and after every one."""
+    """Keeps the weights before the first step and after every step."""
 
     def on_epoch_begin(self, epoch, logs=None):
         if not epoch:
@@ -264,7 +264,7 @@ class Snapshots(keras.callbacks.Callback):
         self.weights.append(self.model.get_weights())
 
 
-def test_the_tracker_says_what_snapshots_say_and_does_not_disturb_training():
+def test_the_tracker_equals_snapshots_and_does_not_change_training():
     model, tracker, snapshots = training_model(), RegionTracker(X, every=2), Snapshots()
     model.fit(X, Y, batch_size=4, epochs=4, verbose=0, callbacks=[tracker, snapshots])
     alone = training_model()
@@ -285,7 +285,7 @@ def test_the_tracker_says_what_snapshots_say_and_does_not_disturb_training():
     assert 0 < tracker.units_changed.max() < tracker.points_changed.max() <= 1
 
 
-def test_the_tracker_goes_on_and_starts_anew_on_another_model():
+def test_the_tracker_continues_and_restarts_on_another_model():
     model, tracker = training_model(), RegionTracker(X)
     for _ in range(2):
         model.fit(X, Y, batch_size=6, epochs=1, verbose=0, callbacks=[tracker])

@@ -11,7 +11,7 @@ from keras_actlab.cab.plots import slice_2d
 from keras_actlab.cab.regions import activation_patterns, preactivations
 from keras_actlab.cab.slices import Plane, slice_regions
 
-# Geometry in NumPy, of pre-activations that test_regions.py compares on every backend.
+# Only geometry in NumPy is tested; test_regions.py compares pre-activations on every backend.
 pytestmark = pytest.mark.one_backend
 
 ROWS = 2048
@@ -32,7 +32,7 @@ def sequential(*hidden, shape=(2,)):
 
 
 def in_chunks(function, points):
-    """Calls `function` on as many rows each time, so that a backend that compiles does so once."""
+    """Calls `function` with a constant number of rows, so that it is compiled only once."""
     chunks = [points[start : start + ROWS] for start in range(0, len(points), ROWS)]
     padded = (np.pad(chunk, ((0, ROWS - len(chunk)), (0, 0)), mode="edge") for chunk in chunks)
     return np.concatenate([function(chunk) for chunk in padded])[: len(points)]
@@ -111,26 +111,26 @@ def test_cuts_the_rectangle_where_the_network_bends(kind):
     assert areas.min() > 0
     np.testing.assert_allclose(areas.sum(), 16.0)
 
-    # One pattern a polygon.
+    # One pattern per polygon.
     rng = np.random.default_rng(3)
     inner = [0.02 * polygon.mean(axis=0) + 0.98 * polygon for polygon in found.polygons]
     weights = [rng.dirichlet(np.ones(len(corners)), 8) for corners in inner]
     samples = np.concatenate([w @ corners for w, corners in zip(weights, inner, strict=True)])
     patterns = in_chunks(lambda x: activation_patterns(model, x), samples).reshape(len(areas), 8, -1)
-    wide = areas > 1e-4  # in others, rounding may move a sample across
+    wide = areas > 1e-4  # in smaller ones, rounding may move a sample across a side
     assert wide.mean() > 0.9
     assert (patterns == patterns[:, :1])[wide].all()
     ours = {pattern.tobytes() for pattern in patterns[:, 0]}
     assert len(ours) == len(areas) > 12
 
-    # Nothing that a grid sees is missing, and little that it does not see is there.
+    # The polygons include every pattern of a grid, and few others.
     (left, right), (bottom, top) = SQUARE
     grid = np.stack(np.meshgrid(np.linspace(left, right, 201), np.linspace(bottom, top, 201)), axis=-1).reshape(-1, 2)
     seen = {pattern.tobytes() for pattern in in_chunks(lambda x: activation_patterns(model, x), grid)}
     assert 0.8 * len(ours) < len(seen)
     assert len(seen - ours) <= 1
 
-    # Units are at a breakpoint of theirs on their boundaries.
+    # On its boundaries, a unit is at a breakpoint.
     middles = found.segments.mean(axis=1)
     for layer in model.layers:
         mine = found.layers == layer.name
@@ -150,7 +150,7 @@ def test_cuts_the_rectangle_where_the_network_bends(kind):
         assert errors[wide].max() < 1e-4 * np.abs(outputs).max()
 
 
-def test_across_a_segment_its_unit_alone_changes():
+def test_only_its_unit_changes_across_a_segment():
     model = NETWORKS["leaky ReLU"]()
     found = slice_regions(model, Plane.of_inputs(SQUARE))
     directions = found.segments[:, 1] - found.segments[:, 0]

@@ -51,7 +51,7 @@ def refusal(path) -> str | None:
         cab.load_tracks(path)
     except ValueError as error:
         return str(error)
-    return None  # what is damaged may be without meaning
+    return None  # a damaged file may be unreadable
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -31,7 +31,7 @@ def train(model, epochs, *callbacks, **arguments):
 
 
 class Snapshots(keras.callbacks.Callback):
-    """What `boundaries` says at the end of each epoch."""
+    """Keeps the result of `boundaries` at the end of each epoch."""
 
     def __init__(self):
         super().__init__()
@@ -54,9 +54,9 @@ def assert_same(track, other):
         np.testing.assert_allclose(getattr(track, name), getattr(other, name), rtol=1e-6, atol=1e-12, err_msg=name)
 
 
-def test_the_track_is_what_boundaries_says():
+def test_the_track_equals_boundaries():
     model, snapshots = network(), Snapshots()
-    tracker = cab.BoundaryTracker(units_of(model), every=3)  # three steps an epoch
+    tracker = cab.BoundaryTracker(units_of(model), every=3)  # three steps per epoch
     train(model, 5, tracker, snapshots)
     track = whole(tracker)
     np.testing.assert_array_equal(track.steps, [0, 3, 6, 9, 12, 15])
@@ -81,7 +81,8 @@ def test_tracking_does_not_change_the_training():
 def test_memory_is_bounded_and_no_jump_is_lost():
     model = network()
     full = cab.BoundaryTracker(units_of(model))
-    # A record has 4 normals and locations of 2 numbers, 4 moves and 4 turns, of 8 bytes each, and 2,000 around them.
+    # A record has 4 normals and locations of 2 numbers, 4 moves and 4 turns, of 8 bytes each, and 2,000 bytes of
+    # overhead.
     small = cab.BoundaryTracker(units_of(model), megabytes=8 * 2192 / 1e6)
     train(model, 15, full, small)
     full, small = whole(full), whole(small)
@@ -112,7 +113,7 @@ def test_thinning_keeps_even_strides(records):
         assert np.log2(strides[0]) % 1 == 0
 
 
-def test_a_second_fit_goes_on():
+def test_a_second_fit_continues():
     model, other = network(), network()
     once, twice = cab.BoundaryTracker(units_of(model)), cab.BoundaryTracker(units_of(other))
     train(model, 4, once)
@@ -137,7 +138,7 @@ def test_weights_that_were_set_are_a_gap():
     model = network()
     tracker = cab.BoundaryTracker(units_of(model))
     train(model, 1, tracker)
-    model.layers[0].kernel.assign_add(np.ones((2, 4)))  # as EarlyStopping does that restores the best weights
+    model.layers[0].kernel.assign_add(np.ones((2, 4)))  # like EarlyStopping, which restores the best weights
     model.compile("sgd", "mse")  # with an optimizer that has taken no step
     train(model, 1, tracker)
     track = whole(tracker)
@@ -154,7 +155,7 @@ def test_the_last_execution_of_an_epoch_may_be_shorter():
     np.testing.assert_array_equal(whole(tracker).steps, [0, 2, 3, 5, 6])
 
 
-def test_no_epoch_leaves_no_track():
+def test_zero_epochs_give_no_track():
     model = network()
     tracker = cab.BoundaryTracker(units_of(model))
     train(model, 0, tracker)
@@ -174,7 +175,7 @@ def test_short_fits_lose_no_step():
 
 
 @pytest.mark.parametrize("kind", ["accumulation", "skipped"])
-def test_a_second_fit_goes_on_where_steps_are_no_updates(kind):
+def test_a_second_fit_continues_when_steps_are_not_updates(kind):
     model = network()
     if kind == "accumulation":
         model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2), "mse")
@@ -230,7 +231,7 @@ def whole_steps(folder):
     return cab.load_tracks(folder / "tracks" / "run.npz")["dense"].steps
 
 
-def test_a_resumed_track_goes_on_at_its_stride(tmp_path):
+def test_a_resumed_track_keeps_its_stride(tmp_path):
     model = network()
     for epochs in (8, 2):
         tracker = cab.BoundaryTracker(units_of(model), megabytes=8 * 2192 / 1e6, path=tmp_path / "run.npz")
@@ -239,11 +240,11 @@ def test_a_resumed_track_goes_on_at_its_stride(tmp_path):
     np.testing.assert_array_equal(steps, [0, 8, 16, 24, 30])
 
 
-def test_names_may_be_others_where_a_run_goes_on(tmp_path):
+def test_layer_names_may_differ_in_a_resumed_run(tmp_path):
     tracks = []
     for _ in range(2):
         start = keras.initializers.GlorotUniform(seed=3)
-        model = network([keras.layers.Dense(4, kernel_initializer=start)])  # which Keras names anew
+        model = network([keras.layers.Dense(4, kernel_initializer=start)])  # Keras gives it another name
         tracker = cab.BoundaryTracker(units_of(model), path=tmp_path / "run.npz")
         train(model, 1, tracker)
         tracks.append(tracker.tracks)
@@ -311,7 +312,7 @@ def test_layers_may_be_named():
     assert list(by_path.tracks) == ["dense", "output"]
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "run.npz"
     model = network()
     tracker = cab.BoundaryTracker(units_of(model), path=path)
@@ -399,7 +400,7 @@ def test_too_little_memory_is_refused():
     [
         ({"every": 0}, ValueError, "`every` must be positive"),
         ({"every": 1.5}, TypeError, "`every` must be an integer"),
-        ({"megabytes": 0}, ValueError, "`megabytes` must be positive"),
+        ({"megabytes": 0}, ValueError, "`megabytes` must be finite and positive"),
         ({"megabytes": "1"}, TypeError, "`megabytes` must be a number"),
         ({"layers": []}, TypeError, "`layers` must be"),
         ({"layers": 3}, TypeError, "`layers` must be"),

@@ -113,7 +113,7 @@ def test_samples_give_nearly_the_density_that_they_are_from():
     np.testing.assert_allclose(density.cdf(z), wide.cdf(z), rtol=0, atol=0.01)
 
 
-def test_a_few_outliers_move_nothing():
+def test_a_few_outliers_have_no_effect():
     clean = eafo.Empirical(SAMPLES)
     dirty = eafo.Empirical(np.concatenate([SAMPLES, [1e6, 1e6]]))
     assert dirty.bandwidth == pytest.approx(clean.bandwidth, rel=0.01)
@@ -143,7 +143,7 @@ def test_a_point_mass_is_half_a_percent_and_five(number, count, heavy):
     np.testing.assert_allclose(eafo.Empirical(samples).atoms, expected)
 
 
-def test_an_estimate_moves_and_scales_with_its_samples():
+def test_an_estimate_is_equivariant_to_shift_and_scale():
     samples = np.concatenate([np.maximum(SAMPLES, 0.0), SAMPLES])
     density, moved = eafo.Empirical(samples), eafo.Empirical(1e3 * samples - 5.0)
     z = np.linspace(-5.0, 7.0, 25)
@@ -211,7 +211,7 @@ def test_bad_parameters_are_named():
             eafo.Density(distribution)
 
 
-def test_one_outlier_does_not_make_good_samples_look_equal():
+def test_one_outlier_does_not_make_samples_equal_up_to_rounding():
     samples = np.random.default_rng(0).normal(size=1000)
     with_outlier = eafo.Empirical(np.append(samples, 1e6))
     assert with_outlier.bandwidth == pytest.approx(eafo.Empirical(samples).bandwidth, rel=0.01)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_actlab import eafo, ops
-from keras_actlab.eafo.functions import KNOWN, crrelu
+from keras_actlab.eafo.functions import FORMULAS, crrelu
 from keras_actlab.layers import CRReLU, EntropyActivation
 from tests.backends import numpy
 
@@ -17,28 +17,28 @@ def built(layer):
     return layer
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", FORMULAS)
 def test_a_formula_is_that_of_keras(name):
     z = np.linspace(-20.0, 20.0, 2001)
     function = ops.crrelu if name == "crrelu" else getattr(keras.activations, name)
-    np.testing.assert_allclose(KNOWN[name](z), numpy(function(z.astype("float32"))), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(FORMULAS[name](z), numpy(function(z.astype("float32"))), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "sparsemax", "glu"])
 def test_an_activation_of_several_numbers_is_refused(name):
-    with pytest.raises((ValueError, TypeError), match=r"^`activation` must (be a function of one|give as many)"):
+    with pytest.raises((ValueError, TypeError), match=r"^`activation` must (be a function of one|return as many)"):
         eafo.entropy(name, Z)
 
 
 def test_an_activation_without_a_formula_is_taken_from_keras():
     # H(p) + E[z] for exp(z).
-    assert "exponential" not in KNOWN
+    assert "exponential" not in FORMULAS
     assert eafo.entropy("exponential", Z) == pytest.approx(np.log(2 * np.pi * np.e) / 2, abs=1e-3)
 
 
 def test_formulas_do_not_overflow():
     z = np.array([-1e4, -800.0, 800.0, 1e4])
-    for name, function in KNOWN.items():
+    for name, function in FORMULAS.items():
         assert np.all(np.isfinite(function(z))), name
 
 
@@ -90,13 +90,13 @@ BAD = {
     "NaN on the left": (lambda: lambda z: np.where(z < -3, np.nan, z), ValueError, r"finite .* which is nan at -"),
     "number": (lambda: 3, TypeError, r"a name, a layer, or a function .* Received: activation=3"),
     "None": (lambda: None, TypeError, r"a name, a layer, or a function .* Received: activation=None"),
-    "integers": (lambda: lambda z: (z > 0).astype("int64"), TypeError, r"gave shape \(6,\) and dtype int64"),
-    "a sum": (lambda: lambda z: np.sum(z), TypeError, r"gave shape \(\) and dtype float64 for shape \(6,\)"),
+    "integers": (lambda: lambda z: (z > 0).astype("int64"), TypeError, r"returned shape \(6,\) and dtype int64"),
+    "a sum": (lambda: lambda z: np.sum(z), TypeError, r"returned shape \(\) and dtype float64 for shape \(6,\)"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_function_of_one_number_is_named(name):
+def test_activations_that_are_not_elementwise_raise(name):
     make, error, message = BAD[name]
-    with pytest.raises(error, match="^`activation` must (be|give) .*" + message.replace("gave", ".*gave")):
+    with pytest.raises(error, match="^`activation` must (be|return) .*" + message.replace("returned", ".*returned")):
         eafo.entropy(make(), Z)

@@ -15,7 +15,7 @@ def normal(*shape, seed=0):
 
 
 def identity_dense(activation):
-    """One unit that hands its input to an activation."""
+    """Returns a model of one unit that passes its input to an activation."""
     return keras.layers.Dense(1, activation=activation, kernel_initializer="ones")
 
 
@@ -55,7 +55,7 @@ def test_zeros_behind_a_relu_are_a_point_mass():
     assert row["standardized after"] == pytest.approx(eafo.standardized_entropy("relu", eafo.Gaussian()), abs=0.03)
 
 
-def test_scale_moves_the_entropy_and_not_the_standardized_one():
+def test_scale_changes_the_entropy_but_not_the_standardized_entropy():
     model = sequential(keras.layers.Activation("relu"), keras.layers.Activation("relu"))
     once, doubled = (eafo.layer_entropies(model, factor * normal(5000, 1)).iloc[0] for factor in (1, 2))
     assert doubled["entropy before"] - once["entropy before"] == pytest.approx(np.log(2), abs=1e-5)
@@ -116,7 +116,7 @@ class Branches(keras.Model):
         return self.second(self.first(inputs["a"]) + self.second(inputs["b"]))
 
 
-def test_any_model_is_read_and_left_as_it_was():
+def test_any_model_is_measured_and_not_changed():
     model = Branches()
     data = {"a": normal(300, 4), "b": normal(300, 4, seed=1)}
     before = numpy(model({name: keras.ops.convert_to_tensor(array) for name, array in data.items()}))
@@ -128,7 +128,7 @@ def test_any_model_is_read_and_left_as_it_was():
     np.testing.assert_array_equal(after, before)
 
 
-def test_a_model_is_left_as_it_was_when_reading_fails():
+def test_a_model_is_not_changed_when_measuring_fails():
     activation = keras.layers.ReLU()
     model = sequential(activation, keras.layers.Dense(2, "gelu"), shape=(3,))
     with pytest.raises(Exception, match=r"incompatible with the layer|shape"):

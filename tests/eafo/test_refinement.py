@@ -15,7 +15,7 @@ def normal(*shape, seed=0):
 
 
 def filled(sample, **arguments):
-    """A layer that has sampled given pre-activations."""
+    """Returns a layer whose sample holds given pre-activations."""
     layer = EntropyActivation(sample_size=len(sample), **arguments)
     layer.build((None, 1))
     layer.sample.assign(sample.astype("float32"))
@@ -49,7 +49,7 @@ def test_a_refinement_lowers_the_entropy_at_any_scale(start, scale):
     assert after < before
     assert standardized_after < standardized_before
     np.testing.assert_array_equal(numpy(layer.knots), knots)
-    # The same by counting: entropy of the outputs in equal bins.
+    # An independent estimate: the entropy of a histogram of the outputs.
     outputs = numpy(layer(sample))
     bins = np.linspace(fresh.min(), fresh.max(), 30)
     counted = []
@@ -60,7 +60,7 @@ def test_a_refinement_lowers_the_entropy_at_any_scale(start, scale):
     assert counted[1] < counted[0]
 
 
-def test_the_flat_side_of_relu_stays():
+def test_the_flat_side_of_relu_does_not_change():
     layer = filled(normal(4096))
     refine(layer, 0.02)
     knots, values = numpy(layer.knots), numpy(layer.values)
@@ -72,7 +72,7 @@ def test_the_flat_side_of_relu_stays():
 def test_a_monotone_layer_stays_monotone():
     layer = filled(normal(4096), activation="tanh", monotone=True)
     for _ in range(50):
-        refine(layer, 0.1)  # far more than sensible: knots move as far as they may
+        refine(layer, 0.1)  # so large that the knots move by their largest allowed distance
     assert np.all(np.diff(numpy(layer.values)) >= 0)
 
 
@@ -81,7 +81,7 @@ def test_knots_follow_the_sample_by_powers_of_two(std, factor):
     sample = std * normal(4096)
     layer = filled(sample, activation="tanh")
     before = numpy(layer(numpy(layer.knots) * factor))
-    refine(layer, 1e-9)  # moves next to nothing
+    refine(layer, 1e-9)  # a negligible move
     knots = numpy(layer.knots)
     np.testing.assert_array_equal(knots[[0, -1]], [-4.0 * factor, 3.75 * factor])
     assert 0.0 in knots
@@ -101,7 +101,7 @@ def test_knots_follow_the_sample_by_powers_of_two(std, factor):
     ],
     ids=["one value", "nan", "too few", "falling", "dead", "between two knots", "beyond float32"],
 )
-def test_what_cannot_be_refined_stays(sample, start):
+def test_layers_that_cannot_be_refined_do_not_change(sample, start):
     layer = filled(sample, activation=start)
     values = numpy(layer.values).copy()
     assert refine(layer, 0.02) is None
@@ -118,17 +118,17 @@ def test_the_log_has_a_row_for_each_refinement(trainable):
     assert (refinement.log["entropy after"] < refinement.log["entropy before"]).all()
     start = np.maximum(numpy(curve.knots), 0.0)
     assert not np.allclose(numpy(curve.values), start)
-    fit(model, [refinement])  # goes on, a step after the fifth
+    fit(model, [refinement])  # continues, one step after the fifth
     assert refinement.log["step"].tolist()[5:] == [18, 21, 24]
 
 
-def test_refinement_alone_forms_a_layer_that_is_not_trained():
+def test_refinement_changes_a_layer_that_is_not_trainable():
     (refined, curve), (plain, other) = network(trainable=False), network(trainable=False)
     plain.set_weights(refined.get_weights())
     fit(refined, [eafo.EntropyRefinement(every=8)])
     fit(plain, [])
     np.testing.assert_array_equal(numpy(curve.sample), numpy(other.sample))
-    assert refine(other, 0.02) is not None  # the last of 8 steps was its time
+    assert refine(other, 0.02) is not None  # the last refinement was at step 8
     np.testing.assert_array_equal(numpy(curve.values), numpy(other.values))
 
 
@@ -142,7 +142,7 @@ def test_steps_per_execution_count_as_steps():
 
 
 class Counted(keras.layers.Layer):
-    """Counts how often Python runs through it: when a training step is traced."""
+    """Counts its Python calls, which happen when a training step is traced."""
 
     calls = 0
 
@@ -152,7 +152,7 @@ class Counted(keras.layers.Layer):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="PyTorch compiles nothing here")
-def test_nothing_is_traced_anew():
+def test_no_retracing():
     curve = EntropyActivation(sample_size=256)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(8), curve, Counted(), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=True)

@@ -34,7 +34,7 @@ def random_density(rng):
 
 
 def random_activation(rng):
-    """A smooth strictly increasing function and its derivative."""
+    """Returns a smooth, strictly increasing function and its derivative."""
     a, b, e = rng.uniform(0.2, 1.0, 3)
     c, s = rng.uniform(0.5, 1.5, 2)
     d, t = rng.normal(size=2)
@@ -76,14 +76,14 @@ def test_the_worst_activation_keeps_its_bounds_and_makes_outputs_uniform(name):
     assert values[0] == pytest.approx(lower, abs=1e-6)
     assert values[-1] == pytest.approx(upper, abs=1e-6)
     assert eafo.entropy(worst, density) == pytest.approx(np.log(upper - lower), abs=1e-4)
-    outputs = eafo.image(worst, density)
+    outputs = eafo.push_forward(worst, density)
     middle = (outputs.edges[:-1] + outputs.edges[1:]) / 2
     wide = np.diff(outputs.edges) > 1e-5
     np.testing.assert_allclose(outputs.pdf(middle)[wide], 1 / (upper - lower), rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["normal", "Laplace", "mixture"])
-def test_any_other_activation_between_the_bounds_leaves_less(name):
+def test_other_activations_between_the_bounds_have_less_entropy(name):
     density, rng = WORST[name], np.random.default_rng(2)
     worst = eafo.worst_activation(density, -1.0, 1.0)
     most = eafo.entropy(worst, density)
@@ -95,7 +95,7 @@ def test_any_other_activation_between_the_bounds_leaves_less(name):
         assert bent < most - 1e-4
 
 
-def test_the_worst_activation_leaves_point_masses_out():
+def test_the_worst_activation_ignores_point_masses():
     samples = np.random.default_rng(0).normal(size=2000)
     density = eafo.Empirical(np.concatenate([samples, np.zeros(2000)]))
     np.testing.assert_allclose(eafo.worst_activation(density)(np.array([-50.0, 50.0])), [0.0, 1.0], rtol=0, atol=1e-12)
@@ -128,7 +128,7 @@ INVERSES = {
 
 
 def kernels(z):
-    """The density of `SAMPLED` and its derivative."""
+    """Returns the density of `SAMPLED` and its derivative."""
     centres = np.quantile(SAMPLES, (np.arange(150) + 0.5) / 150)
     t = (np.asarray(z)[:, None] - centres) / 0.5
     p = np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi) / 0.5
@@ -181,7 +181,7 @@ def test_the_entropy_falls_along_the_correction_by_the_integral_of_its_square():
         eta_slope, slope = np.gradient(eta, z), derivative(z)
 
         def after(t, density=density, z=z, eta=eta, eta_slope=eta_slope, slope=slope):
-            """The entropy that the inverse z + t * eta leaves: q(x) dx = p(y) (1 + t eta') dz."""
+            """Returns the entropy with the inverse z + t * eta: q(x) dx = p(y) (1 + t eta') dz."""
             p, stretch = density.pdf(z + t * eta), 1 + t * eta_slope
             return np.trapezoid(stretch * p * -np.log(p * stretch / slope), z)
 
@@ -200,7 +200,7 @@ def test_a_correction_is_for_the_part_where_the_activation_increases():
     assert (part.z[0], part.z[-1]) == (0.0, 2.0)
     x = np.linspace(0.05, 1.9, 30)
     np.testing.assert_allclose(whole(x), part(x), rtol=1e-3, atol=1e-4)
-    # The rising part with the most probability.
+    # The most probable increasing part.
     assert eafo.correction(np.square, eafo.Gaussian(-1.0)).z[0] == pytest.approx(0.0, abs=1e-2)
     assert eafo.correction(np.sin, eafo.Gaussian(2 * np.pi)).z[[0, -1]] == pytest.approx(
         [1.5 * np.pi, 2.5 * np.pi], abs=2e-2
@@ -237,7 +237,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_is_continuous_and_goes_on_as_before_outside(name):
+def test_a_step_is_continuous_and_unchanged_outside(name):
     activation, density, arguments = STEPS[name]
     new = eafo.improve(activation, density, **arguments)
     for end, output, away in ((new.z[0], new.x[0], -1.0), (new.z[-1], new.x[-1], 1.0)):
@@ -305,7 +305,7 @@ def test_a_step_that_folds_the_inverse_is_named_with_the_largest_one(activation,
 
 
 def test_the_place_where_the_inverse_folds_back_is_named():
-    # eta = z p(z) of the identity falls fastest at sqrt(3), where eta' = -2 p(sqrt(3)).
+    # eta = z p(z) of the identity decreases fastest at sqrt(3), where eta' = -2 p(sqrt(3)).
     most = 1 / (2 * scipy.stats.norm.pdf(np.sqrt(3)))
     with pytest.raises(ValueError, match=r"^`step` must be less than ") as raised:
         eafo.improve("linear", Z, step=1.01 * most)
@@ -384,7 +384,7 @@ def test_bad_arguments_are_named():
 def test_a_correction_is_not_known_outside_of_the_image():
     found = eafo.correction("relu", Z)
     for outside in (-0.1, 50, np.nan):
-        with pytest.raises(ValueError, match=rf"^`x` must be what the activation puts out .* from 0 to .* {outside}"):
+        with pytest.raises(ValueError, match=rf"^`x` must be an output of the activation .* from 0 to .* {outside}"):
             found([1.0, outside])
 
 
@@ -396,7 +396,7 @@ def test_a_function_in_float32_is_improved_like_its_formula():
     )
 
 
-def test_outliers_beyond_a_gap_are_left_alone():
+def test_outliers_beyond_a_gap_are_excluded():
     samples = np.append(np.random.default_rng(0).normal(size=1000), [60.0, 80.0, 90.0, 100.0])
     density = eafo.Empirical(samples)
     assert (density.pdf([20.0, 40.0]) == 0.0).all()

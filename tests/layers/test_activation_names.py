@@ -59,7 +59,7 @@ def test_weights_are_loaded_into_a_model_that_was_not_called(name, tmp_path):
 
 
 @pytest.mark.one_backend
-def test_other_names_are_those_of_keras():
+def test_other_names_still_resolve_to_keras():
     assert keras.activations.get("relu") is keras.activations.relu
     assert keras.layers.Dense(3, "gelu").activation is keras.activations.gelu
     with pytest.raises(ValueError, match="Could not interpret activation function identifier: crreru"):
@@ -68,7 +68,7 @@ def test_other_names_are_those_of_keras():
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("cls", CLASSES.values())
-def test_a_class_or_a_tensor_is_told_what_to_write(cls):
+def test_the_error_for_a_class_or_a_tensor_shows_the_fix(cls):
     name = cls.__name__
     x = np.ones((2, 3), "float32")
     for misuse in (
@@ -77,7 +77,7 @@ def test_a_class_or_a_tensor_is_told_what_to_write(cls):
         lambda: cls(keras.Input((3,))),
         lambda: keras.layers.Dense(3, activation=cls)(x),
     ):
-        with pytest.raises(TypeError, match=rf"{name} is a layer: .*`activation={name}\(\)`, not its class"):
+        with pytest.raises(TypeError, match=rf"{name} is a class of layers: .*`activation={name}\(\)`, not the class"):
             misuse()
     with pytest.raises(TypeError, match=rf"such as `{name}\(\)`, not a class"):
         layers.EntropyActivation(activation=cls)

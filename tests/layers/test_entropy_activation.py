@@ -155,7 +155,7 @@ def test_a_curve_that_cannot_be_set(arguments, error, message):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is traced there")
-def test_nothing_is_traced_again_when_the_curve_changes(monkeypatch):
+def test_no_retracing_when_the_curve_changes(monkeypatch):
     traced = []
     original = ops.linear_spline
     monkeypatch.setattr(ops, "linear_spline", lambda *arguments: traced.append(1) or original(*arguments))
@@ -217,8 +217,8 @@ def test_a_fixed_curve_is_still_sampled():
 
 
 @pytest.mark.parametrize("run_eagerly", [True, False])
-def test_an_empty_batch_leaves_the_sample_as_it_is(run_eagerly):
-    # A replica without samples runs the training step that is compiled for any size of batch (tensorflow#41657).
+def test_an_empty_batch_does_not_change_the_sample(run_eagerly):
+    # A replica without samples runs a training step compiled for any batch size (tensorflow#41657).
     layer = EntropyActivation(sample_size=32)
     layer(normal(5, 3), training=True)
     before = numpy(layer.sample).copy()
@@ -291,7 +291,7 @@ def test_every_channel_is_sampled(shape):
     assert np.isin(sample, x).all()
     counts = np.bincount(sample.astype(int) % shape[-1], minlength=shape[-1])
     assert counts.min() > 0.5 * counts.mean()
-    # The places are as mixed as the channels.
+    # The positions are as mixed as the channels.
     assert len(np.unique(sample)) > 0.5 * min(x.size, sample.size)
     assert abs(sample.mean() / x.mean() - 1) < 0.1
 
@@ -322,7 +322,7 @@ def test_the_sample_is_float32_under_mixed_precision():
 
 
 def test_the_curve_is_float32_under_mixed_precision():
-    # Beyond the knots, the difference of the last two values is multiplied by 50 and more.
+    # Beyond the knots, the difference of the last two values is multiplied by at least 50.
     x = np.float32([[-400.0, 200.0, 400.0]])
     full, mixed = (EntropyActivation("silu", dtype=policy)(x) for policy in ("float32", "mixed_bfloat16"))
     np.testing.assert_allclose(numpy(keras.ops.cast(mixed, "float32")), numpy(full), rtol=2**-8)

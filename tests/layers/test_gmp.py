@@ -13,7 +13,7 @@ DENSE = (GmPDense, keras.layers.Dense)
 CONV1D = (GmPConv1D, keras.layers.Conv1D)
 CONV2D = (GmPConv2D, keras.layers.Conv2D)
 CONV3D = (GmPConv3D, keras.layers.Conv3D)
-# A geometric layer and the same layer of Keras, their arguments, an input shape.
+# A geometric layer, its Keras counterpart, their arguments, an input shape.
 PAIRS = {
     "dense": (*DENSE, {"units": 4}, (2, 5)),
     "dense on steps": (*DENSE, {"units": 4}, (2, 3, 5)),
@@ -110,7 +110,7 @@ def test_fan_in_of_one_in_a_convolution():
 
 
 def test_start_from_a_kernel_in_a_model_that_is_built_by_fit():
-    # Keras first runs the initializers for a trace, whose values must not be what the weights start from.
+    # Keras first calls the initializers within a trace; the weights must not start from these values.
     model = keras.Sequential([GmPDense(3, kernel_initializer=keras.initializers.HeNormal(seed=1))])
     model.compile(optimizer=keras.optimizers.SGD(0.0), loss="mse")
     model.fit(np.ones((4, 5)), np.ones((4, 3)), verbose=0)
@@ -250,7 +250,7 @@ def test_flags_are_flags(argument):
         GmPDense(3, **{argument: "glorot_uniform"})
 
 
-def test_what_follows_the_arguments_that_are_common_is_named():
+def test_arguments_after_the_common_ones_are_keyword_only():
     with pytest.raises(TypeError, match="positional"):
         GmPDense(3, "relu", True, "glorot_uniform")
 
@@ -307,12 +307,12 @@ def test_a_kernel_that_no_plain_layer_has():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_parameters_are_wide_whatever_the_dtype_of_variables(dtype):
+def test_parameters_are_float32_for_every_variable_dtype(dtype):
     layer = GmPDense(8, kernel_initializer="glorot_uniform", dtype=dtype)
     layer.build((None, 2048))
     assert {variable.dtype for variable in layer.weights} == {"float32"}
     assert keras.backend.standardize_dtype(layer(np.ones((1, 2048))).dtype) == dtype
-    # One rounding of the kernel that it started from.
+    # The initial kernel, rounded once.
     layer = GmPDense(8, kernel_initializer=keras.initializers.GlorotUniform(seed=3), dtype=dtype)
     layer.build((None, 2048))
     kernel = numpy(keras.initializers.GlorotUniform(seed=3)((2048, 8)))
@@ -322,7 +322,7 @@ def test_parameters_are_wide_whatever_the_dtype_of_variables(dtype):
 
 
 def test_half_precision_files_of_older_versions(tmp_path, monkeypatch):
-    """0.1 kept angles, radius and scale in the dtype of variables."""
+    """Files of 0.1 hold angles, radius and scale in the variable dtype."""
     model = keras.Sequential([keras.Input((6,)), GmPDense(4, activation="relu", dtype="bfloat16")])
     x = np.random.default_rng(0).standard_normal((3, 6)).astype("float32")
     old = [keras.Variable(weight, dtype="bfloat16") for weight in model.weights]
@@ -358,7 +358,7 @@ def test_fold_first():
         with pytest.raises(NotImplementedError, match=r"GmPDense computes .* `keras_actlab.fold\(model\)` first"):
             call(model.layers[0])
     np.testing.assert_array_equal(numpy(model(x)), before)
-    with warnings.catch_warnings(record=True) as warned:  # of the input, too
+    with warnings.catch_warnings(record=True) as warned:  # the input warns, too
         warnings.simplefilter("always")
         model.quantize("int8")
     assert any("`keras_actlab.fold(model)` first" in str(one.message) for one in warned)

@@ -1,4 +1,4 @@
-"""Geometric layers whose kernels are not those of Dense and Conv."""
+"""Geometric layers with other kernels than Dense and Conv."""
 
 import itertools
 
@@ -86,7 +86,7 @@ LAYERS = {
     ),
     "products": (layers.GmPEinsumDense, {"equation": "ab,b->ab", "output_shape": 5, "bias_axes": "b"}, (2, 5), (0,)),
 }
-# One of each kind; the others differ from them in which axes are which.
+# One of each kind; the others differ in the meaning of the axes only.
 ON_EACH_BACKEND = ("Conv2DTranspose", "Conv2DTranspose first", "DepthwiseConv1D", "heads swapped", "groups", "products")
 each_layer = pytest.mark.parametrize(
     "name", [*ON_EACH_BACKEND, *on_one_backend(*(name for name in LAYERS if name not in ON_EACH_BACKEND))]
@@ -98,7 +98,7 @@ def data(*shape, seed=0):
 
 
 def columns(layer):
-    """The unit vectors of a layer by the formula, (fan_in, units)."""
+    """Returns the unit vectors of a layer by the formula, (fan_in, units)."""
     if layer.angles is None:
         return numpy(layer.sign)[None]
     angles = numpy(layer.angles).astype("float64")
@@ -107,7 +107,7 @@ def columns(layer):
 
 
 def kernel_of(columns, shape, unit_axes):
-    """Each column in the place of its unit."""
+    """Returns each column at the index of its unit."""
     kernel = np.full(shape, np.nan)
     for column, unit in zip(columns.T, itertools.product(*(range(shape[axis]) for axis in unit_axes)), strict=True):
         place = [slice(None)] * len(shape)
@@ -157,7 +157,7 @@ def test_is_the_plain_layer_with_its_kernel_and_bias(name, activation):
 
 @each_layer
 def test_the_scale_outside(name):
-    """The radius and the scale of a unit meet the outputs of its unit."""
+    """The radius and the scale of a unit act on the outputs of that unit."""
     skip_where_keras_does(name)
     geometric, arguments, shape, _ = LAYERS[name]
     if "groups" in name:

@@ -53,7 +53,7 @@ def test_masked_entries_do_not_count(shape):
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape).astype("float32")
     mask = rng.random(shape[:2]) < 0.5
-    x[~mask] = np.nan  # whatever stands there
+    x[~mask] = np.nan  # masked values have no effect
     layer = InputMeanNormalization()
     y = numpy(layer(x, training=True, mask=mask))
     mean = x[mask].reshape(-1, 3).mean(axis=0)

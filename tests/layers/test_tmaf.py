@@ -28,11 +28,11 @@ def test_is_the_matrix_product_with_its_levels():
 
 
 def test_modrelu_like_mixing_of_two_channels():
-    # A level off the diagonal lets one channel read the other.
+    # A level off the diagonal makes one output depend on another channel.
     layer = TMAF(bandwidth=1, thresholds=(0.0,))
     layer.build((1, 2))
     levels = np.zeros((3, 2, 2), "float32")
-    levels[1 + 1, 1, 1] = 2.0  # column 1, when positive, feeds channel 0
+    levels[1 + 1, 1, 1] = 2.0  # a positive column 1 contributes to channel 0
     layer.levels.assign(levels)
     np.testing.assert_array_equal(numpy(layer(np.array([[5.0, 3.0], [5.0, -3.0]]))), [[6.0, 0.0], [0.0, 0.0]])
 

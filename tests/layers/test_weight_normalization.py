@@ -53,7 +53,7 @@ LAYERS = {
         {"kernel": (1,)},
     ),
 }
-# One of each kind; the others differ in what Keras does with the kernels.
+# One of each kind; the others differ in Keras' use of the kernels only.
 ON_EACH_BACKEND = ("Dense", "Conv2D", "DepthwiseConv2D", "SeparableConv1D", "LSTM", "ConvLSTM1D", "EinsumDense")
 each_layer = pytest.mark.parametrize(
     "name", [*ON_EACH_BACKEND, *on_one_backend(*(name for name in LAYERS if name not in ON_EACH_BACKEND))]
@@ -94,7 +94,7 @@ def test_computes_with_the_normalized_kernels(name):
     for seed, variable in enumerate(wrapper.variables):
         variable.assign(data(*variable.shape, seed=seed))
     for variable, own in zip(plain.trainable_weights, wrapper.layer.trainable_weights, strict=True):
-        variable.assign(own)  # biases, for one
+        variable.assign(own)  # such as biases
     normalized = wrapper.normalized_kernels()
     assert list(normalized) == list(norm_axes)
     for kernel, axes in norm_axes.items():
@@ -174,7 +174,7 @@ def test_one_unit_of_zeros_among_others(tmp_path):
     kernel[:, :, 1, 1] = 1 / 3
     np.testing.assert_allclose(numpy(layer.kernel), kernel, rtol=1e-6)
 
-    # A file has the last word, also where it holds zeros.
+    # A loaded file determines the values, also zeros.
     kernel[:, :, 1, 1] = 0.0
     layer.kernel.assign(kernel)
     model = keras.Sequential([keras.Input((5, 5, 4)), wrapper])
@@ -190,7 +190,7 @@ def test_mixed_precision_casts_the_kernel_once():
     y = wrapper(x)
     assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
     assert {variable.dtype for variable in wrapper.variables} == {"float32"}
-    # What the layer computes with: the normalized kernel of float32, rounded.
+    # The layer computes with the normalized float32 kernel, rounded.
     v = numpy(wrapper.layer.kernel)
     wrapper.scale.assign([1.0, 2.0, 3.0])
     kernel = (np.array([1.0, 2.0, 3.0]) * v / norm(v, 0)).astype("float32")
@@ -213,7 +213,7 @@ def test_dtype_and_trainable_are_the_wrapped_layers():
 
 
 class Counting(keras.layers.Layer):
-    """An activation with state: how often it was called in training; and with noise and a loss of its own."""
+    """An activation with state (the number of training calls), noise and a loss."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -254,7 +254,7 @@ def test_updates_of_a_call_outside_a_model():
     wrapper = WeightNormalization(keras.layers.Dense(2, activation=activation))
     first, second = (numpy(wrapper(np.ones((20, 5)), training=True)) for _ in range(2))
     assert float(activation.calls) == 4.0
-    assert not np.array_equal(first == 0, second == 0)  # another dropout mask
+    assert not np.array_equal(first == 0, second == 0)  # a different dropout mask
 
 
 def test_losses_of_the_wrapped_layer():
@@ -294,7 +294,7 @@ def test_training_with_an_activity_regularizer():
     model.compile(optimizer=keras.optimizers.SGD(0.05), loss="mse")
     before = numpy(wrapper.scale)
     for _ in range(10):
-        model.train_on_batch(x, numpy(model(x)))  # nothing to learn but to be small
+        model.train_on_batch(x, numpy(model(x)))  # only the regularizer changes the weights
     assert np.all(np.abs(numpy(wrapper.scale)) < 0.5 * before)
 
 
@@ -343,7 +343,7 @@ def test_training_reaches_the_wrapped_layer():
     wrapper(x, training=True)
     wrapper(x, training=False)
     assert [bool(training) for training in seen] == [False, True, False]
-    WeightNormalization(keras.layers.Conv1D(3, 1))(x[None], training=True)  # whose call has no such argument
+    WeightNormalization(keras.layers.Conv1D(3, 1))(x[None], training=True)  # its `call` has no argument `training`
 
 
 def test_with_mean_only_batch_normalization():
@@ -408,7 +408,7 @@ def test_a_layer_without_a_kernel(kind):
         WeightNormalization(kind())
 
 
-def test_an_einsum_that_sums_over_nothing():
+def test_an_einsum_without_a_summed_axis():
     with pytest.raises(ValueError, match=r"`layer` must sum over an axis of its kernel.* Received: .*'ab,b->ab'"):
         WeightNormalization(keras.layers.EinsumDense("ab,b->ab", 4))
 
@@ -430,7 +430,7 @@ def test_fold_first():
             with pytest.raises(NotImplementedError, match=r"`keras_actlab.fold\(model\)` first"):
                 call(layer)
     np.testing.assert_array_equal(numpy(model(x)), before)
-    with warnings.catch_warnings(record=True) as warned:  # of the input, too
+    with warnings.catch_warnings(record=True) as warned:  # the input warns, too
         warnings.simplefilter("always")
         model.quantize("int8")
     assert any("`keras_actlab.fold(model)` first" in str(one.message) for one in warned)

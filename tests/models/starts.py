@@ -1,4 +1,4 @@
-"""Networks whose weights do not matter, or are set afterwards, without the time that random numbers take."""
+"""Fast construction of networks whose initial weights do not matter: no random numbers are drawn."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ import pytest
 
 @contextmanager
 def even_starts() -> Iterator[None]:
-    """Within, random initializers give ones."""
+    """Within, random initializers return ones."""
 
     def ones(initializer, shape, dtype=None):
         return keras.ops.ones(shape, dtype)

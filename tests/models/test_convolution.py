@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_actlab
-from keras_actlab.models.convolution import NORMALIZATIONS, PARAMETERIZATIONS, check, convolution
+from keras_actlab.models._convolution import NORMALIZATIONS, PARAMETERIZATIONS, check, convolution
 from tests.backends import layer_gradients, numpy
 
 pytestmark = [pytest.mark.one_backend, pytest.mark.usefixtures("even_starts")]
@@ -21,7 +21,7 @@ def data(*shape, seed=0):
 
 
 def network(strides: int, activation="relu") -> keras.Model:
-    """All pairs side by side, with weights none of which is special."""
+    """Returns a model of all pairs in parallel, with generic weights."""
     images = keras.Input((5, 4, 3))
     outputs = [convolution(images, 2, 3, strides, *pair, name="_".join(pair), activation=activation) for pair in PAIRS]
     model = keras.Model(images, keras.layers.Concatenate()(outputs))
@@ -34,7 +34,7 @@ def network(strides: int, activation="relu") -> keras.Model:
 
 
 def convolve(x, kernel, strides):
-    """A convolution of 3 x 3, of images that get one row or column of zeros on every side."""
+    """Returns a 3 x 3 convolution of images that are padded with one zero on every side."""
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))[:, ::strides, ::strides]
     return np.einsum("bhwcij,ijco->bhwo", windows, kernel)
@@ -87,7 +87,7 @@ def test_every_parameter_has_an_effect():
         assert np.abs(gradient).max() > 1e-3, variable.path
 
 
-def test_without_an_activation_nothing_is_cut_off():
+def test_without_an_activation_the_output_is_negative_too():
     names = ["GmPConv2D", "Conv2D", "WeightNormalization", "MeanOnlyBatchNormalization", "BatchNormalization"]
     model = network(1, activation=None)
     assert {type(layer).__name__ for layer in model.layers} - set(names) == {

@@ -16,7 +16,7 @@ def student(classes: int = 3) -> keras.Model:
 
 
 def teacher() -> keras.Model:
-    """One that differs in training: batch normalization and drop-out."""
+    """Returns a teacher whose output differs in training: batch normalization and dropout."""
     batch = keras.layers.BatchNormalization(beta_initializer="random_normal")
     return keras.Sequential(
         [keras.Input((6,)), keras.layers.Dense(8), batch, keras.layers.Dropout(0.5), keras.layers.Dense(3)]
@@ -68,7 +68,7 @@ def test_loss_and_metrics():
     np.testing.assert_allclose(found["nats"], plain.mean(), rtol=1e-4)
 
 
-def test_fit_trains_both_heads_and_leaves_the_teacher_alone():
+def test_fit_trains_both_heads_and_not_the_teacher():
     model, (x, y) = student(), data()
     guide = teacher()
     before = guide.get_weights()
@@ -82,7 +82,7 @@ def test_fit_trains_both_heads_and_leaves_the_teacher_alone():
         np.testing.assert_array_equal(one, other)
     for one, other in zip(model.get_weights(), started, strict=True):
         assert (one != other).all()
-    # Each head has learned from whom it should.
+    # Each head has learned from its own labels.
     taught = numpy(guide(x)).argmax(axis=1)
     class_logits, distillation_logits = heads(model, x)
     assert (class_logits.argmax(axis=1) == y).mean() > (distillation_logits.argmax(axis=1) == y).mean()
@@ -170,8 +170,8 @@ def test_deit_is_distilled():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (lambda: (student(), "resnet"), TypeError, r"`teacher` must be a keras.Model. Received: teacher='resnet'"),
-        (lambda: (None, teacher()), TypeError, r"`model` must be a keras.Model. Received: model=None"),
+        (lambda: (student(), "resnet"), TypeError, r"`teacher` must be a Keras model. Received: teacher='resnet'"),
+        (lambda: (None, teacher()), TypeError, r"`model` must be a Keras model. Received: model=None"),
         (
             lambda: (teacher(), teacher()),
             ValueError,

@@ -1,4 +1,4 @@
-"""What all the networks promise."""
+"""Tests of all networks."""
 
 import sys
 
@@ -79,7 +79,7 @@ def test_every_parameter_learns(small):
     cotangent = np.random.default_rng(3).normal(size=(len(x), 5)).astype("float32")
     _, *gradients = layer_gradients(small, x, cotangent, training=True)
     for variable, gradient in zip(small.trainable_variables, gradients, strict=True):
-        # Softmax does not change when all scores of a query do, as they do by the bias of the keys.
+        # The bias of the keys shifts all scores of a query, which does not change softmax.
         assert np.abs(gradient).max() > 1e-4 or variable.path.endswith("key/bias"), variable.path
 
 
@@ -97,13 +97,14 @@ def test_saved_and_loaded(small, tmp_path):
 @pytest.mark.parametrize("name", SMALL)
 def test_variables_have_the_same_names_in_every_process(name):
     make, own, _ = SMALL[name]
-    paths, others = ([variable.path for variable in make(own).variables] for _ in range(2))  # names are counted on
+    # Automatic names are numbered.
+    paths, others = ([variable.path for variable in make(own).variables] for _ in range(2))
     assert paths == others
     assert len(set(paths)) == len(paths)
 
 
 @pytest.mark.parametrize("name", ["VGG-6", "ResNet-18", "TNT-Small"])
-def test_channels_are_last_whatever_the_setting(name):
+def test_channels_are_last_for_every_global_setting(name):
     make, own, _ = SMALL[name]
     shapes = [layer.output.shape for layer in make(own).layers]
     keras.config.set_image_data_format("channels_first")
@@ -171,7 +172,7 @@ def test_deit_averages_its_two_heads():
             r"`activation` must be .*Received: activation=<class 'int'>",
         ),
         (models.vgg6, {"parameterization": "GmP"}, ValueError, r"Received: parameterization='GmP'"),
-        (models.resnet18, {"parameterization": "gmp"}, ValueError, r"`normalization` must not be \"batch\" beside"),
+        (models.resnet18, {"parameterization": "gmp"}, ValueError, r"`normalization` must not be \"batch\" for"),
     ],
 )
 def test_bad_arguments(make, arguments, error, message):

@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.one_backend, pytest.mark.usefixtures("even_starts")]
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_it_computes_what_keras_hub_does(training):
+def test_the_output_equals_that_of_keras_hub(training):
     keras_hub = pytest.importorskip("keras_hub")
     model = resnet.network((17, 24, 3), 5, "relu", "standard", "batch", filters=(64, 8), blocks=2)
     backbone = keras_hub.models.ResNetBackbone(

@@ -25,7 +25,7 @@ class Reference:
         return x * self.weights[f"{name}/gamma"] + self.weights[f"{name}/beta"]
 
     def attention(self, x, heads, name):
-        """Of one sequence of tokens, head by head."""
+        """Returns attention for one sequence of tokens, head by head."""
         query, key, value = (
             np.split(self.dense(x, f"{name}_{part}"), heads, axis=-1) for part in ("query", "key", "value")
         )
@@ -71,7 +71,7 @@ class Reference:
 
 
 @pytest.mark.usefixtures("even_starts")
-def test_it_computes_what_the_paper_says():
+def test_the_output_equals_the_formula():
     size = {"blocks": 2, "heads": 3, "inner_heads": 2}
     model = tnt.network((16, 24, 3), 5, 8, "gelu", **size, dim=12, inner_dim=6)
     rng = np.random.default_rng(1)

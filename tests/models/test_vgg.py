@@ -31,13 +31,13 @@ def test_the_filters_of_the_paper():
     ],
 )
 def test_parameters(pair, per_filter):
-    """Beside the kernels; with geometric weights the angles are one fewer than the weights, and there is a scale."""
+    """Returns the number of parameters besides kernels; geometric weights have one angle less and a scale."""
     model = vgg.network((8, 8, 3), 5, "relu", *pair, filters=(2,))
     assert model.count_params() == 9 * (3 * 2 + 2 * 2) + per_filter * (2 + 2) + 5 * (2 + 1)
 
 
 def test_folded_it_is_a_plain_network():
-    """Geometric weights and input means, where zero padding does not let the means go into a bias."""
+    """Geometric weights with input means, which zero padding does not let merge into a bias."""
     model = vgg.network((8, 8, 3), 5, "relu", "gmp", "input_mean", filters=(3,))
     rng = np.random.default_rng(1)
     for variable in model.variables:

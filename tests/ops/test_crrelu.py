@@ -25,7 +25,7 @@ def test_epsilon_of_zero_is_relu_exactly():
 
 
 def test_extremum_left_of_zero():
-    # Derived in closed form: the only extremum on x < 0 is -epsilon / sqrt(e), at -1.
+    # Closed form: the only extremum on x < 0 is -epsilon / sqrt(e), at -1.
     x = np.linspace(-5, 0, 5001, dtype="float32")
     y = numpy(ops.crrelu(x, 0.3))
     assert x[y.argmin()] == pytest.approx(-1.0, abs=2e-3)
@@ -54,7 +54,8 @@ def test_finite_in_finite_out(dtype):
     x = keras.ops.cast(np.array([sign * value for value in magnitudes for sign in (1, -1)], "float32"), dtype)
     y = ops.crrelu(x, 0.5)
     assert keras.backend.standardize_dtype(y.dtype) == dtype
-    # One epsilon per entry, so that no sum over entries hides or makes an overflow; a gradient as of a loss scale.
+    # One epsilon per entry, so that no sum over entries hides or causes an overflow; the gradient is as large as a loss
+    # scale.
     found = gradients(ops.crrelu, x, np.full(x.shape, 0.5, "float32"), cotangent=1024.0)
     for result in (keras.ops.cast(y, "float32"), *found):
         assert np.all(np.isfinite(numpy(result)))

@@ -1,4 +1,4 @@
-"""Every operation gives numbers, and gradients that are numbers, for the largest and the smallest input of a dtype."""
+"""Outputs and gradients of every operation are finite for the largest and the smallest inputs of a dtype."""
 
 import keras
 import ml_dtypes
@@ -14,7 +14,7 @@ KNOTS = np.linspace(-4.0, 3.75, 32, dtype="float32")
 LEVELS = RNG.uniform(-0.3, 0.3, (3, 3, 4)).astype("float32")
 MANY_LEVELS = RNG.uniform(-0.3, 0.3, (3, 10, 4)).astype("float32")
 
-# Each takes rows of four channels, and what else has a gradient.
+# Functions of rows of four channels, and their other differentiable arguments.
 OF_ROWS = {
     "crrelu": (ops.crrelu, np.float32(0.5)),
     "crrelu, an epsilon for each channel": (ops.crrelu, np.full(4, -2.0, "float32")),
@@ -29,7 +29,7 @@ OF_ROWS = {
         keras.ops.convert_to_tensor([-1.0, 1.0]),
     ),
 }
-# Each takes a matrix of columns.
+# Functions of a matrix of columns.
 OF_COLUMNS = {
     "angles_to_direction": ops.angles_to_direction,
     "direction_to_angles": ops.direction_to_angles,
@@ -42,7 +42,7 @@ def extremes(dtype: str) -> np.ndarray:
     """Returns columns of six entries."""
     limits = ml_dtypes.finfo(dtype)
     largest, normal, subnormal = (float(limit) for limit in (limits.max, limits.tiny, limits.smallest_subnormal))
-    middle = normal**0.5  # whose square is the smallest number
+    middle = normal**0.5  # its square is the smallest normal number
     mixed = [largest, 1.0, middle, normal, subnormal, 0.0]
     columns = [
         *([size] * 6 for size in (0.0, subnormal, normal, 3 * normal**0.75, middle, 1.0, largest**0.75, largest)),
@@ -75,7 +75,7 @@ def test_rows(name, dtype):
 @pytest.mark.parametrize("name", OF_COLUMNS)
 def test_columns(name, dtype):
     x = extremes(dtype)
-    if name == "direction_to_angles":  # without those that have no direction
+    if name == "direction_to_angles":  # without columns that have no direction
         x = x[:, np.abs(x.astype("float32")).max(axis=0) >= np.finfo("float32").tiny]
     assert_numbers(OF_COLUMNS[name], x)
 

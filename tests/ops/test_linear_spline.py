@@ -11,7 +11,7 @@ VALUES = np.random.default_rng(0).standard_normal(11)
 
 
 def reference(x, values, knots=KNOTS):
-    """NumPy's interpolation, to which the two tails are added."""
+    """Returns NumPy's interpolation with two linear tails."""
     first, last = (values[1] - values[0]) / (knots[1] - knots[0]), (values[-1] - values[-2]) / (knots[-1] - knots[-2])
     return np.interp(x, knots, values) + first * np.minimum(x - knots[0], 0) + last * np.maximum(x - knots[-1], 0)
 
@@ -71,7 +71,8 @@ def test_finite_in_finite_out(dtype, values):
     magnitudes = [value for value in [*EXTREMES, LARGEST[dtype]] if value <= LARGEST[dtype]]
     values = np.array(values, "float32")
     steepest = max(1.0, float(np.abs(np.diff(values)).max()))
-    for sign in (1, -1):  # each alone, as the derivative with respect to the values may overflow to either infinity
+    # Separately, because the derivative with respect to the values may overflow to either infinity.
+    for sign in (1, -1):
         x = keras.ops.cast(np.array(magnitudes, "float32") * sign, dtype)
         y = ops.linear_spline(x, (-1.0, 0.0, 1.0), values)
         assert keras.backend.standardize_dtype(y.dtype) == dtype

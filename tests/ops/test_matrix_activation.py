@@ -8,7 +8,7 @@ from tests.ops.test_crrelu import EXTREMES, LARGEST
 
 
 def reference(x, levels, thresholds):
-    """One vector at a time: builds the matrix entry by entry, then multiplies. Channels last."""
+    """Builds the matrix of each vector entry by entry, then multiplies. Channels last."""
     rows, _, level_channels = levels.shape
     bandwidth, channels = rows // 2, x.shape[-1]
     result = np.zeros_like(x)
@@ -65,7 +65,7 @@ def test_the_band_does_not_wrap_around():
 
 def test_a_level_feeds_the_channel_d_places_before_it():
     levels = np.zeros((3, 2, 4), "float32")
-    levels[1 + 1, 1, 2] = 7.0  # column 2, d = 1, positive interval: feeds channel 1
+    levels[1 + 1, 1, 2] = 7.0  # column 2, d = 1, positive interval: contributes to channel 1
     y = numpy(ops.matrix_activation(np.ones((1, 4), "float32"), levels, (0.0,)))
     np.testing.assert_array_equal(y, [[0.0, 7.0, 0.0, 0.0]])
 
@@ -104,7 +104,7 @@ def test_the_surrogate_changes_nothing_but_the_gradient_of_the_thresholds():
         for row, offset in enumerate((-1, 0, 1)):
             through = (
                 (levels[row, k] - levels[row, k + 1]) * hat * x
-            )  # what entry (j - d, j) gains per unit of threshold
+            )  # derivative of entry (j - d, j) with respect to the threshold
             for column in range(4):
                 if 0 <= column - offset < 4:
                     expected[k] += np.sum(through[:, column] * cotangent[:, column - offset])
@@ -126,7 +126,7 @@ def test_the_surrogate_is_the_gradient_of_the_expected_output():
 @pytest.mark.parametrize("dtype", LARGEST)
 def test_finite_in_finite_out(dtype):
     magnitudes = [value for value in [*EXTREMES, LARGEST[dtype]] if value <= LARGEST[dtype]]
-    # One value a channel, so that no sum over entries hides or makes an overflow.
+    # One value per channel, so that no sum over entries hides or causes an overflow.
     x = keras.ops.cast(np.array([[sign * value for value in magnitudes for sign in (1, -1)]], "float32"), dtype)
     levels = np.zeros((3, 3, x.shape[1]), "float32")
     levels[1] = [[0.0], [0.5], [1.0]]

@@ -7,7 +7,7 @@ from tests.backends import finite_differences, gradients, numpy
 
 
 def reference(angles):
-    """The formula of the paper, a coordinate at a time."""
+    """Returns the paper's formula, evaluated coordinate by coordinate."""
     n = len(angles) + 1
     direction = np.ones((n, *angles.shape[1:]))
     for i in range(n):
@@ -83,7 +83,7 @@ def test_gradient_of_a_long_kernel():
     for k in (0, 1, 150, 299):
         tangent = direction.copy()
         tangent[:k] = 0.0
-        tangent[k:] /= shares[k]  # what is left of u from coordinate k on, at unit length
+        tangent[k:] /= shares[k]  # u from coordinate k on, normalized
         derivative = np.zeros_like(tangent)
         derivative[k] = -np.sin(angles[k])
         derivative[k + 1 :] = tangent[k + 1 :] / np.sin(angles[k]) * np.cos(angles[k])
@@ -100,7 +100,7 @@ def test_the_gradient_of_the_angles_of_a_kernel_of_any_size(size):
     kernel = np.random.default_rng(0).standard_normal((5, 4))
     cotangent = np.random.default_rng(1).standard_normal((4, 4))
     (expected,) = finite_differences(lambda w: np.sum(angles(w) * cotangent), kernel)
-    # Multiplied by the size, as the gradient is inversely proportional to it.
+    # Multiplied by the size, because the gradient is inversely proportional to it.
     (found,) = gradients(
         lambda w: ops.direction_to_angles(w) * size, (kernel * size).astype("float32"), cotangent=cotangent
     )

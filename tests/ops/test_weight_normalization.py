@@ -25,7 +25,7 @@ def test_vectors_of_any_size(size):
     x, cotangent = vectors(50, 4), vectors(50, 4, seed=1).astype("float32")
     unit = numpy(ops.unit_vectors((x * size).astype("float32"), 0))
     np.testing.assert_allclose(unit, reference(x, 0), atol=1e-6)
-    # Multiplied by the size, as a scale is that starts at the norm.
+    # Multiplied by the size, like a scale that starts at the norm.
     (found,) = gradients(lambda x: ops.unit_vectors(x, 0) * size, (x * size).astype("float32"), cotangent=cotangent)
     (expected,) = finite_differences(lambda x: np.sum(reference(x, 0) * cotangent), x)
     np.testing.assert_allclose(found, expected, atol=1e-5)

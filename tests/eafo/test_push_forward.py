@@ -13,12 +13,8 @@ HALF_NORMAL = float(scipy.stats.halfnorm.entropy())
 Z = eafo.Gaussian()
 
 
-def probability(distribution, lower, upper):
-    return distribution.cdf(upper) - distribution.cdf(lower)
-
-
 def entropy_between(distribution, lower, upper):
-    """The integral of -p log p, by the rule of Gauss and Legendre on 50 pieces."""
+    """Returns the integral of -p log p by Gauss-Legendre quadrature on 50 intervals."""
     nodes, weights = np.polynomial.legendre.leggauss(20)
     edges = np.linspace(lower, upper, 51)
     z = (edges[:-1, None] + np.diff(edges)[:, None] * (nodes + 1) / 2).ravel()
@@ -61,7 +57,7 @@ def test_entropy_is_the_closed_form(name):
 
 
 def test_entropy_of_the_image_of_a_slope_is_that_of_the_density_and_the_mean_logarithm():
-    # H(p) + E[log f'], the latter by Gauss and Hermite, for an invertible f.
+    # H(p) + E[log f'] for an invertible f, with Gauss-Hermite quadrature.
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     for activation, slope in (
         ("softplus", special.expit),
@@ -72,7 +68,7 @@ def test_entropy_of_the_image_of_a_slope_is_that_of_the_density_and_the_mean_log
         assert eafo.entropy(activation, Z) == pytest.approx(NORMAL + mean, abs=1e-4)
 
 
-# The atoms, and the ends of the part of the input that is not flat; its outputs have the density of the inputs there.
+# The point masses, and the ends of the interval on which the activation has slope 1.
 ATOMS = {
     "relu": ("relu", Z, [(0.0, 0.5)], (0.0, 40.0)),
     "relu, moved": ("relu", eafo.Gaussian(1.0, 2.0), [(0.0, special.ndtr(-0.5))], (0.0, 60.0)),
@@ -103,7 +99,7 @@ ATOMS = {
 @pytest.mark.parametrize("name", ATOMS)
 def test_flat_parts_are_point_masses(name):
     activation, density, atoms, kept = ATOMS[name]
-    outputs = eafo.image(activation, density)
+    outputs = eafo.push_forward(activation, density)
     np.testing.assert_allclose(outputs.atoms, np.array(atoms), rtol=0, atol=1e-7)
     assert outputs.mass.sum() + outputs.atoms[:, 1].sum() == pytest.approx(1.0, abs=1e-9)
     if kept is not None:
@@ -113,7 +109,7 @@ def test_flat_parts_are_point_masses(name):
 
 
 def test_entropy_of_relu_is_half_of_the_half_normal_and_one_bit():
-    np.testing.assert_allclose(eafo.image("relu", Z).atoms, [(0.0, 0.5)], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(eafo.push_forward("relu", Z).atoms, [(0.0, 0.5)], rtol=0, atol=1e-9)
     expected = -0.5 * np.log(0.5) - 0.5 * np.log(0.5) + 0.5 * HALF_NORMAL
     assert eafo.entropy("relu", Z) == pytest.approx(expected, abs=1e-4)
 
@@ -123,28 +119,28 @@ def test_point_masses_of_the_density_go_to_their_images():
     rectified = np.maximum(rng.normal(size=4000), 0.0)
     density = eafo.Empirical(np.concatenate([rectified, np.full(1000, -2.0), np.full(1000, 2.0)]))
     zeros = np.count_nonzero(rectified == 0) / 6000
-    outputs = eafo.image(np.abs, density)
+    outputs = eafo.push_forward(np.abs, density)
     np.testing.assert_allclose(outputs.atoms, [(0.0, zeros), (2.0, 1 / 3)], atol=1e-9)
     assert outputs.mass.sum() == pytest.approx(2 / 3 - zeros, abs=1e-9)
-    # A flat part and the image of a point mass at one place are one.
-    (place, share), *_ = eafo.image("relu", density).atoms
+    # A flat interval and the image of a point mass at the same position are merged.
+    (place, share), *_ = eafo.push_forward("relu", density).atoms
     assert place == 0.0
     assert share == pytest.approx(zeros + 1 / 6 + density.cdf(0.0), abs=1e-6)
 
 
 def test_density_of_the_outputs_is_the_sum_over_preimages():
     x = np.linspace(0.05, 3.0, 60)
-    np.testing.assert_allclose(eafo.image(np.square, Z).pdf(x), scipy.stats.chi2(1).pdf(x), rtol=2e-2)
-    np.testing.assert_allclose(eafo.image(np.exp, Z).pdf(x), scipy.stats.lognorm(1).pdf(x), rtol=2e-2)
-    np.testing.assert_array_equal(eafo.image(np.square, Z).pdf([-1.0, 1e3]), 0.0)
-    np.testing.assert_array_equal(eafo.image(np.zeros_like, Z).pdf([-1.0, 0.0]), 0.0)
+    np.testing.assert_allclose(eafo.push_forward(np.square, Z).pdf(x), scipy.stats.chi2(1).pdf(x), rtol=2e-2)
+    np.testing.assert_allclose(eafo.push_forward(np.exp, Z).pdf(x), scipy.stats.lognorm(1).pdf(x), rtol=2e-2)
+    np.testing.assert_array_equal(eafo.push_forward(np.square, Z).pdf([-1.0, 1e3]), 0.0)
+    np.testing.assert_array_equal(eafo.push_forward(np.zeros_like, Z).pdf([-1.0, 0.0]), 0.0)
 
 
 def test_std_is_that_of_the_outputs():
-    assert eafo.image("linear", eafo.Gaussian(7.0, 3.0)).std == pytest.approx(3.0, rel=1e-4)
-    assert eafo.image(np.square, Z).std == pytest.approx(np.sqrt(2), rel=1e-4)
+    assert eafo.push_forward("linear", eafo.Gaussian(7.0, 3.0)).std == pytest.approx(3.0, rel=1e-4)
+    assert eafo.push_forward(np.square, Z).std == pytest.approx(np.sqrt(2), rel=1e-4)
     # max(z, 0) has the mean 1 / sqrt(2 pi) and the mean square 1 / 2.
-    assert eafo.image("relu", Z).std == pytest.approx(np.sqrt(0.5 - 0.5 / np.pi), rel=1e-4)
+    assert eafo.push_forward("relu", Z).std == pytest.approx(np.sqrt(0.5 - 0.5 / np.pi), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["gelu", "silu", "mish", "crrelu"])
@@ -159,7 +155,7 @@ def test_entropy_agrees_with_a_histogram_where_there_is_no_inverse(name):
     samples = activation(np.random.default_rng(0).standard_normal(number, dtype="float32").astype("float64"))
     counts, edges = np.histogram(samples, 100_000)
     counts = counts[counts > 0]
-    # The plug-in estimate, and the term of Miller and Madow for its bias.
+    # The plug-in estimate with the bias correction of Miller and Madow.
     expected = np.log(number) - np.sum(counts * np.log(counts)) / number + len(counts) / (2 * number)
     expected += np.log(edges[1] - edges[0])
     assert eafo.entropy(crrelu(-0.5) if name == "crrelu" else name, Z) == pytest.approx(expected, abs=0.01)
@@ -206,7 +202,9 @@ def test_standardized_entropy_of_points_is_that_of_the_points():
     assert eafo.standardized_entropy(np.zeros_like, Z) == pytest.approx(0.0, abs=1e-8)
 
 
-@pytest.mark.parametrize("function", [eafo.entropy, eafo.image, eafo.standardized_entropy], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [eafo.entropy, eafo.push_forward, eafo.standardized_entropy], ids=lambda f: f.__name__
+)
 def test_bad_input_is_named(function):
     with pytest.raises(TypeError, match=r"^`density` must be .* Received: density='normal'"):
         function("relu", "normal")
@@ -227,7 +225,7 @@ def test_standardized_entropy_at_extreme_scales(scale):
 @pytest.mark.parametrize("name", ["squareplus", "tanh_shrink"])
 @pytest.mark.parametrize("scale", [1e-4, 1e8])
 def test_formulas_keep_their_digits_at_any_scale(name, scale):
-    """Against E[log f'] + H(p), with the derivatives written so that nothing cancels."""
+    """Compares with E[log f'] + H(p), with derivatives that avoid cancellation."""
     slopes = {
         "squareplus": lambda z: 2.0 / (np.hypot(z, 2.0) * (np.hypot(z, 2.0) - z)),
         "tanh_shrink": lambda z: np.tanh(z) ** 2,
@@ -245,7 +243,7 @@ def test_formulas_keep_their_digits_at_any_scale(name, scale):
     assert eafo.entropy(name, eafo.Gaussian(0.0, scale)) == pytest.approx(expected, abs=2e-3)
 
 
-def test_what_rounding_hides_is_refused():
+def test_too_large_rounding_errors_raise():
     with pytest.raises(ValueError, match=r"`density` must lie near 0, compared with its width.*rounding errors"):
         eafo.entropy("linear", eafo.Gaussian(1e13, 1.0))
     with pytest.raises(ValueError, match=r"`density` must lie near 0.*a density from 99\..* to 100\."):

@@ -1,4 +1,4 @@
-"""What the networks of keras-hub need before they are built."""
+"""Import of keras-hub, and a check before its networks are built."""
 
 from types import ModuleType
 
@@ -6,7 +6,7 @@ import keras
 
 
 def load() -> ModuleType:
-    """Returns `keras_hub.models`, which only some of the networks need."""
+    """Returns `keras_hub.models`. It is imported here, because only some of the networks need it."""
     try:
         import keras_hub
     except ImportError as error:
@@ -18,9 +18,9 @@ def load() -> ModuleType:
 
 
 def check_data_format() -> None:
-    """Raises unless a copy of a backbone for images would take the channels where the original does.
+    """Raises unless Keras' global setting is "channels_last".
 
-    Its config leaves the data format out, so that a copy follows Keras' global setting (keras-hub#3118).
+    The config of an image backbone lacks the data format, so that a copy uses the global setting (keras-hub#3118).
     """
     if keras.config.image_data_format() != "channels_last":
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The fast paths of operations on large inputs, which differ from the plain ones in their backward pass."""
+"""The memory-saving backward passes of operations on large inputs."""
 
 import contextlib
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_actlab import layers, ops
-from keras_actlab.ops import rowwise
+from keras_actlab.ops import remat
 from keras_actlab.ops.crrelu import _crrelu
 from keras_actlab.ops.matrix_activation import _compare, check_thresholds
 from tests.backends import finite_differences, gradients, numpy, on_one_backend
@@ -31,7 +31,7 @@ def matrix(bandwidth, thresholds, **options):
     return function, random(2 * bandwidth + 1, len(thresholds) + 1, 6)
 
 
-# A function of x, (rows, 5, 6), and parameters; and the parameters.
+# A function of x, (rows, 5, 6), and parameters, followed by the parameters.
 FUNCTIONS = {
     "CRReLU": (ops.crrelu, np.float32(0.3)),
     "CRReLU by channel": (ops.crrelu, random(6)),
@@ -55,7 +55,7 @@ FUNCTIONS = {
 }
 
 
-# The others differ from them in what is broadcast, and are compiled by the same code.
+# The others differ in broadcasting only, and are compiled by the same code.
 ON_EACH_BACKEND = (
     "CRReLU", "CRReLU by channel", "TMAF", "TMAF, tri-diagonal, shared", "TMAF, many intervals",
     "TMAF, trained thresholds", "EntropyActivation",
@@ -65,9 +65,9 @@ COMPILED = ("CRReLU by channel", "TMAF, many intervals", "TMAF, trained threshol
 
 @pytest.fixture
 def _fast(monkeypatch):
-    """Inputs of any size take the fast path, in blocks of a few rows; PyTorch compiles nothing."""
-    monkeypatch.setattr(rowwise, "SMALL", 1)
-    monkeypatch.setattr(rowwise, "BLOCK", 100)
+    """Inputs of any size are rematerialized in blocks of a few rows; PyTorch does not compile."""
+    monkeypatch.setattr(remat, "MIN_SIZE", 1)
+    monkeypatch.setattr(remat, "BLOCK", 100)
     with uncompiled():
         yield
 
@@ -81,21 +81,21 @@ def uncompiled():
 
 
 def plain(function):
-    """Returns `function` on the plain path, whatever the size."""
+    """Returns `function` without rematerialization, for every size."""
 
     @functools.wraps(function)
     def on_plain_path(*arguments):
-        fast, rowwise.SMALL = rowwise.SMALL, np.inf
+        fast, remat.MIN_SIZE = remat.MIN_SIZE, np.inf
         try:
             return function(*arguments)
         finally:
-            rowwise.SMALL = fast
+            remat.MIN_SIZE = fast
 
     return on_plain_path
 
 
 @pytest.mark.usefixtures("_fast")
-# Of 30 entries: less than a block, and with or without a rest.
+# Rows of 30 entries: less than a block, whole blocks, and blocks with a remainder.
 @pytest.mark.parametrize("rows", [2, 10, *on_one_backend(1, 9)])
 @pytest.mark.parametrize(
     "name", [*ON_EACH_BACKEND, *on_one_backend(*(name for name in FUNCTIONS if name not in ON_EACH_BACKEND))]
@@ -109,7 +109,7 @@ def test_is_the_plain_path(name, rows):
     expected = gradients(plain(function), x, *parameters, cotangent=cotangent)
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
-        # Sums of up to 300 numbers, in another order.
+        # Sums of up to 300 numbers in another order.
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=3e-6 * max(1, np.abs(other).max()))
 
 
@@ -118,15 +118,15 @@ def test_is_the_plain_path(name, rows):
     [((), True), ((1000, 1000), True), ((2000, 1000), False), ((None, 64), True), ((None, 32, 32, 64), False)],
 )
 def test_which_inputs_are_small(shape, small):
-    assert rowwise._is_small(keras.KerasTensor(shape)) == small
+    assert remat._is_small(keras.KerasTensor(shape)) == small
 
 
 @pytest.mark.usefixtures("_fast")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("name", ["CRReLU by channel", "TMAF", "TMAF, many intervals"])
 def test_parameters_gradients_add_up_in_float32(name, dtype, monkeypatch):
-    monkeypatch.setattr(rowwise, "BLOCK", 6000)
-    # 2,000 rows of which half precision would lose most: there 256 + 1 is 256.
+    monkeypatch.setattr(remat, "BLOCK", 6000)
+    # 2,000 rows, most of which a bfloat16 sum would lose: 256 + 1 is 256.
     function, *parameters = FUNCTIONS[name]
     x = keras.ops.cast(random(2000, 5, 6), dtype)
     _, found = gradients(function, x, *parameters)
@@ -148,7 +148,7 @@ def test_finite_in_finite_out(dtype):
     ):
         y = function(x, parameters)
         assert keras.backend.standardize_dtype(y.dtype) == dtype
-        # Two rows whose gradients by parameter are below the largest number, also when they are added up.
+        # Two rows, so that the sum of the parameter gradients does not overflow.
         for result in (numpy(keras.ops.cast(y, "float32")), *gradients(function, x, parameters, cotangent=0.25)):
             assert np.all(np.isfinite(result))
 
@@ -215,7 +215,7 @@ def test_training_with_a_last_batch_of_another_size():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("thresholds", [MANY_THRESHOLDS, tuple(np.linspace(-1e-3, 7.7, 40)), tuple(range(200))])
-def test_look_up_is_comparison(thresholds, channels):
+def test_the_lookup_equals_the_comparison(thresholds, channels):
     thresholds = check_thresholds(thresholds)
     rounded = np.array(thresholds, "float32")
     ends = [np.inf, -np.inf, 3e38, -3e38, 0.0]
@@ -276,7 +276,7 @@ def test_epsilon_of_any_dtype(epsilon, dtype):
         rtol=1e-4,
         atol=1e-5,
     )
-    if dtype == "bfloat16":  # 60 blocks' sums, added up in float32 and rounded once
+    if dtype == "bfloat16":  # the sums of 60 blocks are added in float32 and rounded once
         _, found = gradients(ops.crrelu, np.ones_like(x), epsilon)
         np.testing.assert_allclose(found, 1000 * np.exp(-0.5), rtol=2**-8)
 
@@ -298,16 +298,16 @@ def test_forward_mode_over_a_gradient():
 @pytest.mark.skipif(BACKEND != "torch", reason="Only PyTorch runs operations one by one.")
 class TestTorch:
     @pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="Needs a C++ compiler.")
-    # PyTorch compiles for seconds; these are one of each kind.
+    # PyTorch compiles for seconds, so one of each kind is tested.
     @pytest.mark.parametrize(
         "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in FUNCTIONS]
     )
     def test_large_inputs_are_compiled(self, name, monkeypatch):
-        monkeypatch.setattr(rowwise, "SMALL", 1)
+        monkeypatch.setattr(remat, "MIN_SIZE", 1)
         function, *parameters = FUNCTIONS[name]
         for rows in (7, 9):
             x, cotangent = random(rows, 5, 6), random(rows, 5, 6, seed=1)
-            # Here warnings are errors, those that PyTorch has while it compiles too.
+            # Warnings are errors here, including PyTorch's own during compilation.
             found = [numpy(function(x, *parameters)), *gradients(function, x, *parameters, cotangent=cotangent)]
             expected = [
                 numpy(plain(function)(x, *parameters)),
@@ -326,8 +326,8 @@ class TestTorch:
             return call
 
         monkeypatch.setattr(torch, "compile", failing)
-        monkeypatch.setattr(rowwise, "SMALL", 1)
-        function = rowwise.rowwise(_crrelu)
+        monkeypatch.setattr(remat, "MIN_SIZE", 1)
+        function = remat.remat(_crrelu)
         x, epsilon = torch.as_tensor(random(5, 4)), torch.tensor(0.3)
         with pytest.warns(
             UserWarning, match="torch.compile failed, so that an activation runs slowly: no compiler here$"
@@ -346,7 +346,7 @@ class TestTorch:
         np.testing.assert_allclose(numpy(found), numpy(expected), rtol=1e-5)
 
     @pytest.mark.usefixtures("_fast")
-    def test_whoever_traces_sees_the_operations(self):
+    def test_traces_contain_the_single_operations(self):
         import torch
 
         x, epsilon = torch.as_tensor(random(9, 6)), torch.tensor(0.3)

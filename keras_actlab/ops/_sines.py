@@ -9,17 +9,17 @@ from numpy.polynomial import Chebyshev, Polynomial
 
 from keras_actlab.ops.tensor import Tensor
 
-# In float32, neighbours are 1 / 128 or more apart from here on, so that no step of training means anything.
-LARGEST_ANGLE = 2.0**16
+# Above this angle, neighbouring float32 numbers are at least 1 / 128 apart, too coarse for training steps.
+MAX_ANGLE = 2.0**16
 
-# A quarter turn as a sum of numbers; the first two have so few digits that quarters of up to LARGEST_ANGLE times them
-# are exact in float32.
+# A quarter turn as a sum of three numbers. The first two have so few digits that their products with the number of
+# quarter turns in MAX_ANGLE are exact in float32.
 QUARTER = math.pi / 2
 QUARTER_PARTS = (201 / 2**7, 127 / 2**18, QUARTER - 201 / 2**7 - 127 / 2**18)
 
 
 def _fit(function: Callable[[np.ndarray], np.ndarray], degree: int) -> list[float]:
-    """Coefficients of a polynomial in r**2 that is `function(r)` for |r| <= pi / 4, with a little to spare."""
+    """Returns the coefficients of a polynomial in r**2 that approximates `function(r)` for |r| <= 0.8 > pi / 4."""
     fit = Chebyshev.interpolate(lambda square: function(np.sqrt(square)), degree, domain=[0, 0.8**2])
     return fit.convert(kind=Polynomial, domain=[-1, 1], window=[-1, 1]).coef.tolist()
 
@@ -31,14 +31,14 @@ SINE_OVER_R = _fit(lambda r: np.sinc(r / np.pi), 4)
 def sines_and_cosines(angles: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the sines and the cosines of angles in radians.
 
-    On CPUs, XLA calls a function for each single sine, and does so anew in each loop that it fuses one into. On JAX and
-    TensorFlow, float32 angles are therefore put into polynomials, which it computes many at a time. Those are as exact
-    as the functions, also just below 1, where products of thousands of sines would show it; but angles beyond +-2**16
-    count as +-2**16.
+    On CPUs, XLA calls a function for each single sine, and repeats the call in each loop that it fuses the sine into.
+    On JAX and TensorFlow, float32 angles are therefore evaluated with polynomials, which XLA vectorizes. They are as
+    accurate as the functions, also for values just below 1, where errors would show in products of thousands of sines.
+    Angles are clipped to [-2**16, 2**16].
     """
     if backend.backend() == "torch" or backend.standardize_dtype(angles.dtype) != "float32":
         return ops.sin(angles), ops.cos(angles)
-    r = ops.clip(angles, -LARGEST_ANGLE, LARGEST_ANGLE)
+    r = ops.clip(angles, -MAX_ANGLE, MAX_ANGLE)
     quarters = ops.round(r / QUARTER)
     for part in QUARTER_PARTS:
         r = r - quarters * part

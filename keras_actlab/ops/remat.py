@@ -1,10 +1,10 @@
-"""Functions of rows that keep nothing but their arguments for the backward pass.
+"""Rematerialization: functions that keep only their arguments for the backward pass and recompute the rest.
 
-Automatic differentiation of a chain of elementwise operations keeps a tensor for nearly every link of it, and reduces
-to each parameter's gradient in a pass of its own. Most of the time of such a chain is the traffic to and from memory.
+Automatic differentiation of a chain of elementwise operations keeps a tensor for nearly every operation, and sums the
+gradient of each parameter in a separate pass. Such a chain spends most of its time on memory traffic.
 
-This module is where backends are imported for speed: Keras has no name for a custom gradient with a loop in it that XLA
-compiles on TensorFlow, nor for the compilation of a single function.
+This module imports backends for speed. Keras has no function that compiles a single function, and its custom gradients
+cannot contain a loop that XLA compiles on TensorFlow.
 """
 
 import functools
@@ -15,35 +15,37 @@ from typing import Any
 
 import keras
 
-from keras_actlab.ops.tensor import Tensor, widened
+from keras_actlab._private.torch_func import transforms_are_active
+from keras_actlab.ops.tensor import Tensor, at_least_float32
 
 Function = Callable[..., Tensor]
 
-# Below this number of elements there is little to gain, and PyTorch takes seconds to compile.
-SMALL = 2**20
-# On a CPU the backward pass works on as many rows at a time as have this number of elements, which fit its cache.
+# Smaller inputs gain little, and PyTorch takes seconds to compile.
+MIN_SIZE = 2**20
+# Elements per block of rows in the backward pass on a CPU; a block fits into the cache.
 BLOCK = 2**17
 
 
-def rowwise(function: Function) -> Function:
-    """Returns `function`, with a backward pass that recomputes it instead of keeping its intermediate results.
+def remat(function: Function) -> Function:
+    """Returns `function` with a backward pass that recomputes intermediate results instead of keeping them.
 
     Args:
-        function: `function(x, *parameters, **constants)`, made of `keras.ops`, where each row (an entry along the first
-            axis) of the output depends on the same row of the tensor `x` only, and on tensors `parameters` as a whole.
+        function: `function(x, *parameters, **constants)`, written in `keras.ops`. Each row of the output (an entry
+            along the first axis) depends only on the same row of the tensor `x` and on the whole tensors `parameters`.
             The constants are hashable.
 
     Returns:
-        A function of the same values. Where `x` is large,
+        A function with the same values. If `x` has at least `MIN_SIZE` elements:
 
-        - on JAX and TensorFlow, on a CPU, the gradients of all parameters are computed together, a block of rows at a
-          time (and on JAX that of `x` with them);
-        - on PyTorch, unless it is being traced, it is compiled by `torch.compile` at the first call, forward and
-          backward, or runs as it is if PyTorch finds no compiler. `torch.compiler.set_stance("force_eager")` and the
-          environment variable `TORCH_COMPILE_DISABLE=1` keep it from compiling.
+        - On JAX and TensorFlow on a CPU, one loop over blocks of rows computes the gradients of all parameters. On JAX,
+          the same loop computes the gradient of `x`.
+        - On PyTorch, `torch.compile` compiles the forward and backward pass at the first call, except inside a trace.
+          If PyTorch finds no compiler, the function runs uncompiled and warns once.
+          `torch.compiler.set_stance("force_eager")` and the environment variable `TORCH_COMPILE_DISABLE=1` turn the
+          compilation off.
 
-        Gradients can be differentiated further. On JAX, forward-mode differentiation (`jax.jvp`) of a large `x` works
-        around a gradient only, not on the function itself.
+        Higher derivatives work. On JAX, `jax.jvp` of a large `x` works around `jax.grad`, but not on the function
+        itself.
     """
 
     @functools.cache
@@ -61,10 +63,10 @@ def rowwise(function: Function) -> Function:
 
 
 def _is_small(x: Tensor) -> bool:
-    # TensorFlow traces batches of unknown length, which are taken for 64 here.
+    # TensorFlow traces batches of unknown length; 64 is assumed here.
     lengths = [64 if length is None else length for length in x.shape]
-    # Lengths that are symbols of `jax.export` have no order; with those, nobody asks for gradients.
-    return not all(isinstance(length, int) for length in lengths) or math.prod(lengths) < SMALL
+    # Symbolic lengths of `jax.export` cannot be compared, and exported programs compute no gradients.
+    return not all(isinstance(length, int) for length in lengths) or math.prod(lengths) < MIN_SIZE
 
 
 def _on_jax(function: Function) -> Function:
@@ -84,14 +86,14 @@ def _on_jax(function: Function) -> Function:
             of_x, *of_parameters = jax.vjp(function, x, *parameters)[1](gradient)
             return of_x, of_parameters
 
-        # Not on accelerators, which like few large steps, nor with rows that lie on several devices.
+        # Not on accelerators, where few large steps are faster, nor with rows sharded over several devices.
         in_blocks = jax.default_backend() == "cpu" and jax.device_count() == 1
         rows = _rows(x) if in_blocks else max(1, x.shape[0])
         dtype = x.dtype
-        if in_blocks:  # as XLA's loops convert half precision number by number
-            x, gradient = widened(x), widened(gradient)
+        if in_blocks:  # because XLA's loops convert half precision one number at a time
+            x, gradient = at_least_float32(x), at_least_float32(gradient)
         whole = x.shape[0] - x.shape[0] % rows
-        # The rows that make up no block come first, as their gradients are what the sums start from.
+        # The rows beyond the last whole block come first: their gradients are the initial values of the sums.
         of_rest, sums = gradients(x[whole:], gradient[whole:])
 
         def step(sums: list[Tensor], block: tuple[Tensor, Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -120,14 +122,14 @@ def _on_tensorflow(function: Function) -> Function:
         def backward(gradient: Tensor) -> tuple[Tensor, ...]:
             if None in (*x.shape[1:], *gradient.shape[1:]) or tf.config.list_physical_devices("GPU"):
                 return tuple(gradients((x, *parameters), x, gradient))
-            # XLA fuses what makes the gradient of x, and would reduce it to every parameter's in a pass of its own.
-            length = tf.shape(x)[0]  # not from x.shape, as `fit` traces batches of unknown length
+            # XLA would fuse the gradient of x into a separate pass over memory for the gradient of each parameter.
+            length = tf.shape(x)[0]  # not x.shape, because `fit` traces batches of unknown length
             rows = tf.clip_by_value(_rows(x), 1, tf.maximum(length, 1))
             blocks = length // rows
             sums = gradients(parameters, x[blocks * rows :], gradient[blocks * rows :])
 
             def step(i: Tensor, sums: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-                # Not tensor[i * rows : (i + 1) * rows], whose length XLA would not know.
+                # Not tensor[i * rows : (i + 1) * rows], because its length would be unknown to XLA.
                 start = [i * rows] + [0] * (len(x.shape) - 1)
                 block = (tf.slice(tensor, start, (rows, *tensor.shape[1:])) for tensor in (x, gradient))
                 return i + 1, [a + b for a, b in zip(sums, gradients(parameters, *block), strict=True)]
@@ -147,7 +149,7 @@ def _on_torch(function: Function) -> Function:
 
     @functools.cache
     def gradients(needed: tuple[bool, ...]) -> Function:
-        """Returns the function of an upstream gradient and the arguments that gives gradients of the needed ones."""
+        """Returns a function of the upstream gradient and the arguments that computes the needed gradients."""
 
         def of_needed(gradient: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
             def with_others(*those: Tensor) -> Tensor:
@@ -163,12 +165,12 @@ def _on_torch(function: Function) -> Function:
         @staticmethod
         def forward(context: Any, *arguments: Tensor) -> Tensor:
             context.save_for_backward(*arguments)
-            return forward(*(argument.detach() for argument in arguments))  # as it is compiled anew for others
+            return forward(*(argument.detach() for argument in arguments))  # tensors with gradients would be recompiled
 
         @staticmethod
         def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
             arguments, needed = context.saved_tensors, context.needs_input_grad
-            if torch.is_grad_enabled():  # for a gradient of the gradient, which torch.compile has none of
+            if torch.is_grad_enabled():  # for second derivatives, which torch.compile does not support
                 those = [argument for need, argument in zip(needed, arguments, strict=True) if need]
                 found = iter(
                     torch.autograd.grad(
@@ -180,13 +182,14 @@ def _on_torch(function: Function) -> Function:
             return tuple(next(found) if need else None for need in needed)
 
     def recomputing(*arguments: Tensor) -> Tensor:
-        # A program that is compiled anyway recomputes, too: PyTorch would keep booleans, with which it is slow.
+        # Within a compiled program, too, intermediate results are recomputed: PyTorch would keep booleans, which is
+        # slow.
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
             return torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)
-        # Traced, exported, or within torch.func: whoever does that wants to see the operations.
+        # A trace, an export or a transform of torch.func must see the single operations.
         if (
             torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
+            or transforms_are_active()
             or any(type(argument) not in (torch.Tensor, torch.nn.Parameter) for argument in arguments)
             or arguments[0].is_meta
         ):
@@ -197,14 +200,14 @@ def _on_torch(function: Function) -> Function:
 
 
 def _compiled(function: Function) -> Function:
-    """Returns `function` compiled by PyTorch; as it is, from the first call on that fails."""
+    """Returns `function` compiled by PyTorch. After a failed compilation it runs uncompiled."""
     import torch
 
     fast = torch.compile(function, dynamic=True, fullgraph=True)
 
     def compiled(*arguments: Tensor) -> Tensor:
-        # Each rank and dtype is compiled anew, of which PyTorch allows 8 by default.
-        with torch._dynamo.config.patch(recompile_limit=100):
+        # Each rank and dtype is another compilation; PyTorch allows 8 by default.
+        with torch.compiler.config.patch(recompile_limit=100):  # type: ignore[attr-defined]  # made on import
             return fast(*arguments)
 
     compiles = True
@@ -215,9 +218,9 @@ def _compiled(function: Function) -> Function:
             return function(*arguments)
         try:
             return compiled(*arguments)
-        except Exception:  # what a machine without a compiler raises depends on what it lacks
+        except Exception:  # the type depends on which part of the compiler is missing
             try:
-                with warnings.catch_warnings():  # unless it was one of PyTorch's own warnings, which are errors to some
+                with warnings.catch_warnings():  # PyTorch's own warnings may have been turned into errors
                     warnings.simplefilter("ignore")
                     return compiled(*arguments)
             except Exception as error:
@@ -230,5 +233,5 @@ def _compiled(function: Function) -> Function:
 
 
 def _rows(x: Tensor) -> int:
-    """The number of rows in a block of `x`."""
+    """Returns the number of rows in a block of `x`."""
     return max(1, BLOCK // max(1, math.prod(x.shape[1:])))

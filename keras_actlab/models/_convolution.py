@@ -12,7 +12,7 @@ NORMALIZATIONS = ("none", "batch", "mean_only", "input_mean")
 
 
 def check(parameterization: Any, normalization: Any) -> None:
-    """Raises unless the names are known and each parameter of the pair has an effect."""
+    """Raises unless the names are known, and each parameter has an effect in the combination."""
     for name, value, known in (
         ("parameterization", parameterization, PARAMETERIZATIONS),
         ("normalization", normalization, NORMALIZATIONS),
@@ -21,8 +21,8 @@ def check(parameterization: Any, normalization: Any) -> None:
             raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
     if normalization == "batch" and parameterization != "standard":
         raise ValueError(
-            '`normalization` must not be "batch" beside weights that have a scale of their own: batch normalization '
-            "divides by the standard deviation, so that the scale would have no effect. "
+            '`normalization` must not be "batch" for weights with a scale: batch normalization divides by the standard '
+            "deviation, so that the scale would have no effect. "
             f"Received: normalization={normalization!r}, parameterization={parameterization!r}"
         )
 
@@ -37,17 +37,18 @@ def convolution(
     name: str,
     activation: str | None = "relu",
 ) -> Tensor:
-    """Returns a convolution of `x`, normalized, with zero padding that keeps its size or divides it by the strides.
+    """Returns a convolution of `x` with normalization and activation.
 
-    With geometric weights the scale stands outside of the activation, or inside, if there is a normalization between.
+    Zero padding keeps the height and width of `x`, or divides them by the strides. With geometric weights, the scale
+    multiplies the output of the activation, or its input if a normalization is between convolution and activation.
     """
     if normalization == "input_mean":
         x = InputMeanNormalization(name=f"{name}_input_mean")(x)
     padding = "same"
-    if strides > 1 and kernel_size > 1:  # "same" would pad less on the one side than on the other
+    if strides > 1 and kernel_size > 1:  # "same" would pad asymmetrically
         x = keras.layers.ZeroPadding2D(kernel_size // 2, data_format="channels_last", name=f"{name}_pad")(x)
         padding = "valid"
-    # A normalization between convolution and activation subtracts a bias again, and brings its own.
+    # A normalization between convolution and activation cancels a bias and has its own.
     is_between = normalization in ("batch", "mean_only")
     settings: dict[str, Any] = {
         **{"filters": filters, "kernel_size": kernel_size, "strides": strides, "padding": padding},

@@ -1,28 +1,28 @@
-"""Looking at a model between the steps of its training."""
+"""Base class of callbacks that record a model during training."""
 
 from typing import Any
 
 import keras
 
-from keras_actlab.periodic import Periodic
+from keras_actlab.callbacks import PeriodicCallback
 
 
-class Watcher(Periodic):
-    """Looks at a model before the first training step, then after every so many, and at the end."""
+class BaseTracker(PeriodicCallback):
+    """Records a model before the first training step, then every `every` steps, and at the end."""
 
     def __init__(self, every: int = 1):
         super().__init__(every)
         self._begun = False
 
     def begin(self, step: int) -> int:
-        """Called before the first step of each `fit`, when every callback has restored what it restores.
+        """Called before the first step of each `fit`, after other callbacks have restored their state.
 
         Args:
-            step: Number of training steps that the model has taken, as far as its optimizer knows: steps that a loss
-                scale made it skip are not among them.
+            step: Number of training steps that the optimizer has counted. Steps that loss scaling skipped are not
+                included.
 
         Returns:
-            The same, or what an earlier `fit` came to, if this one continues it.
+            The number of training steps to continue from: `step`, or that of an earlier `fit` which this one continues.
         """
         raise NotImplementedError
 
@@ -34,9 +34,9 @@ class Watcher(Periodic):
             optimizer = self.model.optimizer
             updates = int(keras.ops.convert_to_numpy(optimizer.iterations))
             steps = updates * (getattr(optimizer, "gradient_accumulation_steps", None) or 1)
-            self.step = self.looked_at = self.begin(steps)
+            self.step = self.last_run = self.begin(steps)
             self._begun = True
         super().on_epoch_begin(epoch, logs)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self.catch_up()
+        self.run_pending()
