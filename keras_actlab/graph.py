@@ -3,110 +3,12 @@
 Keras has no public way to ask for all of this. Nothing is changed here; that is done in `conversion/surgery.py`.
 """
 
-import inspect
 from collections import Counter, defaultdict
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import keras
 
-from keras_actlab import layers
-
-# Layers that are an activation and nothing else.
-ACTIVATION_LAYERS = (
-    keras.layers.Activation,
-    keras.layers.ELU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ReLU,
-    keras.layers.Softmax,
-    layers.CRReLU,
-    layers.EntropyActivation,
-    layers.TMAF,
-)
-
-# The activations of Keras that are functions, by their names. glu halves the channels, so no layer has it.
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    name: function
-    for name, function in vars(keras.activations).items()
-    if inspect.isfunction(function) and name not in ("get", "serialize", "deserialize", "glu")
-}
-# Keras has a second function for most of them, and some differ: keras.ops.gelu is the approximation.
-OPS: dict[str, Callable[..., Any]] = {
-    name: getattr(keras.ops, name) for name in FUNCTIONS if inspect.isfunction(getattr(keras.ops, name, None))
-}
-
-NAMES = {function: name for functions in (OPS, FUNCTIONS) for name, function in functions.items()}
-
-
-@cache
-def activation_operations() -> dict[type[keras.Operation], Callable[..., Any]]:
-    """The operations that the functions in `FUNCTIONS` and `OPS` put into a graph, each with its function."""
-    operations = {}
-    for name, function in FUNCTIONS.items():
-        if name == "exponential":
-            continue  # the operation of every keras.ops.exp
-        required = [
-            parameter.name
-            for parameter in inspect.signature(function).parameters.values()
-            if parameter.default is parameter.empty
-        ]
-        for one in (function, OPS.get(name, function)):
-            try:
-                output = one(keras.KerasTensor((2, 2)), *[1.0] * (len(required) - 1))
-                operations[type(output._keras_history.operation)] = function
-            except Exception:  # some take no KerasTensor (mish and hard_silu of Keras 3.15), so they are in no graph
-                continue
-    return operations
-
-
-def is_activation_operation(operation: keras.Operation) -> bool:
-    """Whether `operation` is what an activation function, called on a KerasTensor, puts into a graph."""
-    return type(operation) in activation_operations()
-
-
-def activation_name(activation: Any) -> str | None:
-    """The name of what an activation, a layer or an operation computes; None where it is no function of Keras."""
-    match activation:
-        case keras.layers.Softmax():
-            return "softmax"
-        case keras.layers.ReLU():
-            return "relu6" if activation.max_value == 6 and not activation.negative_slope else "relu"
-        case keras.layers.ELU():
-            return "elu"
-        case keras.layers.LeakyReLU():
-            return "leaky_relu"
-        case keras.layers.Activation():
-            return activation_name(activation.activation)
-        case keras.layers.Layer():
-            return None
-        case keras.Operation():
-            function = activation_operations().get(type(activation))
-            return "relu6" if getattr(activation, "max_value", None) == 6 else activation_name(function)
-        case _:
-            return NAMES.get(activation) if inspect.isfunction(activation) else None
-
-
-def computes(activation: Any, function: Callable[..., Any]) -> bool:
-    """Whether an activation, a layer or an operation is, or applies, `function`."""
-    if function in (activation, getattr(activation, "activation", None)):
-        return True
-    name = activation_name(function)
-    return name is not None and activation_name(activation) == name
-
-
-def applied_activation(layer: keras.Operation) -> Any:
-    """What `layer` applies: itself, where it is an activation, or its attribute `activation`; None if it has none."""
-    is_itself = isinstance(layer, ACTIVATION_LAYERS) or is_activation_operation(layer)
-    return layer if is_itself else getattr(layer, "activation", None)
-
-
-def as_layer(operation: keras.Operation) -> keras.layers.Layer:
-    """`operation`, if it is a layer, or else a layer that computes the same, for functions that expect layers."""
-    if isinstance(operation, keras.layers.Layer):
-        return operation
-    return keras.layers.Activation(activation_operations()[type(operation)], name=operation.name)
+from keras_actlab.layers.activations import is_activation_operation
 
 
 def children(layer: keras.Operation) -> list[keras.layers.Layer]:

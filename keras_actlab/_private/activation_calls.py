@@ -17,7 +17,7 @@ import keras
 from keras.src import backend
 from keras.src.ops.operation import Operation
 
-from keras_actlab.graph import FUNCTIONS
+from keras_actlab.layers.activations import FUNCTIONS
 
 # Functions from here on the stack belong to the call of an activation, not to the code that calls it.
 INNER = ("keras/src/activations/", "keras/src/backend/", "keras/src/ops/", "keras/src/utils/", "keras_actlab/_private/")

@@ -12,10 +12,11 @@ from keras_actlab.conversion.hidden import check_hidden
 from keras_actlab.conversion.imitation import imitate
 from keras_actlab.conversion.places import Place, places
 from keras_actlab.conversion.report import remember, report
-from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
+from keras_actlab.conversion.rewriting import Where, rewrite, warned
 from keras_actlab.conversion.target import Target, To, Was, chooser, make, old_activations, resolve
-from keras_actlab.graph import ACTIVATION_LAYERS
+from keras_actlab.layers.activations import applied_activation, as_layer, is_activation
 from keras_actlab.layers.arguments import Shape
+from keras_actlab.layers.replacement import SkipLayer
 
 
 def swap_activations(
@@ -90,7 +91,7 @@ def swap_activations(
 
     def was_old(place: Place) -> bool:
         attributes = uses[place.steps].attributes if place.steps in uses else ()
-        applied = [graph.applied_activation(place.layer), *(getattr(place.layer, name) for name in attributes)]
+        applied = [applied_activation(place.layer), *(getattr(place.layer, name) for name in attributes)]
         return old is None or any(map(old, applied))
 
     if old is not None and isinstance(model, keras.Model) and not any(map(was_old, places(model))):
@@ -104,19 +105,19 @@ def swap_activations(
         return _one_place_per_call(places, holders)
 
     def change(place: Place) -> str:
-        chosen = choose(graph.as_layer(place.layer))
+        chosen = choose(as_layer(place.layer))
         if chosen is None:
-            raise Stays("`to` returns None for it")
+            raise SkipLayer("`to` returns None for it")
         # A layer that was separated from another has the holder that it was made for.
         held_by = holders.get(id(place.layer), [place.holder])
         use = uses.get(place.steps)
         target = Target(resolve(chosen), start == "same")
         if _is_itself(place):
-            check_hidden(place, graph.applied_activation(place.layer), held_by)
+            check_hidden(place, applied_activation(place.layer), held_by)
             return _swap_layer(place, target, held_by, use)
         if use is not None:
             return _swap_uses(place, target, use)
-        check_hidden(place, graph.applied_activation(place.layer), held_by)
+        check_hidden(place, applied_activation(place.layer), held_by)
         return _swap_attribute(place, target)
 
     result = rewrite(model, where, is_candidate, change, prepare, check=check, equal=False, only=was_old)
@@ -143,7 +144,7 @@ def _has_activation(place: Place) -> bool:
 
 def _is_itself(place: Place) -> bool:
     """Whether the layer or operation is an activation and nothing else."""
-    return graph.applied_activation(place.layer) is place.layer
+    return applied_activation(place.layer) is place.layer
 
 
 def _owns_activation(layer: keras.layers.Layer) -> bool:
@@ -154,14 +155,18 @@ def _owns_activation(layer: keras.layers.Layer) -> bool:
 
 
 def _one_place_per_call(places: list[Place], holders: dict[int, list[keras.layers.Layer]]) -> list[Place]:
-    owners = tuple(f"{place.path}/" for place in places if _owns_activation(place.layer))
+    owners = tuple(
+        f"{place.path}/"
+        for place in places
+        if _owns_activation(place.layer) or (_is_itself(place) and graph.children(place.layer))
+    )
     found = []
     for place in places:
         layer, holder = place.layer, place.holder
         if place.path.startswith(owners):
             continue  # a part of an activation that will be swapped as a whole
         found.append(place)
-        is_shared = isinstance(layer, ACTIVATION_LAYERS) and len(graph.calls(layer, holder)) > 1
+        is_shared = is_activation(layer) and len(graph.calls(layer, holder)) > 1
         if is_shared and graph.is_functional(holder) and len(holders[id(layer)]) == 1:
             for twin in surgery.separate(layer, holder):
                 found.append(replace(place, path="".join(place.path.rpartition("/")[:2]) + twin.name, layer=twin))
@@ -182,7 +187,7 @@ def _swap_layer(place: Place, target: Target, holders: list[keras.layers.Layer],
 
 
 def _shape(layer: keras.Operation, holders: list[keras.layers.Layer], use: recorder.Use | None) -> Shape:
-    """The shape of the one input that `layer` gets; raises `Stays` unless it is one, and known."""
+    """The shape of the one input that `layer` gets; raises `SkipLayer` unless it is one, and known."""
     # Two models on one graph, an encoder and its autoencoder say, hold the same layers and the same calls.
     nodes = {id(node): node for holder in holders for node in graph.calls(layer, holder)}
     if len(nodes) == 1 and all(graph.calls(layer, holder) for holder in holders):
@@ -191,11 +196,11 @@ def _shape(layer: keras.Operation, holders: list[keras.layers.Layer], use: recor
     if use is not None:
         shapes = use.inputs
     elif len(holders) > 1:
-        raise Stays("several layers hold it")
+        raise SkipLayer("several layers hold it")
     else:
         shapes = surgery.input_shapes(layer, holders[0])
     if len(shapes) != 1:
-        raise Stays(f"{len(shapes)} calls share it" if shapes else "the shape of its input is not known")
+        raise SkipLayer(f"{len(shapes)} calls share it" if shapes else "the shape of its input is not known")
     return shapes[0]
 
 
@@ -220,7 +225,7 @@ def _swap_uses(place: Place, target: Target, use: recorder.Use) -> str:
         try:
             check_hidden(place, getattr(layer, name), [])
             attributes[name], note = _new_attribute(place, target, name, shapes)
-        except Stays as reason:
+        except SkipLayer as reason:
             note = str(reason)
         shown = "" if name == "activation" else f"its attribute {name}"
         notes.append(": ".join(filter(None, (shown, note))))
@@ -228,7 +233,7 @@ def _swap_uses(place: Place, target: Target, use: recorder.Use) -> str:
         notes.append(f"functions in its `call` are left unchanged: {_lines(use)}")
     note = "; ".join(filter(None, notes))
     if not attributes:
-        raise Stays(note)
+        raise SkipLayer(note)
     set_activations(layer, attributes)
     return note
 
@@ -236,11 +241,11 @@ def _swap_uses(place: Place, target: Target, use: recorder.Use) -> str:
 def _new_attribute(place: Place, target: Target, name: str, shapes: list[Shape]) -> tuple[Any, str]:
     layer = place.layer
     if layer.quantization_mode is not None:
-        raise Stays("the layer is quantized")
+        raise SkipLayer("the layer is quantized")
     if target.is_function:
         return target.to, ""
     if len({len(shape) for shape in shapes}) > 1:
-        raise Stays("it is called on inputs of several ranks")
+        raise SkipLayer("it is called on inputs of several ranks")
     shape = tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))
     new_name = surgery.activation_name(layer, place.holder) if name == "activation" else f"{layer.name}_{name}"
     with surgery.scope_of(layer):
@@ -252,17 +257,17 @@ def _new_attribute(place: Place, target: Target, name: str, shapes: list[Shape])
 def _swap_attribute(place: Place, target: Target) -> str:
     layer = place.layer
     if not _owns_activation(layer):
-        raise Stays("it applies no activation itself")
+        raise SkipLayer("it applies no activation itself")
     if hasattr(layer, "state_size"):
-        raise Stays("it is a recurrent cell")
+        raise SkipLayer("it is a recurrent cell")
     build_config = layer.get_build_config()
     if "activation" not in _config(layer) or set(build_config or {}) != {"input_shape"}:
-        raise Stays("it applies its activation in a way of its own")
+        raise SkipLayer("it applies its activation in a way of its own")
     if target.is_function:
         surgery.set_activation(layer, target.to)
         return ""
     if layer.quantization_mode is not None:
-        raise Stays("it is quantized")
+        raise SkipLayer("it is quantized")
     shape = layer.compute_output_shape(build_config["input_shape"])
     name = surgery.activation_name(layer, place.holder)
     with surgery.scope_of(layer):
@@ -277,7 +282,7 @@ def _config(layer: keras.layers.Layer) -> dict[str, Any]:
     try:
         return layer.get_config()
     except NotImplementedError as error:
-        raise Stays("its class has no get_config, so that a change of it would not be saved") from error
+        raise SkipLayer("its class has no get_config, so that a change of it would not be saved") from error
 
 
 def _has_channels_first(layer: keras.layers.Layer) -> bool:
@@ -298,7 +303,7 @@ def _made(
         note = imitate(new, old, shape) if target.start_same else ""
     except ValueError as error:
         if None in shape[1:]:
-            raise Stays(f"{type(new).__name__} does not take an input of shape {tuple(shape)}") from error
+            raise SkipLayer(f"{type(new).__name__} does not take an input of shape {tuple(shape)}") from error
         raise ValueError(
             f"`to` must fit every layer that it is for. Received: to={new!r}, which does not fit {place} with "
             f"input_shape={tuple(shape)}: {error}"

@@ -1,17 +1,11 @@
 """Angles and scale of given weights, as precise as float32 allows."""
 
-import keras
 import numpy as np
 
-from keras_actlab.layers.kernels import fan_in_axes
+from keras_actlab.layers.kernels import fan_in_axes, to_float32
 
 # Numbers that are widened to float64 at a time: 2 MB, which stay in a processor's cache.
 BLOCK = 2**18
-
-
-def to_float32(variable: object) -> np.ndarray:
-    """Returns the values of a variable or tensor, in float32 whatever its dtype."""
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
 
 
 def columns_of(kernel: object, unit_axes: tuple[int, ...]) -> np.ndarray:

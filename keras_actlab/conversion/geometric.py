@@ -1,8 +1,6 @@
 """From plain layers to geometric and to weight-normalized ones."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,11 +11,14 @@ from keras_actlab import layers
 from keras_actlab.conversion.coordinates import closest_scale, columns_of, norms, precise_angles, to_float32, vanish
 from keras_actlab.conversion.parametrized import UnitAxes, attributes, kernels, parametrize
 from keras_actlab.conversion.places import Place, places
-from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
+from keras_actlab.conversion.rewriting import Where, rewrite, warned
 from keras_actlab.conversion.surgery import become, move, scope_of
-from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
+from keras_actlab.layers.activations import is_positively_homogeneous
+from keras_actlab.layers.folding import KERNELS, shared_arguments, starting_with_zeros
+from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
 from keras_actlab.layers.kernels import fan_in_axes
+from keras_actlab.layers.replacement import SkipLayer
 
 GEOMETRIC = (
     layers.GmPDense,
@@ -34,13 +35,6 @@ GEOMETRIC = (
     layers.GmPSeparableConv2D,
 )
 COUNTERPARTS: dict[type, type] = {geometric.plain: geometric for geometric in GEOMETRIC}
-SHARED = (
-    "units", "filters", "kernel_size", "strides", "padding", "output_padding", "data_format", "dilation_rate", "groups",
-    "depth_multiplier", "equation", "output_shape", "bias_axes", "use_bias",
-)  # fmt: skip
-
-# What the initializers, regularizers and constraints of kernels are named after.
-KERNELS = ("kernel", "depthwise", "pointwise")
 
 
 def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
@@ -48,6 +42,10 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
 
     These are Dense, EinsumDense (with it, the projections of attention layers), and all convolutions: plain,
     transposed, depthwise and separable. Each becomes a layer of `keras_actlab.layers`.
+
+    A layer of another class is converted, too, if it has an attribute `counterpart`: a geometric class, or a method
+    that takes the arguments of one and returns a geometric layer. Without that attribute, a subclass of a layer of
+    Keras is left unchanged, as it may compute something else.
 
     Layers of other classes that hold stacks of matrices, such as the experts of Mixtral, keep their class and get
     `<kernel>_angles` and `<kernel>_scale` in place of each kernel. So do the cells of SimpleRNN, LSTM, GRU and ConvLSTM
@@ -134,37 +132,12 @@ def to_weight_normalization(model: keras.Model, where: Where = None, *, check: b
     return warned(rewrite(model, where, _has_kernel, _to_weight_normalized, lambda copied, places: places, check=check))
 
 
-def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns the arguments that a plain layer and its geometric counterpart have in common, save the activation."""
-    config = layer.get_config()
-    return {
-        **{key: config[key] for key in SHARED if key in config},
-        "activity_regularizer": layer.activity_regularizer,
-        "name": layer.name,
-        "trainable": layer.trainable,
-        "dtype": layer.dtype_policy,
-    }
-
-
-@contextmanager
-def starting_with_zeros(*layers: keras.layers.Layer) -> Iterator[None]:
-    """Within, `layers` are built with kernels or angles of zeros, which are about to be set: random ones take long."""
-    changed = []
-    for layer in layers:
-        names = ["angles_initializer"] if isinstance(layer, GmP) else [f"{part}_initializer" for part in KERNELS]
-        for name in filter(vars(layer).__contains__, names):
-            changed.append((layer, name, getattr(layer, name)))
-            setattr(layer, name, keras.initializers.Zeros())
-    yield
-    for layer, name, initializer in changed:
-        setattr(layer, name, initializer)
-
-
 def _has_kernel(place: Place) -> bool:
     layer = place.layer
-    if type(layer).__module__.startswith("keras_actlab.layers."):
-        return False
-    return hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel") or _holds_matrices(layer)
+    if hasattr(layer, "fold"):
+        return False  # it is geometric or weight-normalized already
+    has_kernel = hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel")
+    return has_kernel or _counterpart(layer) is not None or _holds_matrices(layer)
 
 
 def _holds_matrices(layer: keras.Operation) -> bool:
@@ -207,7 +180,7 @@ def _parametrize(place: Place) -> str:
         if math.prod(held[name].shape[axis] for axis in fan_ins[name]) > 1
     }
     if not chosen:
-        raise Stays("its units have one weight each")
+        raise SkipLayer("its units have one weight each")
     lost = [
         f"{name.lstrip('_')}_{kind}"
         for name in chosen
@@ -221,11 +194,16 @@ def _parametrize(place: Place) -> str:
 
 
 def _unit_axes(place: Place) -> UnitAxes:
-    """The kernels of a layer without a geometric counterpart, by the names of their attributes. Raises `Stays`."""
+    """The kernels of a layer without a geometric counterpart, by the names of their attributes. Raises `SkipLayer`."""
     layer = place.layer
     kind = type(layer).__name__
+    plain = next((cls.__name__ for cls in COUNTERPARTS if isinstance(layer, cls)), None)
+    if plain is not None:
+        raise SkipLayer(
+            f"{kind} is a subclass of {plain}, which may compute something else, and names no `counterpart`"
+        )
     if isinstance(layer, keras.layers.ReversibleEmbedding):
-        raise Stays("it is also used in reverse")
+        raise SkipLayer("it is also used in reverse")
     if type(layer) is keras.layers.Embedding:
         return _only_if_selected(place, {"_embeddings": (0,)})
     if kind in CELLS and _is_of_keras(layer):
@@ -237,13 +215,13 @@ def _unit_axes(place: Place) -> UnitAxes:
     }
     found |= {name: axes for name, axes in MATRICES.get(kind, {}).items() if name in held}
     if not found:
-        raise Stays(f"{kind} has no geometric counterpart")
+        raise SkipLayer(f"{kind} has no geometric counterpart")
     return found
 
 
 def _only_if_selected(place: Place, unit_axes: UnitAxes) -> UnitAxes:
     if _has_kernel in place.selected_by:
-        raise Stays(f"{type(place.layer).__name__} is converted only if `where` selects it")
+        raise SkipLayer(f"{type(place.layer).__name__} is converted only if `where` selects it")
     return unit_axes
 
 
@@ -266,43 +244,55 @@ def _cells(copied: keras.Model, chosen: list[Place]) -> list[Place]:
 
 
 def _check_kernel_is_free(place: Place) -> None:
-    """Raises `Stays` where something other than the layer itself has a say in its kernel."""
+    """Raises `SkipLayer` where something other than the layer itself has a say in its kernel."""
     layer = place.layer
     if any(map(kernels, [layer, layer.cell] if isinstance(layer, keras.layers.RNN) else [layer])):
-        raise Stays("its kernels are computed from angles and scale")
+        raise SkipLayer("its kernels are computed from angles and scale")
     if isinstance(place.holder, keras.layers.SpectralNormalization | layers.WeightNormalization):
-        raise Stays(f"{type(place.holder).__name__} owns its kernel")
+        raise SkipLayer(f"{type(place.holder).__name__} owns its kernel")
     if getattr(layer, "quantization_mode", None) is not None:
-        raise Stays("it is quantized")
+        raise SkipLayer("it is quantized")
     if getattr(layer, "lora_enabled", False):
-        raise Stays("it has LoRA weights")
+        raise SkipLayer("it has LoRA weights")
 
 
 def _to_geometric(place: Place) -> str:
     layer = place.layer
-    if type(layer) not in COUNTERPARTS:
+    counterpart = _counterpart(layer)
+    if counterpart is None:
         return _parametrize(place)
     _check_kernel_is_free(place)
     names = [f"{part}_regularizer" for part in KERNELS if hasattr(layer, f"{part}_regularizer")]
     on_norm = _norm_regularizer([getattr(layer, name) for name in names])
-    new = COUNTERPARTS[type(layer)](
+    new = counterpart(
         **shared_arguments(layer),
         activation=layer.activation,
         scale_inside=not is_positively_homogeneous(layer.activation) or _has_other_bias(layer),
         scale_regularizer=on_norm,
     )
+    if not isinstance(new, GmP | GmPSeparableConv):
+        raise TypeError(
+            f"`counterpart` must be a geometric layer of keras_actlab.layers, or return one. Received: {new!r}, from "
+            f"{layer.name!r} of type {type(layer).__name__}"
+        )
     parts = _parts(new, layer)
     try:
         with scope_of(layer), starting_with_zeros(*(part for part, _, _ in parts)):
             new.build_from_config(layer.get_build_config())
     except ValueError as error:
-        raise Stays(f"it does not say which input it was built for: {error}") from error
+        raise SkipLayer(f"it does not say which input it was built for: {error}") from error
     for part, kernel, bias in parts:
         _set(part, kernel, bias)
     named = [f"{part}_{kind}" for kind in ("regularizer", "constraint") for part in (*KERNELS, "bias")]
     lost = [name for name in named if getattr(layer, name, None) is not None and not (on_norm and name in names)]
     become(layer, new)
     return f"without {', '.join(lost)}" if lost else ""
+
+
+def _counterpart(layer: keras.layers.Layer) -> Any:
+    """What makes the geometric layer for a plain one: that which the layer names, or else that for a class of Keras."""
+    own: Any = getattr(layer, "counterpart", None)
+    return own if callable(own) else COUNTERPARTS.get(type(layer))
 
 
 def _norm_regularizer(regularizers: list[Any]) -> Any:
@@ -332,7 +322,7 @@ def _parts(
 
 
 def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
-    """Gives a geometric layer the angles, radius and scale that make it what a plain one is. Raises `Stays`."""
+    """Gives a geometric layer the angles, radius and scale that make it what a plain one is. Raises `SkipLayer`."""
     columns = columns_of(kernel, new.unit_axes)
     norm = norms(columns)
     own_bias = new.radius is not None and bias is not None
@@ -347,7 +337,7 @@ def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
     if new.activation is keras.activations.relu:
         constant &= biases > 0  # the others put out 0, as they do with a scale of 0
     if constant.any():
-        raise Stays(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
+        raise SkipLayer(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
     columns = np.where(vanishing, 1.0, columns)
     if new.angles is None:
         new.sign.assign(np.where(columns[0] < 0, -1.0, 1.0))
@@ -364,18 +354,18 @@ def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
 def _to_weight_normalized(place: Place) -> str:
     layer = place.layer
     if not isinstance(layer, keras.layers.Layer):
-        raise Stays(f"{type(layer).__name__} is a function in the graph, not a layer")
+        raise SkipLayer(f"{type(layer).__name__} is a function in the graph, not a layer")
     _check_kernel_is_free(place)
     if isinstance(place.holder, keras.layers.RNN):
-        raise Stays("it is a cell; `where` may name its recurrent layer")
+        raise SkipLayer("it is a cell; `where` may name its recurrent layer")
     if isinstance(layer, keras.layers.RNN) and isinstance(place.holder, keras.layers.Bidirectional):
-        raise Stays("Bidirectional computes with its cell")
+        raise SkipLayer("Bidirectional computes with its cell")
     try:
         new = layers.WeightNormalization(
             move(layer), name=layer.name, trainable=layer.trainable, dtype=layer.dtype_policy
         )
     except ValueError as error:
-        raise Stays(f"{type(layer).__name__} is no layer that WeightNormalization takes") from error
+        raise SkipLayer(f"{type(layer).__name__} is no layer that WeightNormalization takes") from error
     with scope_of(layer):
         new.build_from_config(layer.get_build_config())
     become(layer, new)

@@ -6,8 +6,8 @@ import keras
 
 from keras_actlab import graph
 from keras_actlab.conversion.places import Place
-from keras_actlab.conversion.rewriting import Stays
-from keras_actlab.graph import activation_name
+from keras_actlab.layers.activations import activation_name
+from keras_actlab.layers.replacement import SkipLayer
 
 # Layers that hand on what they get, or a part of it.
 PASS_ON = (
@@ -25,7 +25,7 @@ RANGES = ("exponential", "hard_tanh", "log_sigmoid", "softplus", "softsign", "sp
 
 
 def check_hidden(place: Place, activation: Any, holders: list[keras.layers.Layer]) -> None:
-    """Raises `Stays` where the activation is an output or a gate, and `where` does not give its name.
+    """Raises `SkipLayer` where the activation is an output or a gate, and `where` does not give its name.
 
     Args:
         place: A layer or operation that is an activation, or a layer that applies the one in an attribute.
@@ -37,17 +37,17 @@ def check_hidden(place: Place, activation: Any, holders: list[keras.layers.Layer
     layer = place.layer
     name = activation_name(activation)
     if name == "linear":
-        raise Stays("it has no activation")
+        raise SkipLayer("it has no activation")
     if name in SOFTMAXES:
-        raise Stays("softmax is no hidden activation; give its name to swap it")
+        raise SkipLayer("softmax is no hidden activation; give its name to swap it")
     takers = [taker for holder in holders for taker in _takers(layer, holder)]
     gates = not takers or any(taker is None or type(taker).__name__ == "Multiply" for taker in takers)
     if name in SIGMOIDS and gates:
-        raise Stays(f"this {name} is, or may be, an output or a gate; give its name to swap it")
+        raise SkipLayer(f"this {name} is, or may be, an output or a gate; give its name to swap it")
     if name in RANGES and None in takers:
-        raise Stays(f"this {name} is an output; give its name to swap it")
+        raise SkipLayer(f"this {name} is an output; give its name to swap it")
     if name == "relu6" and any(_adds_three(node) for holder in holders for node in graph.calls(layer, holder)):
-        raise Stays("this relu6 of x + 3 is a hard sigmoid, a gate; give its name to swap it")
+        raise SkipLayer("this relu6 of x + 3 is a hard sigmoid, a gate; give its name to swap it")
 
 
 def _takers(layer: keras.Operation, holder: keras.layers.Layer) -> list[keras.Operation | None]:

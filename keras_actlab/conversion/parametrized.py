@@ -14,8 +14,9 @@ import keras
 import numpy as np
 
 from keras_actlab._private.geometric_kernel import GeometricKernel
-from keras_actlab.conversion.coordinates import closest_scale, columns_of, precise_angles, to_float32, vanish
+from keras_actlab.conversion.coordinates import closest_scale, columns_of, precise_angles, vanish
 from keras_actlab.conversion.surgery import when_built
+from keras_actlab.layers.kernels import to_float32
 from keras_actlab.layers.weight_normalization import refuse, release
 from keras_actlab.ops import angles_to_direction
 from keras_actlab.ops.tensor import Tensor

@@ -12,7 +12,7 @@ import keras
 from keras_actlab._private.activation_calls import line_of_caller, observed
 from keras_actlab.conversion.hidden import SOFTMAXES
 from keras_actlab.conversion.target import is_function_of_tensors
-from keras_actlab.graph import ACTIVATION_LAYERS
+from keras_actlab.layers.activations import is_activation
 from keras_actlab.layers.arguments import Shape
 
 # In turn, lengths of the axes of unknown length: some models need more than a few pixels or tokens. Two of each, so
@@ -70,9 +70,11 @@ def uses(model: keras.Model) -> dict[int, Use] | None:
         return None
     found: dict[int, Use] = {}
     for call in calls:
-        is_layer = isinstance(call.layer, ACTIVATION_LAYERS)
-        if call.layer is None or call.name in SOFTMAXES or (is_known(call.layer) and not (is_layer and not call.line)):
+        is_layer = is_activation(call.layer)
+        if call.layer is None or call.name in SOFTMAXES:
             continue
+        if call.line and (is_layer or is_known(call.layer)):
+            continue  # a function that is a part of what the layer computes
         use = found.setdefault(id(call.layer), Use({}, [], []))
         if is_layer:
             use.inputs.append(call.shape)
@@ -101,7 +103,7 @@ def recorded(layers: Sequence[keras.layers.Layer] = (), may_build: bool = True) 
     within = 0
 
     def on_start(operation: keras.Operation, x: Any) -> None:
-        is_hidden = isinstance(operation, ACTIVATION_LAYERS) and not isinstance(operation, keras.layers.Softmax)
+        is_hidden = is_activation(operation) and not isinstance(operation, keras.layers.Softmax)
         if is_hidden and not within:
             calls.append(Call(type(operation).__name__, operation, None, _shape(x), ""))
         if isinstance(operation, keras.layers.Layer):

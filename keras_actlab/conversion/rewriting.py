@@ -19,14 +19,10 @@ from keras_actlab.conversion.places import Criterion, Place, count, describe, pl
 from keras_actlab.conversion.probe import Comparison, NoProbeError, rounding
 from keras_actlab.conversion.report import Report, Row, remember, report
 from keras_actlab.conversion.target import is_function_of_tensors
-from keras_actlab.graph import applied_activation, as_layer, computes
-from keras_actlab.layers.replacement import Replacement
+from keras_actlab.layers.activations import applied_activation, as_layer, computes
+from keras_actlab.layers.replacement import Replacement, SkipLayer
 
 Where: TypeAlias = Criterion | Sequence[Criterion] | None
-
-
-class Stays(Exception):  # noqa: N818  # not an error, but a reason
-    """Raised by a change, before it changes anything, with the reason why a layer stays as it is."""
 
 
 @without_gradients()
@@ -46,7 +42,7 @@ def rewrite(
         model: The model, which stays as it is.
         where: What the user asked for; None for each candidate.
         candidate: Whether a layer is meant where the user does not say which.
-        change: Changes a layer in place and returns a note for the report, or raises `Stays`.
+        change: Changes a layer in place and returns a note for the report, or raises `SkipLayer`.
         prepare: Given the copy and its selected places, before anything is changed; returns the places to change.
         check: Whether to compare the copy, and the result, with `model` on a small batch.
         equal: Whether the result is to have the outputs of `model`.
@@ -100,12 +96,12 @@ def _changed(place: Place, change: Callable[[Place], str]) -> Row:
     held = kernels(place.layer)
     try:
         if not getattr(place.layer, "built", True):  # an operation is not built
-            raise Stays("it is not built")
+            raise SkipLayer("it is not built")
         note = change(place)
     except NotImplementedError:
         reason = "it has no config"  # of which a change would have to be made
         return Row(place.path, description, None, parameters, parameters, reason)
-    except Stays as reason:
+    except SkipLayer as reason:
         return Row(place.path, description, None, parameters, parameters, str(reason))
     if is_frozen:
         surgery.freeze(place.layer)

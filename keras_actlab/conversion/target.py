@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_actlab.graph import FUNCTIONS, OPS, computes
 from keras_actlab.layers import ACTIVATIONS
+from keras_actlab.layers.activations import FUNCTIONS, OPS, computes
 from keras_actlab.layers.arguments import Shape
 
 To: TypeAlias = str | type[keras.layers.Layer] | Callable[..., Any]

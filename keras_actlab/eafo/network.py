@@ -12,7 +12,7 @@ from scipy import special, stats
 from keras_actlab.arguments import received
 from keras_actlab.eafo.densities import FEWEST_SAMPLES, finite_samples, split_atoms
 from keras_actlab.eafo.functions import name_of
-from keras_actlab.graph import ACTIVATION_LAYERS
+from keras_actlab.layers.activations import is_activation
 from keras_actlab.ops.tensor import concrete
 
 BATCH = 128
@@ -173,7 +173,7 @@ def _recording(model: keras.Model, values: int) -> Iterator[dict[int, _Record]]:
             # Recurrent cells, and the layers that hold them, have a `state_size`.
             if isinstance(layer, keras.layers.Softmax) or hasattr(layer, "state_size"):
                 continue
-            if isinstance(layer, ACTIVATION_LAYERS):
+            if is_activation(layer):
                 # An attribute of the instance goes before the method of its class.
                 layer.call = recorded(layer, name_of(layer), layer.call)  # type: ignore[method-assign]
                 swapped.append((layer, None))

@@ -8,6 +8,7 @@ import keras
 
 from keras_actlab import ops
 from keras_actlab.layers.arguments import Shape
+from keras_actlab.layers.folding import check_not_overridden
 from keras_actlab.layers.kernels import fan_in_axes
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, concrete
@@ -203,6 +204,16 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
     def enable_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises NotImplementedError."""
         raise _refusal(COMPUTES)
+
+    def fold(self) -> keras.layers.Layer:
+        """Returns the wrapped layer with its normalized kernels. Raises SkipLayer if a subclass overrides `call`."""
+        check_not_overridden(self, "normalized_kernels", ("call",))
+        for name, kernel in self.normalized_kernels().items():
+            variable = attrgetter(name)(self.layer)
+            variable.assign(kernel)
+            variable._autocast = True  # as Keras made it, before the wrapper needed all its digits
+        release(self.layer)
+        return self.layer
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
         return self.layer.compute_mask(inputs, previous_mask)
