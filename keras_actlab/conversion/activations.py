@@ -10,9 +10,9 @@ from keras_actlab.conversion import recorder, surgery
 from keras_actlab.conversion.attributes import originals, set_activations
 from keras_actlab.conversion.hidden import check_hidden
 from keras_actlab.conversion.imitation import imitate
-from keras_actlab.conversion.places import Place, places
-from keras_actlab.conversion.report import remember, report
-from keras_actlab.conversion.rewriting import Where, rewrite, warned
+from keras_actlab.conversion.layer_refs import LayerRef, layer_refs
+from keras_actlab.conversion.report import report, store_report
+from keras_actlab.conversion.rewriting import Where, rewrite, warn_if_unchanged
 from keras_actlab.conversion.target import Target, To, Was, chooser, make, old_activations, resolve
 from keras_actlab.layers.activations import applied_activation, as_layer, is_activation
 from keras_actlab.layers.arguments import Shape
@@ -32,8 +32,8 @@ def swap_activations(
 
     It finds the activations of layers, as in `Dense(8, activation="relu")`, activations that are layers, such as
     `Activation`, `ReLU` or `CRReLU`, and, in Functional models, activations that are functions of the graph, as in
-    `x = keras.activations.relu(x)`, at any depth. Each place gets parameters of its own, also where several calls of
-    one activation layer in a Functional model are several places. All other weights are those of `model`.
+    `x = keras.activations.relu(x)`, at any depth. Each of them gets parameters of its own, also each of several calls
+    of one activation layer in a Functional model. All other weights are those of `model`.
 
     These activations are left unchanged, unless `where` names the layer: those of linear layers; softmax; a sigmoid or
     hard sigmoid that is an output, a gate in front of a multiplication, or in a layer whose graph cannot be seen; a
@@ -86,65 +86,65 @@ def swap_activations(
     holders: dict[int, list[keras.layers.Layer]] = {}
     used = recorder.uses(model) if isinstance(model, keras.Model) and model.built else {}
     # By the way to a layer, which is the same in the copy.
-    uses = {place.steps: used[id(place.layer)] for place in places(model) if id(place.layer) in used} if used else {}
+    uses = {ref.steps: used[id(ref.layer)] for ref in layer_refs(model) if id(ref.layer) in used} if used else {}
     old = None if was is None else old_activations(was)
 
-    def was_old(place: Place) -> bool:
-        attributes = uses[place.steps].attributes if place.steps in uses else ()
-        applied = [applied_activation(place.layer), *(getattr(place.layer, name) for name in attributes)]
+    def matches_was(ref: LayerRef) -> bool:
+        attributes = uses[ref.steps].attributes if ref.steps in uses else ()
+        applied = [applied_activation(ref.layer), *(getattr(ref.layer, name) for name in attributes)]
         return old is None or any(map(old, applied))
 
-    if old is not None and isinstance(model, keras.Model) and not any(map(was_old, places(model))):
+    if old is not None and isinstance(model, keras.Model) and not any(map(matches_was, layer_refs(model))):
         raise ValueError(f"`was` must be an activation of `model`. Received: was={was!r}, which none of its layers has")
 
-    def is_candidate(place: Place) -> bool:
-        return _has_activation(place) or place.steps in uses
+    def is_candidate(ref: LayerRef) -> bool:
+        return _has_activation(ref) or ref.steps in uses
 
-    def prepare(copied: keras.Model, places: list[Place]) -> list[Place]:
+    def prepare(copied: keras.Model, refs: list[LayerRef]) -> list[LayerRef]:
         holders.update(graph.holders(copied))
-        return _one_place_per_call(places, holders)
+        return _one_place_per_call(refs, holders)
 
-    def change(place: Place) -> str:
-        chosen = choose(as_layer(place.layer))
+    def change(ref: LayerRef) -> str:
+        chosen = choose(as_layer(ref.layer))
         if chosen is None:
             raise SkipLayer("`to` returns None for it")
         # A layer that was separated from another has the holder that it was made for.
-        held_by = holders.get(id(place.layer), [place.holder])
-        use = uses.get(place.steps)
+        held_by = holders.get(id(ref.layer), [ref.holder])
+        use = uses.get(ref.steps)
         target = Target(resolve(chosen), start == "same")
-        if _is_itself(place):
-            check_hidden(place, applied_activation(place.layer), held_by)
-            return _swap_layer(place, target, held_by, use)
+        if _is_activation_itself(ref):
+            check_hidden(ref, applied_activation(ref.layer), held_by)
+            return _swap_layer(ref, target, held_by, use)
         if use is not None:
-            return _swap_uses(place, target, use)
-        check_hidden(place, applied_activation(place.layer), held_by)
-        return _swap_attribute(place, target)
+            return _swap_uses(ref, target, use)
+        check_hidden(ref, applied_activation(ref.layer), held_by)
+        return _swap_attribute(ref, target)
 
-    result = rewrite(model, where, is_candidate, change, prepare, check=check, equal=False, only=was_old)
+    result = rewrite(model, where, is_candidate, change, prepare, check=check, equal=False, only=matches_was)
     if used is None:
         _note(result, "Activations that layers call as functions were not looked for: the model cannot be traced.")
     elif id(model) in used:
         _note(result, f"Functions in the `call` of the model itself are left unchanged: {_lines(used[id(model)])}.")
-    return warned(result)
+    return warn_if_unchanged(result)
 
 
 def _note(model: keras.Model, text: str) -> None:
     done = report(model)
-    remember(model, replace(done, notes=(*done.notes, text)))
+    store_report(model, replace(done, notes=(*done.notes, text)))
 
 
 def _lines(use: recorder.Use) -> str:
     return ", ".join(use.functions)
 
 
-def _has_activation(place: Place) -> bool:
-    layer = place.layer
-    return _is_itself(place) or (_owns_activation(layer) and layer.activation is not keras.activations.linear)
+def _has_activation(ref: LayerRef) -> bool:
+    layer = ref.layer
+    return _is_activation_itself(ref) or (_owns_activation(layer) and layer.activation is not keras.activations.linear)
 
 
-def _is_itself(place: Place) -> bool:
+def _is_activation_itself(ref: LayerRef) -> bool:
     """Whether the layer or operation is an activation and nothing else."""
-    return applied_activation(place.layer) is place.layer
+    return applied_activation(ref.layer) is ref.layer
 
 
 def _owns_activation(layer: keras.layers.Layer) -> bool:
@@ -154,35 +154,37 @@ def _owns_activation(layer: keras.layers.Layer) -> bool:
     return callable(activation) and not originals(layer) and all(child is activation for child in graph.children(layer))
 
 
-def _one_place_per_call(places: list[Place], holders: dict[int, list[keras.layers.Layer]]) -> list[Place]:
+def _one_place_per_call(refs: list[LayerRef], holders: dict[int, list[keras.layers.Layer]]) -> list[LayerRef]:
     owners = tuple(
-        f"{place.path}/"
-        for place in places
-        if _owns_activation(place.layer) or (_is_itself(place) and graph.children(place.layer))
+        f"{ref.path}/"
+        for ref in refs
+        if _owns_activation(ref.layer) or (_is_activation_itself(ref) and graph.children(ref.layer))
     )
     found = []
-    for place in places:
-        layer, holder = place.layer, place.holder
-        if place.path.startswith(owners):
+    for ref in refs:
+        layer, holder = ref.layer, ref.holder
+        if ref.path.startswith(owners):
             continue  # a part of an activation that will be swapped as a whole
-        found.append(place)
+        found.append(ref)
         is_shared = is_activation(layer) and len(graph.calls(layer, holder)) > 1
         if is_shared and graph.is_functional(holder) and len(holders[id(layer)]) == 1:
-            for twin in surgery.separate(layer, holder):
-                found.append(replace(place, path="".join(place.path.rpartition("/")[:2]) + twin.name, layer=twin))
+            for twin in surgery.split_calls(layer, holder):
+                found.append(replace(ref, path="".join(ref.path.rpartition("/")[:2]) + twin.name, layer=twin))
     return found
 
 
-def _swap_layer(place: Place, target: Target, holders: list[keras.layers.Layer], use: recorder.Use | None) -> str:
-    layer = place.layer
+def _swap_layer(ref: LayerRef, target: Target, holders: list[keras.layers.Layer], use: recorder.Use | None) -> str:
+    layer = ref.layer
     policy = _policy(layer)
     if target.is_function:
-        surgery.become(layer, keras.layers.Activation(target.to, name=layer.name, dtype=policy))
+        surgery.replace_in_place(layer, keras.layers.Activation(target.to, name=layer.name, dtype=policy))
         return ""
-    channels_first = any(map(_has_channels_first, graph.children(place.holder)))
-    with surgery.scopes("" if graph.is_functional(place.holder) else place.holder.path or ""):
-        new, note = _made(place, target, layer, layer.name, policy, _shape(layer, holders, use), channels_first)
-    surgery.become(layer, new)
+    channels_first = any(map(_has_channels_first, graph.children(ref.holder)))
+    with surgery.scopes("" if graph.is_functional(ref.holder) else ref.holder.path or ""):
+        new, note = _make_activation(
+            ref, target, layer, layer.name, policy, _shape(layer, holders, use), channels_first
+        )
+    surgery.replace_in_place(layer, new)
     return note
 
 
@@ -216,15 +218,15 @@ def _policy(layer: keras.Operation) -> str:
     return policy.name if getattr(policy, "compute_dtype", None) == dtype else dtype
 
 
-def _swap_uses(place: Place, target: Target, use: recorder.Use) -> str:
+def _swap_uses(ref: LayerRef, target: Target, use: recorder.Use) -> str:
     """Swaps what the `call` of a layer applies, as far as the layer holds it as attributes. Returns a note."""
-    layer = place.layer
+    layer = ref.layer
     attributes = {}
     notes = []
     for name, shapes in use.attributes.items():
         try:
-            check_hidden(place, getattr(layer, name), [])
-            attributes[name], note = _new_attribute(place, target, name, shapes)
+            check_hidden(ref, getattr(layer, name), [])
+            attributes[name], note = _new_attribute(ref, target, name, shapes)
         except SkipLayer as reason:
             note = str(reason)
         shown = "" if name == "activation" else f"its attribute {name}"
@@ -238,8 +240,8 @@ def _swap_uses(place: Place, target: Target, use: recorder.Use) -> str:
     return note
 
 
-def _new_attribute(place: Place, target: Target, name: str, shapes: list[Shape]) -> tuple[Any, str]:
-    layer = place.layer
+def _new_attribute(ref: LayerRef, target: Target, name: str, shapes: list[Shape]) -> tuple[Any, str]:
+    layer = ref.layer
     if layer.quantization_mode is not None:
         raise SkipLayer("the layer is quantized")
     if target.is_function:
@@ -247,15 +249,15 @@ def _new_attribute(place: Place, target: Target, name: str, shapes: list[Shape])
     if len({len(shape) for shape in shapes}) > 1:
         raise SkipLayer("it is called on inputs of several ranks")
     shape = tuple(sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*shapes, strict=True))
-    new_name = surgery.activation_name(layer, place.holder) if name == "activation" else f"{layer.name}_{name}"
+    new_name = surgery.activation_name(layer, ref.holder) if name == "activation" else f"{layer.name}_{name}"
     with surgery.scope_of(layer):
-        return _made(
-            place, target, getattr(layer, name), new_name, layer.dtype_policy.name, shape, _has_channels_first(layer)
+        return _make_activation(
+            ref, target, getattr(layer, name), new_name, layer.dtype_policy.name, shape, _has_channels_first(layer)
         )
 
 
-def _swap_attribute(place: Place, target: Target) -> str:
-    layer = place.layer
+def _swap_attribute(ref: LayerRef, target: Target) -> str:
+    layer = ref.layer
     if not _owns_activation(layer):
         raise SkipLayer("it applies no activation itself")
     if hasattr(layer, "state_size"):
@@ -269,10 +271,10 @@ def _swap_attribute(place: Place, target: Target) -> str:
     if layer.quantization_mode is not None:
         raise SkipLayer("it is quantized")
     shape = layer.compute_output_shape(build_config["input_shape"])
-    name = surgery.activation_name(layer, place.holder)
+    name = surgery.activation_name(layer, ref.holder)
     with surgery.scope_of(layer):
-        new, note = _made(
-            place, target, layer.activation, name, layer.dtype_policy.name, shape, _has_channels_first(layer)
+        new, note = _make_activation(
+            ref, target, layer.activation, name, layer.dtype_policy.name, shape, _has_channels_first(layer)
         )
     surgery.set_activation(layer, new)
     return note
@@ -289,8 +291,8 @@ def _has_channels_first(layer: keras.layers.Layer) -> bool:
     return getattr(layer, "data_format", None) == "channels_first"
 
 
-def _made(
-    place: Place, target: Target, old: Any, name: str, policy: str, shape: Shape, channels_first: bool
+def _make_activation(
+    ref: LayerRef, target: Target, old: Any, name: str, policy: str, shape: Shape, channels_first: bool
 ) -> tuple[keras.layers.Layer, str]:
     """Returns the new activation, built for inputs of `shape`, and a note on how far it is from the `old` one."""
     new = make(target.to, name, policy, shape, channels_first)
@@ -305,7 +307,7 @@ def _made(
         if None in shape[1:]:
             raise SkipLayer(f"{type(new).__name__} does not take an input of shape {tuple(shape)}") from error
         raise ValueError(
-            f"`to` must fit every layer that it is for. Received: to={new!r}, which does not fit {place} with "
+            f"`to` must fit every layer that it is for. Received: to={new!r}, which does not fit {ref} with "
             f"input_shape={tuple(shape)}: {error}"
         ) from error
     return new, note

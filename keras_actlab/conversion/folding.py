@@ -7,10 +7,10 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
+from keras_actlab.conversion.layer_refs import LayerRef
 from keras_actlab.conversion.parametrized import kernels, unparametrize
-from keras_actlab.conversion.places import Place
 from keras_actlab.conversion.rewriting import rewrite
-from keras_actlab.conversion.surgery import become, scope_of
+from keras_actlab.conversion.surgery import replace_in_place, scope_of
 from keras_actlab.graph import calls, consumers, holder_counts, is_functional, is_output
 from keras_actlab.layers.kernels import to_float32
 from keras_actlab.layers.replacement import SkipLayer
@@ -63,13 +63,13 @@ def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
     """
     holders: Counter[int] = Counter()
 
-    def prepare(copied: keras.Model, places: list[Place]) -> list[Place]:
+    def prepare(copied: keras.Model, refs: list[LayerRef]) -> list[LayerRef]:
         holders.update(holder_counts(copied))
         # Shifts go into the layers that follow them, once these are plain.
-        return sorted(places, key=lambda place: isinstance(place.layer, layers.InputMeanNormalization))
+        return sorted(refs, key=lambda ref: isinstance(ref.layer, layers.InputMeanNormalization))
 
-    def change(place: Place) -> str:
-        layer = place.layer
+    def change(ref: LayerRef) -> str:
+        layer = ref.layer
         if kernels(layer):
             unparametrize(layer)
             return ""
@@ -78,24 +78,24 @@ def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
         with scope_of(layer):
             plain = layer.fold()
         if not isinstance(plain, keras.layers.Layer):
-            raise TypeError(f"`fold` must return a layer. Received: {plain!r}, from {place}")
+            raise TypeError(f"`fold` must return a layer. Received: {plain!r}, from {ref}")
         if isinstance(layer, layers.InputMeanNormalization):
-            return _fold_shift(place, plain, holders)
+            return _fold_shift(ref, plain, holders)
         ends_with_scale = isinstance(getattr(plain, "activation", None), keras.Sequential)
-        become(layer, plain)
+        replace_in_place(layer, plain)
         return "its activation ends with a multiplication by the scale" if ends_with_scale else ""
 
-    return rewrite(model, None, _answers, change, prepare, check=check)
+    return rewrite(model, None, _is_candidate, change, prepare, check=check)
 
 
-def _answers(place: Place) -> bool:
+def _is_candidate(ref: LayerRef) -> bool:
     """Whether the layer says how it folds, or is an activation that Keras does not define."""
-    layer = place.layer
+    layer = ref.layer
     return hasattr(layer, "fold") or getattr(layer, "is_activation", False) or bool(kernels(layer))
 
 
-def _fold_shift(place: Place, plain: keras.layers.Layer, holders: Mapping[int, int]) -> str:
-    layer, holder = place.layer, place.holder
+def _fold_shift(ref: LayerRef, plain: keras.layers.Layer, holders: Mapping[int, int]) -> str:
+    layer, holder = ref.layer, ref.holder
     rank = len(layer.get_build_config()["input_shape"])
     axis = layer.axis % rank
     followers = consumers(layer, holder)
@@ -106,9 +106,9 @@ def _fold_shift(place: Place, plain: keras.layers.Layer, holders: Mapping[int, i
     if is_float and all(_takes_shift(follower, holder, axis, rank) for follower in followers):
         for follower in followers:
             _add_to_bias(follower, layer.offset())
-        become(layer, keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name))
+        replace_in_place(layer, keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name))
         return f"in the bias of {', '.join(follower.name for follower in followers)}"
-    become(layer, plain)
+    replace_in_place(layer, plain)
     return ""
 
 
@@ -141,4 +141,4 @@ def _add_to_bias(layer: keras.layers.Layer, shift: np.ndarray) -> None:
         new.build_from_config(layer.get_build_config())
     new.kernel.assign(layer.kernel)
     new.bias.assign(bias)
-    become(layer, new)
+    replace_in_place(layer, new)

@@ -9,10 +9,10 @@ import numpy as np
 
 from keras_actlab import layers
 from keras_actlab.conversion.coordinates import closest_scale, columns_of, norms, precise_angles, to_float32, vanish
+from keras_actlab.conversion.layer_refs import LayerRef, layer_refs
 from keras_actlab.conversion.parametrized import UnitAxes, attributes, kernels, parametrize
-from keras_actlab.conversion.places import Place, places
-from keras_actlab.conversion.rewriting import Where, rewrite, warned
-from keras_actlab.conversion.surgery import become, move, scope_of
+from keras_actlab.conversion.rewriting import Where, rewrite, warn_if_unchanged
+from keras_actlab.conversion.surgery import move_to_new_object, replace_in_place, scope_of
 from keras_actlab.layers.activations import is_positively_homogeneous
 from keras_actlab.layers.folding import KERNELS, shared_arguments, starting_with_zeros
 from keras_actlab.layers.gmp import GmP
@@ -97,7 +97,7 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
       Parameterization for ReLU Networks".
     """
-    return warned(rewrite(model, where, _has_kernel, _to_geometric, _cells, check=check))
+    return warn_if_unchanged(rewrite(model, where, _has_kernel, _to_geometric, _cells, check=check))
 
 
 def to_weight_normalization(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
@@ -129,11 +129,13 @@ def to_weight_normalization(model: keras.Model, where: Where = None, *, check: b
 
     - [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868), "Weight Normalization".
     """
-    return warned(rewrite(model, where, _has_kernel, _to_weight_normalized, lambda copied, places: places, check=check))
+    return warn_if_unchanged(
+        rewrite(model, where, _has_kernel, _to_weight_normalized, lambda copied, refs: refs, check=check)
+    )
 
 
-def _has_kernel(place: Place) -> bool:
-    layer = place.layer
+def _has_kernel(ref: LayerRef) -> bool:
+    layer = ref.layer
     if hasattr(layer, "fold"):
         return False  # it is geometric or weight-normalized already
     has_kernel = hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel")
@@ -166,11 +168,11 @@ MATRICES: dict[str, UnitAxes] = {
 }
 
 
-def _parametrize(place: Place) -> str:
+def _parametrize(ref: LayerRef) -> str:
     """Computes the kernels of a layer that has no geometric counterpart from angles and scale. Returns a note."""
-    layer = place.layer
-    _check_kernel_is_free(place)
-    unit_axes = _unit_axes(place)
+    layer = ref.layer
+    _check_kernel_is_free(ref)
+    unit_axes = _unit_axes(ref)
     held = attributes(layer)
     fan_ins = {name: fan_in_axes(len(held[name].shape), axes) for name, axes in unit_axes.items()}
     # A single weight has no angle: it is its scale already.
@@ -193,9 +195,9 @@ def _parametrize(place: Place) -> str:
     return f"{note}; without {', '.join(lost)}" if lost else note
 
 
-def _unit_axes(place: Place) -> UnitAxes:
+def _unit_axes(ref: LayerRef) -> UnitAxes:
     """The kernels of a layer without a geometric counterpart, by the names of their attributes. Raises `SkipLayer`."""
-    layer = place.layer
+    layer = ref.layer
     kind = type(layer).__name__
     plain = next((cls.__name__ for cls in COUNTERPARTS if isinstance(layer, cls)), None)
     if plain is not None:
@@ -205,9 +207,9 @@ def _unit_axes(place: Place) -> UnitAxes:
     if isinstance(layer, keras.layers.ReversibleEmbedding):
         raise SkipLayer("it is also used in reverse")
     if type(layer) is keras.layers.Embedding:
-        return _only_if_selected(place, {"_embeddings": (0,)})
+        return _only_if_selected(ref, {"_embeddings": (0,)})
     if kind in CELLS and _is_of_keras(layer):
-        return _only_if_selected(place, {"kernel": (-1,), "recurrent_kernel": (-1,)})
+        return _only_if_selected(ref, {"kernel": (-1,), "recurrent_kernel": (-1,)})
     held = attributes(layer) if _holds_matrices(layer) else {}
     # An axis of the stack, one of the inputs and one of the outputs.
     found: dict[str, tuple[int, ...]] = {
@@ -219,49 +221,49 @@ def _unit_axes(place: Place) -> UnitAxes:
     return found
 
 
-def _only_if_selected(place: Place, unit_axes: UnitAxes) -> UnitAxes:
-    if _has_kernel in place.selected_by:
-        raise SkipLayer(f"{type(place.layer).__name__} is converted only if `where` selects it")
+def _only_if_selected(ref: LayerRef, unit_axes: UnitAxes) -> UnitAxes:
+    if _has_kernel in ref.selected_by:
+        raise SkipLayer(f"{type(ref.layer).__name__} is converted only if `where` selects it")
     return unit_axes
 
 
-def _cells(copied: keras.Model, chosen: list[Place]) -> list[Place]:
+def _cells(copied: keras.Model, chosen: list[LayerRef]) -> list[LayerRef]:
     """The places to convert, with the cells of recurrent layers, which hold the kernels, in place of these layers."""
-    holders = {id(place.layer): place.holder for place in places(copied)}
+    holders = {id(ref.layer): ref.holder for ref in layer_refs(copied)}
     found = {}
-    for place in chosen:
-        is_wrapped = isinstance(place.holder, layers.WeightNormalization)
-        if isinstance(place.layer, keras.layers.RNN) and not is_wrapped:
-            for cell in getattr(place.layer.cell, "cells", [place.layer.cell]):
-                path = f"{place.path}/{cell.name}"
-                found[id(cell)] = replace(place, path=path, layer=cell, holder=place.layer)
+    for ref in chosen:
+        is_wrapped = isinstance(ref.holder, layers.WeightNormalization)
+        if isinstance(ref.layer, keras.layers.RNN) and not is_wrapped:
+            for cell in getattr(ref.layer.cell, "cells", [ref.layer.cell]):
+                path = f"{ref.path}/{cell.name}"
+                found[id(cell)] = replace(ref, path=path, layer=cell, holder=ref.layer)
         else:
             # Whoever wraps the recurrent layer owns the kernels of the cell.
-            wrapper = holders.get(id(place.holder))
+            wrapper = holders.get(id(ref.holder))
             is_owned = isinstance(wrapper, layers.WeightNormalization)
-            found.setdefault(id(place.layer), replace(place, holder=wrapper) if is_owned else place)
+            found.setdefault(id(ref.layer), replace(ref, holder=wrapper) if is_owned else ref)
     return list(found.values())
 
 
-def _check_kernel_is_free(place: Place) -> None:
+def _check_kernel_is_free(ref: LayerRef) -> None:
     """Raises `SkipLayer` where something other than the layer itself has a say in its kernel."""
-    layer = place.layer
+    layer = ref.layer
     if any(map(kernels, [layer, layer.cell] if isinstance(layer, keras.layers.RNN) else [layer])):
         raise SkipLayer("its kernels are computed from angles and scale")
-    if isinstance(place.holder, keras.layers.SpectralNormalization | layers.WeightNormalization):
-        raise SkipLayer(f"{type(place.holder).__name__} owns its kernel")
+    if isinstance(ref.holder, keras.layers.SpectralNormalization | layers.WeightNormalization):
+        raise SkipLayer(f"{type(ref.holder).__name__} owns its kernel")
     if getattr(layer, "quantization_mode", None) is not None:
         raise SkipLayer("it is quantized")
     if getattr(layer, "lora_enabled", False):
         raise SkipLayer("it has LoRA weights")
 
 
-def _to_geometric(place: Place) -> str:
-    layer = place.layer
+def _to_geometric(ref: LayerRef) -> str:
+    layer = ref.layer
     counterpart = _counterpart(layer)
     if counterpart is None:
-        return _parametrize(place)
-    _check_kernel_is_free(place)
+        return _parametrize(ref)
+    _check_kernel_is_free(ref)
     names = [f"{part}_regularizer" for part in KERNELS if hasattr(layer, f"{part}_regularizer")]
     on_norm = _norm_regularizer([getattr(layer, name) for name in names])
     new = counterpart(
@@ -285,7 +287,7 @@ def _to_geometric(place: Place) -> str:
         _set(part, kernel, bias)
     named = [f"{part}_{kind}" for kind in ("regularizer", "constraint") for part in (*KERNELS, "bias")]
     lost = [name for name in named if getattr(layer, name, None) is not None and not (on_norm and name in names)]
-    become(layer, new)
+    replace_in_place(layer, new)
     return f"without {', '.join(lost)}" if lost else ""
 
 
@@ -351,22 +353,22 @@ def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
         new.plain_bias.assign(to_float32(bias).ravel())
 
 
-def _to_weight_normalized(place: Place) -> str:
-    layer = place.layer
+def _to_weight_normalized(ref: LayerRef) -> str:
+    layer = ref.layer
     if not isinstance(layer, keras.layers.Layer):
         raise SkipLayer(f"{type(layer).__name__} is a function in the graph, not a layer")
-    _check_kernel_is_free(place)
-    if isinstance(place.holder, keras.layers.RNN):
+    _check_kernel_is_free(ref)
+    if isinstance(ref.holder, keras.layers.RNN):
         raise SkipLayer("it is a cell; `where` may name its recurrent layer")
-    if isinstance(layer, keras.layers.RNN) and isinstance(place.holder, keras.layers.Bidirectional):
+    if isinstance(layer, keras.layers.RNN) and isinstance(ref.holder, keras.layers.Bidirectional):
         raise SkipLayer("Bidirectional computes with its cell")
     try:
         new = layers.WeightNormalization(
-            move(layer), name=layer.name, trainable=layer.trainable, dtype=layer.dtype_policy
+            move_to_new_object(layer), name=layer.name, trainable=layer.trainable, dtype=layer.dtype_policy
         )
     except ValueError as error:
         raise SkipLayer(f"{type(layer).__name__} is no layer that WeightNormalization takes") from error
     with scope_of(layer):
         new.build_from_config(layer.get_build_config())
-    become(layer, new)
+    replace_in_place(layer, new)
     return ""

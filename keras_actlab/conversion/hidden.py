@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_actlab import graph
-from keras_actlab.conversion.places import Place
+from keras_actlab.conversion.layer_refs import LayerRef
 from keras_actlab.layers.activations import activation_name
 from keras_actlab.layers.replacement import SkipLayer
 
@@ -24,38 +24,38 @@ SIGMOIDS = ("sigmoid", "hard_sigmoid", "sparse_sigmoid")
 RANGES = ("exponential", "hard_tanh", "log_sigmoid", "softplus", "softsign", "sparse_plus", "squareplus", "tanh")
 
 
-def check_hidden(place: Place, activation: Any, holders: list[keras.layers.Layer]) -> None:
+def check_hidden(ref: LayerRef, activation: Any, holders: list[keras.layers.Layer]) -> None:
     """Raises `SkipLayer` where the activation is an output or a gate, and `where` does not give its name.
 
     Args:
-        place: A layer or operation that is an activation, or a layer that applies the one in an attribute.
+        ref: A layer or operation that is an activation, or a layer that applies the one in an attribute.
         activation: That activation.
         holders: The layers whose graphs show what follows; none where that is a function.
     """
-    if place.named:
+    if ref.named:
         return
-    layer = place.layer
+    layer = ref.layer
     name = activation_name(activation)
     if name == "linear":
         raise SkipLayer("it has no activation")
     if name in SOFTMAXES:
         raise SkipLayer("softmax is no hidden activation; give its name to swap it")
-    takers = [taker for holder in holders for taker in _takers(layer, holder)]
-    gates = not takers or any(taker is None or type(taker).__name__ == "Multiply" for taker in takers)
+    consumers = [consumer for holder in holders for consumer in _consumers(layer, holder)]
+    gates = not consumers or any(consumer is None or type(consumer).__name__ == "Multiply" for consumer in consumers)
     if name in SIGMOIDS and gates:
         raise SkipLayer(f"this {name} is, or may be, an output or a gate; give its name to swap it")
-    if name in RANGES and None in takers:
+    if name in RANGES and None in consumers:
         raise SkipLayer(f"this {name} is an output; give its name to swap it")
     if name == "relu6" and any(_adds_three(node) for holder in holders for node in graph.calls(layer, holder)):
         raise SkipLayer("this relu6 of x + 3 is a hard sigmoid, a gate; give its name to swap it")
 
 
-def _takers(layer: keras.Operation, holder: keras.layers.Layer) -> list[keras.Operation | None]:
+def _consumers(layer: keras.Operation, holder: keras.layers.Layer) -> list[keras.Operation | None]:
     """What computes with the output of `layer`, past what only passes it on; None for an output of the model."""
-    takers: list[keras.Operation | None] = [None] if graph.is_output(layer, holder) else []
+    consumers: list[keras.Operation | None] = [None] if graph.is_output(layer, holder) else []
     for follower in graph.consumers(layer, holder):
-        takers += _takers(follower, holder) if isinstance(follower, PASS_ON) else [follower]
-    return takers
+        consumers += _consumers(follower, holder) if isinstance(follower, PASS_ON) else [follower]
+    return consumers
 
 
 def _adds_three(node: Any) -> bool:

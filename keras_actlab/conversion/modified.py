@@ -1,10 +1,10 @@
-"""Layers and models that hold other layers than their constructor makes.
+"""Serialization of objects in which layers were replaced in place.
 
-A Functional or Sequential model lists its layers in its config, so a layer that took another's place there is saved
-and loaded without further ado. Other objects that hold layers, such as the blocks and models of keras-hub, list the
-arguments of their constructor, which know nothing of the change. `amend` makes each such object, at every depth,
-remember: it becomes an instance of a subclass of its own class, whose config holds, beside the original one, the layers
-that took others' places. So a block keeps its changes in whichever model it is used.
+A Functional or Sequential model lists its layers in its config, so a layer that replaces another there is saved and
+loaded as it is. Other objects that hold layers, such as the blocks and models of keras-hub, have the arguments of their
+constructor in their config, which do not include the change. `record_changes` turns each such object, at every depth,
+into an instance of a subclass of its own class. The config of that subclass holds the original config and the replaced
+layers. So a block keeps its changes in any model that uses it.
 """
 
 import functools
@@ -20,7 +20,14 @@ from keras_actlab._private.custom_objects import look_up, set_registered_name
 from keras_actlab._private.keras_graph import track_layers
 from keras_actlab.conversion.attributes import originals, set_activations, with_originals
 from keras_actlab.conversion.parametrized import UnitAxes, kernels, parametrize
-from keras_actlab.conversion.surgery import become, scope_of, set_class, set_path, track_parameters, when_built
+from keras_actlab.conversion.surgery import (
+    after_build,
+    replace_in_place,
+    scope_of,
+    set_class,
+    set_path,
+    update_torch_parameters,
+)
 from keras_actlab.graph import children, parts
 
 # The way from a layer to one within: on each level the class of the next one, as the constructor made it, and its
@@ -83,7 +90,7 @@ def describe_in_place(layer: keras.layers.Layer, description: dict[str, Any] | N
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
 class Modified(keras.layers.Layer):
-    """Mixed into the class of an object in which layers were changed; see `amend`."""
+    """Mixed into the class of an object in which layers were changed; see `record_changes`."""
 
     changes: tuple[Change, ...]
 
@@ -157,11 +164,11 @@ class Modified(keras.layers.Layer):
                 # What calls it will build it, under the path that it has there.
                 new = {key: value for key, value in new.items() if key != "build_config"}
             with scope_of(changed):
-                become(changed, keras.saving.deserialize_keras_object(new, custom_objects=custom_objects))
+                replace_in_place(changed, keras.saving.deserialize_keras_object(new, custom_objects=custom_objects))
             set_origin(changed, original)
         track_layers(layer)
-        amend(layer)
-        track_parameters(layer)
+        record_changes(layer)
+        update_torch_parameters(layer)
         return layer
 
     def __reduce__(self) -> Any:
@@ -187,13 +194,13 @@ def _set_saved_activations(layer: keras.layers.Layer, configs: dict[str, Any]) -
     set_activations(layer, activations)
     for activation in activations.values():
         if isinstance(activation, keras.layers.Layer):
-            when_built(activation, functools.partial(_move_beside_its_holder, activation))
+            after_build(activation, functools.partial(_move_beside_its_holder, activation))
 
 
 def _move_beside_its_holder(activation: keras.layers.Layer) -> None:
     *outer, _, name = activation.path.split("/")
     set_path(activation, "/".join([*outer, name]))
-    track_parameters(activation)
+    update_torch_parameters(activation)
 
 
 def _replaced(config: Any, old: Any, new: Any) -> Any:
@@ -213,7 +220,7 @@ def record(layer: keras.layers.Layer) -> dict[str, Any]:
         return {"class_name": type(layer).__name__}
 
 
-def amend(layer: keras.layers.Layer) -> None:
+def record_changes(layer: keras.layers.Layer) -> None:
     """Makes what is saved of `layer`, and of each object within, tell of layers within that were changed in place.
 
     These are the layers that `set_origin` marks. An object in which all layers are again what its constructor made is
@@ -222,9 +229,9 @@ def amend(layer: keras.layers.Layer) -> None:
     records: dict[int, dict[str, Any]] = {}
     for holder in _bottom_up(layer):
         original = origin(holder)
-        if original is not None and _compute_the_same(record(holder), original.record):
+        if original is not None and _are_equivalent(record(holder), original.record):
             set_origin(holder, None)
-        _remember(holder, _changes_within(holder, records))
+        _set_changes(holder, _changes_within(holder, records))
 
 
 def _bottom_up(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
@@ -293,17 +300,17 @@ def steps_from(
 def _within(
     holder: keras.layers.Layer,
     origin: Callable[[keras.layers.Layer], Origin | None] = lambda layer: None,
-    is_end: Callable[[keras.layers.Layer], bool] = lambda layer: False,
+    stop_at: Callable[[keras.layers.Layer], bool] = lambda layer: False,
 ) -> Iterator[tuple[Steps, keras.layers.Layer]]:
-    """All layers within `holder`, each with the ways to it, but not those within an `is_end`."""
+    """All layers within `holder`, each with the ways to it, not below one with `stop_at`."""
     for step, child in steps_from(holder, origin):
         yield (step,), child
-        if not is_end(child):
-            for steps, inner in _within(child, origin, is_end):
+        if not stop_at(child):
+            for steps, inner in _within(child, origin, stop_at):
                 yield (step, *steps), inner
 
 
-def _remember(layer: keras.layers.Layer, changes: list[Change]) -> None:
+def _set_changes(layer: keras.layers.Layer, changes: list[Change]) -> None:
     cls = _own_class(layer)
     if changes:
         set_class(layer, _modified(cls))
@@ -363,18 +370,18 @@ def _own_class(layer: Any) -> Any:
     return type(layer).__mro__[2] if isinstance(layer, Modified) else type(layer)
 
 
-def _compute_the_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def _are_equivalent(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two records differ in nothing but names, which Keras may have made up, and in how a layer starts."""
     one, other = ({**record, "config": {**record.get("config", {}), "name": None}} for record in (one, other))
-    return _essence(one) == _essence(other)
+    return _computing_part(one) == _computing_part(other)
 
 
-def _essence(config: Any) -> Any:
+def _computing_part(config: Any) -> Any:
     """`config` without what does not change the output."""
     if isinstance(config, dict):
-        return {key: _essence(value) for key, value in config.items() if not key.endswith(NOT_COMPUTED_WITH)}
+        return {key: _computing_part(value) for key, value in config.items() if not key.endswith(NOT_COMPUTED_WITH)}
     if isinstance(config, list | tuple):
-        return [_essence(value) for value in config]
+        return [_computing_part(value) for value in config]
     return config
 
 

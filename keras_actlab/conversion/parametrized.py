@@ -15,9 +15,9 @@ import numpy as np
 
 from keras_actlab._private.geometric_kernel import GeometricKernel
 from keras_actlab.conversion.coordinates import closest_scale, columns_of, precise_angles, vanish
-from keras_actlab.conversion.surgery import when_built
+from keras_actlab.conversion.surgery import after_build
 from keras_actlab.layers.kernels import to_float32
-from keras_actlab.layers.weight_normalization import refuse, release
+from keras_actlab.layers.weight_normalization import allow_quantization, refuse_quantization
 from keras_actlab.ops import angles_to_direction
 from keras_actlab.ops.tensor import Tensor
 
@@ -47,12 +47,12 @@ def parametrize(layer: keras.layers.Layer, unit_axes: UnitAxes) -> None:
     """
     if not layer.built:
         vars(layer)[PENDING] = unit_axes
-        when_built(layer, lambda: parametrize(layer, vars(layer).pop(PENDING)))
+        after_build(layer, lambda: parametrize(layer, vars(layer).pop(PENDING)))
         return
     for name, axes in unit_axes.items():
         if name not in kernels(layer):
             _compute(layer, name, axes)
-    refuse(layer, f"Layer {layer.name!r} of type {type(layer).__name__} computes its kernels, so it")
+    refuse_quantization(layer, f"Layer {layer.name!r} of type {type(layer).__name__} computes its kernels, so it")
     # Embedding would save the computed kernel, and load it.
     for method in (keras.layers.Layer.save_own_variables, keras.layers.Layer.load_own_variables):
         vars(layer)[method.__name__] = MethodType(method, layer)
@@ -78,7 +78,7 @@ def unparametrize(layer: keras.layers.Layer) -> None:
         del vars(layer)[name]
         setattr(layer, name, variable)
         layer._tracker.lock()
-    release(layer)
+    allow_quantization(layer)
     for name in ("replaced", "save_own_variables", "load_own_variables"):
         vars(layer).pop(name, None)
 

@@ -12,7 +12,7 @@ import numpy as np
 # For axes of unknown length, each is tried in turn: some models need more than a few pixels or tokens.
 SIZES = (8, 32, 64, 128, 224)
 # A batch must not take up more memory than a model; 2**24 numbers are 64 MB.
-MOST_NUMBERS = 2**24
+MAX_NUMBERS = 2**24
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -155,7 +155,7 @@ def _batch(model: keras.Model, size: int) -> Batch:
 
     def array(tensor: keras.KerasTensor) -> Any:
         shape = (tensor.shape[0] or 2, *(length or size for length in tensor.shape[1:]))
-        if math.prod(shape) > MOST_NUMBERS:
+        if math.prod(shape) > MAX_NUMBERS:
             raise NoProbeError(f"a batch of the shape {shape} is too large to compare outputs on")
         name = str(tensor.name)
         if tensor.dtype == "bool" or "mask" in name:

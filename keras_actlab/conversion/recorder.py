@@ -19,7 +19,7 @@ from keras_actlab.layers.arguments import Shape
 # that what follows from them can be told from what does not.
 SIZES = ((8, 16), (32, 64), (128, 256))
 # No more than this many numbers are made up as input.
-MOST_NUMBERS = 2**24
+MAX_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class _Keywords(dict[str, Any]):
 def _inputs(model: keras.Model, size: int) -> Any:
     def symbol(shape: Shape, dtype: str) -> keras.KerasTensor:
         known = (2, *(length or size for length in shape[1:]))
-        if math.prod(known) > MOST_NUMBERS:
+        if math.prod(known) > MAX_NUMBERS:
             raise ValueError(f"an input of the shape {known} is too large")
         return keras.KerasTensor(known, dtype=dtype)
 

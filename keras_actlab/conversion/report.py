@@ -10,8 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from keras_actlab.conversion.layer_refs import count, describe, layer_refs
 from keras_actlab.conversion.modified import origin
-from keras_actlab.conversion.places import count, describe, places
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Report:
 _REPORTS: WeakKeyDictionary[keras.Model, Report] = WeakKeyDictionary()
 
 
-def remember(model: keras.Model, report: Report) -> None:
+def store_report(model: keras.Model, report: Report) -> None:
     """Keeps `report` for as long as `model` lives."""
     _REPORTS[model] = report
 
@@ -129,15 +129,15 @@ def report(model: keras.Model) -> Report:
 def _recalled(model: keras.Model) -> Iterator[Row]:
     """The rows that the layers of a model remember."""
     done: list[str] = []
-    for place in places(model):
-        if place.path.startswith(tuple(f"{path}/" for path in done)):
+    for ref in layer_refs(model):
+        if ref.path.startswith(tuple(f"{path}/" for path in done)):
             continue  # within a layer that was replaced as a whole
-        original = origin(place.layer)
-        owner, path = place.layer, place.path
-        said = original.description if original is not None else getattr(place.layer, "replaced", None)
+        original = origin(ref.layer)
+        owner, path = ref.layer, ref.path
+        said = original.description if original is not None else getattr(ref.layer, "replaced", None)
         if said is None:
             continue
         if original is None and said["is_activation"]:
-            owner, path = place.holder, path.rpartition("/")[0]
+            owner, path = ref.holder, path.rpartition("/")[0]
         done.append(path)
         yield Row(path, said["before"], describe(owner), said["parameters_before"], count(owner), said["note"])

@@ -13,11 +13,11 @@ from keras_actlab._private.keras_graph import track_layers
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab.conversion import surgery
 from keras_actlab.conversion.attributes import originals
-from keras_actlab.conversion.modified import Origin, amend, describe_in_place, origin, record, set_origin
+from keras_actlab.conversion.layer_refs import Criterion, LayerRef, count, describe, layer_refs
+from keras_actlab.conversion.modified import Origin, describe_in_place, origin, record, record_changes, set_origin
 from keras_actlab.conversion.parametrized import kernels
-from keras_actlab.conversion.places import Criterion, Place, count, describe, places
 from keras_actlab.conversion.probe import Comparison, NoProbeError, rounding
-from keras_actlab.conversion.report import Report, Row, remember, report
+from keras_actlab.conversion.report import Report, Row, report, store_report
 from keras_actlab.conversion.target import is_function_of_tensors
 from keras_actlab.layers.activations import applied_activation, as_layer, computes
 from keras_actlab.layers.replacement import Replacement, SkipLayer
@@ -29,12 +29,12 @@ Where: TypeAlias = Criterion | Sequence[Criterion] | None
 def rewrite(
     model: keras.Model,
     where: Where,
-    candidate: Callable[[Place], bool],
-    change: Callable[[Place], str],
-    prepare: Callable[[keras.Model, list[Place]], list[Place]],
+    candidate: Callable[[LayerRef], bool],
+    change: Callable[[LayerRef], str],
+    prepare: Callable[[keras.Model, list[LayerRef]], list[LayerRef]],
     check: bool = True,
     equal: bool = True,
-    only: Callable[[Place], bool] = lambda place: True,
+    only: Callable[[LayerRef], bool] = lambda ref: True,
 ) -> keras.Model:
     """Returns a copy of `model` in which `change` was applied to the layers that `where` selects.
 
@@ -43,7 +43,7 @@ def rewrite(
         where: What the user asked for; None for each candidate.
         candidate: Whether a layer is meant where the user does not say which.
         change: Changes a layer in place and returns a note for the report, or raises `SkipLayer`.
-        prepare: Given the copy and its selected places, before anything is changed; returns the places to change.
+        prepare: Given the copy and the selected layers in it, before anything is changed; returns the layers to change.
         check: Whether to compare the copy, and the result, with `model` on a small batch.
         equal: Whether the result is to have the outputs of `model`.
         only: Which layers `where` may select at all.
@@ -60,63 +60,63 @@ def rewrite(
             "`model` must be built, so that it has its weights: give it an Input, or call it on data. "
             f"Received: model={model.name!r}, which is not built"
         )
-    own = places(model)
-    among = [place for place in own if only(place)]
+    own = layer_refs(model)
+    among = [ref for ref in own if only(ref)]
     selections = _select(among, where, candidate)
     result, copies = duplicate(model)
     comparison, notes = _compare(model, result, own, copies) if check else (None, [])
     if model.compiled:
         notes.append("What `compile` set, and the state of the optimizer, are not kept: compile the result.")
     chosen = [
-        replace(place, layer=copies[id(place.layer)], holder=copies[id(place.holder)], selected_by=selection)
-        for place, selection in zip(among, selections, strict=True)
+        replace(ref, layer=copies[id(ref.layer)], holder=copies[id(ref.holder)], selected_by=selection)
+        for ref, selection in zip(among, selections, strict=True)
         if selection
     ]
     del copies  # and with it the weights of layers that will be replaced
     chosen = prepare(result, chosen)
-    surgery.forget_parameters(result)
-    rows = [_changed(place, change) for place in chosen]
+    surgery.drop_torch_parameters(result)
+    rows = [_apply(ref, change) for ref in chosen]
     if where is not None:
         _check_effect(where, chosen, rows)
     track_layers(result)
-    surgery.settle_activations([place.layer for place in chosen])
-    amend(result)
-    surgery.track_parameters(result)
+    surgery.set_activation_paths([ref.layer for ref in chosen])
+    record_changes(result)
+    surgery.update_torch_parameters(result)
     if comparison is not None and equal:
         comparison.check(result, rounding(result))
-    remember(result, Report(tuple(rows), count(model), count(result), tuple(notes)))
+    store_report(result, Report(tuple(rows), count(model), count(result), tuple(notes)))
     return result
 
 
-def _changed(place: Place, change: Callable[[Place], str]) -> Row:
+def _apply(ref: LayerRef, change: Callable[[LayerRef], str]) -> Row:
     """Applies `change` to a layer, and returns what the report says of it."""
-    description, parameters = describe(place.layer), count(place.layer)
-    original = origin(place.layer) or Origin(record(place.layer))
-    is_frozen = not getattr(place.layer, "trainable", True)
-    held = kernels(place.layer)
+    description, parameters = describe(ref.layer), count(ref.layer)
+    original = origin(ref.layer) or Origin(record(ref.layer))
+    is_frozen = not getattr(ref.layer, "trainable", True)
+    held = kernels(ref.layer)
     try:
-        if not getattr(place.layer, "built", True):  # an operation is not built
+        if not getattr(ref.layer, "built", True):  # an operation is not built
             raise SkipLayer("it is not built")
-        note = change(place)
+        note = change(ref)
     except NotImplementedError:
         reason = "it has no config"  # of which a change would have to be made
-        return Row(place.path, description, None, parameters, parameters, reason)
+        return Row(ref.path, description, None, parameters, parameters, reason)
     except SkipLayer as reason:
-        return Row(place.path, description, None, parameters, parameters, str(reason))
+        return Row(ref.path, description, None, parameters, parameters, str(reason))
     if is_frozen:
-        surgery.freeze(place.layer)
+        surgery.freeze(ref.layer)
     said = original.description or {"before": description, "parameters_before": parameters, "note": note}
-    has_other_kernels = kernels(place.layer) != held
-    if origin(place.layer) is not None or not (originals(place.layer) or has_other_kernels):
-        set_origin(place.layer, Origin(original.record, said))  # it was replaced as a whole
-    if has_other_kernels and kernels(place.layer):
-        describe_in_place(place.layer, said | {"is_activation": False})
+    has_other_kernels = kernels(ref.layer) != held
+    if origin(ref.layer) is not None or not (originals(ref.layer) or has_other_kernels):
+        set_origin(ref.layer, Origin(original.record, said))  # it was replaced as a whole
+    if has_other_kernels and kernels(ref.layer):
+        describe_in_place(ref.layer, said | {"is_activation": False})
     else:
-        _describe_replacement(place.layer, said)
-    return Row(place.path, description, describe(place.layer), parameters, count(place.layer), note)
+        _describe_replacement(ref.layer, said)
+    return Row(ref.path, description, describe(ref.layer), parameters, count(ref.layer), note)
 
 
-def warned(result: keras.Model) -> keras.Model:
+def warn_if_unchanged(result: keras.Model) -> keras.Model:
     """Returns `result`, what a conversion returns to the user, with a warning if nothing was changed in it."""
     done = report(result)
     if not done.changed:
@@ -134,7 +134,7 @@ def _describe_replacement(layer: keras.layers.Layer, said: dict[str, Any]) -> No
 
 
 def _compare(
-    model: keras.Model, copied: keras.Model, own: list[Place], copies: dict[int, Any]
+    model: keras.Model, copied: keras.Model, own: list[LayerRef], copies: dict[int, Any]
 ) -> tuple[Comparison | None, list[str]]:
     """Compares a copy with its original: variables one by one, and outputs. Returns notes on what was not compared."""
     for variable in model.variables:
@@ -142,8 +142,8 @@ def _compare(
             raise ValueError(
                 f"The copy of model={model.name!r} must have its weights, and has others in {variable.path}"
             )
-    layers = [place for place in own if isinstance(place.layer, keras.layers.Layer)]
-    pairs = [(str(place), place.layer, copies[id(place.layer)]) for place in layers]
+    layers = [ref for ref in own if isinstance(ref.layer, keras.layers.Layer)]
+    pairs = [(str(ref), ref.layer, copies[id(ref.layer)]) for ref in layers]
     try:
         return Comparison(model, copied, pairs), []
     except NoProbeError as reason:
@@ -157,19 +157,19 @@ def _equal(one: keras.Variable, other: keras.Variable) -> bool:
     return bool(keras.ops.all(x == y)) or bool(keras.ops.all((x == y) | ((x != x) & (y != y))))
 
 
-def _select(places: list[Place], where: Where, candidate: Callable[[Place], bool]) -> list[tuple[Criterion, ...]]:
+def _select(refs: list[LayerRef], where: Where, candidate: Callable[[LayerRef], bool]) -> list[tuple[Criterion, ...]]:
     """The entries of `where` that select each place; where there are none, `candidate` stands for them."""
     if where is None:
-        return [(candidate,) if candidate(place) else () for place in places]
+        return [(candidate,) if candidate(ref) else () for ref in refs]
     criteria = _criteria(where)
     # A name with characters that patterns treat specially stands for itself.
-    names = {name for place in places for name in place.names}
-    selections = [tuple(criterion for criterion in criteria if _matches(criterion, place, names)) for place in places]
+    names = {name for ref in refs for name in ref.names}
+    selections = [tuple(criterion for criterion in criteria if _matches(criterion, ref, names)) for ref in refs]
     for criterion in criteria:
         if not any(criterion in selection for selection in selections):
             raise ValueError(
                 f"`where` must match a layer of the model. Received: where={where!r}, of which {criterion!r} matches "
-                f"none of: {', '.join(map(str, places))}"
+                f"none of: {', '.join(map(str, refs))}"
             )
     return selections
 
@@ -188,23 +188,23 @@ def _criteria(where: Where) -> tuple[Criterion, ...]:
     return criteria
 
 
-def _matches(criterion: Criterion, place: Place, names: Collection[str]) -> bool:
+def _matches(criterion: Criterion, ref: LayerRef, names: Collection[str]) -> bool:
     if isinstance(criterion, str):
         if criterion in names:
-            return criterion in place.names
-        return any(fnmatchcase(name, criterion) for name in place.names)
+            return criterion in ref.names
+        return any(fnmatchcase(name, criterion) for name in ref.names)
     if _is_layer(criterion):
-        return place.layer is criterion
+        return ref.layer is criterion
     if isinstance(criterion, type):
-        return isinstance(place.layer, criterion)
+        return isinstance(ref.layer, criterion)
     if is_function_of_tensors(criterion):
-        return computes(applied_activation(place.layer), criterion)
+        return computes(applied_activation(ref.layer), criterion)
     try:
-        return bool(criterion(as_layer(place.layer)))
+        return bool(criterion(as_layer(ref.layer)))
     except Exception as error:
         raise ValueError(
             f"`where` must return True or False for each layer, if it is a function. Received: where={criterion!r}, "
-            f"which fails on {place}: {error}"
+            f"which fails on {ref}: {error}"
         ) from error
 
 
@@ -212,10 +212,10 @@ def _is_layer(criterion: Criterion) -> bool:
     return isinstance(criterion, keras.layers.Layer)
 
 
-def _check_effect(where: Where, chosen: list[Place], rows: list[Row]) -> None:
+def _check_effect(where: Where, chosen: list[LayerRef], rows: list[Row]) -> None:
     """Raises a ValueError unless each entry of `where` selects a layer that could be changed."""
     for criterion in _criteria(where):
-        found = [row for place, row in zip(chosen, rows, strict=True) if criterion in place.selected_by]
+        found = [row for ref, row in zip(chosen, rows, strict=True) if criterion in ref.selected_by]
         if all(row.after is None for row in found):
             reasons = "; ".join(f"{row.layer} ({row.before}): {row.note}" for row in found)
             raise ValueError(

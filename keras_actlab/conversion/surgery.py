@@ -33,7 +33,7 @@ def set_class(layer: keras.layers.Layer, cls: type) -> None:
     object.__setattr__(layer, "__class__", cls)
 
 
-def when_built(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
+def after_build(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
     """Calls `action` at the end of the `build` of `layer`, which is not built yet."""
     build = layer.build
 
@@ -50,7 +50,7 @@ def when_built(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
     vars(layer)["build"] = build_and_act
 
 
-def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
+def replace_in_place(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
     """Turns `layer` into `other`, in place: whoever holds it, in an attribute, a list or a graph, holds the other.
 
     `other` must not be used afterwards, for the two share their variables and inner layers.
@@ -83,7 +83,7 @@ def _free_variables(layer: keras.layers.Layer, kept: Iterable[keras.Variable]) -
             layer._untrack_variable(variable)
 
 
-def move(layer: keras.layers.Layer) -> keras.layers.Layer:
+def move_to_new_object(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Returns an object of its own that is what `layer` was, so that `layer` can become something that holds it."""
     moved = object.__new__(type(layer))
     vars(moved).update(vars(layer) | {"_inbound_nodes": [], "_outbound_nodes": []})
@@ -110,7 +110,7 @@ def activation_name(layer: keras.layers.Layer, holder: keras.layers.Layer) -> st
     return next(name for name in names if name not in taken)
 
 
-def settle_activations(layers: Iterable[keras.layers.Layer]) -> None:
+def set_activation_paths(layers: Iterable[keras.layers.Layer]) -> None:
     """Gives the variables of activations, and of what a wrapper holds, the paths that they have once they are loaded.
 
     Keras' layers load an activation before they are built, beside them. What keeps the config of a layer from it, as
@@ -147,14 +147,14 @@ def freeze(layer: keras.layers.Layer) -> None:
     layer.trainable = False
 
 
-def track_parameters(layer: keras.layers.Layer) -> None:
+def update_torch_parameters(layer: keras.layers.Layer) -> None:
     """On PyTorch, brings up to date the parameters that `layer` and the layers within show as torch modules."""
     for module in _modules(layer):
         if module.built:
             module._track_variables()
 
 
-def forget_parameters(layer: keras.layers.Layer) -> None:
+def drop_torch_parameters(layer: keras.layers.Layer) -> None:
     """On PyTorch, lets `layer` and the layers within show no parameters, so that none outlives a layer's change."""
     for module in _modules(layer):
         module._modules.pop("_torch_params", None)
@@ -169,7 +169,7 @@ def _modules(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     return [module for module in found if isinstance(module, keras.layers.Layer)]
 
 
-def separate(layer: keras.layers.Layer, model: keras.Model) -> list[keras.layers.Layer]:
+def split_calls(layer: keras.layers.Layer, model: keras.Model) -> list[keras.layers.Layer]:
     """Gives each call of `layer` in the graph of the Functional `model`, save the first, a layer of its own.
 
     Returns these layers, which are configured as `layer` is, and named like it with "_1", "_2" and so on.
@@ -192,7 +192,7 @@ def separate(layer: keras.layers.Layer, model: keras.Model) -> list[keras.layers
     moved = [user for twin in twins for user in twin._outbound_nodes]
     layer._outbound_nodes = [user for user in layer._outbound_nodes if user not in moved]
     layer._inbound_nodes = nodes[:1]
-    become(model, keras.Model(model.input, model.output, name=model.name, trainable=model.trainable))
+    replace_in_place(model, keras.Model(model.input, model.output, name=model.name, trainable=model.trainable))
     return twins
 
 

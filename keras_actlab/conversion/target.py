@@ -42,7 +42,7 @@ class Target:
 
 def chooser(to: To) -> Callable[[keras.layers.Layer], Any]:
     """Returns `to` as a function of the layer whose activation is to be swapped, which checks what it returns."""
-    if _says_the_same_of_every_layer(to):
+    if _is_the_same_for_all_layers(to):
         check(to)
         return lambda layer: to
     if not callable(to) or _is_of_another_library(to):
@@ -65,7 +65,7 @@ def chooser(to: To) -> Callable[[keras.layers.Layer], Any]:
     return choose
 
 
-def _says_the_same_of_every_layer(to: Any) -> bool:
+def _is_the_same_for_all_layers(to: Any) -> bool:
     return isinstance(to, str | type | keras.layers.Layer) or is_function_of_tensors(to)
 
 
@@ -97,7 +97,7 @@ def check(to: Any) -> None:
             "`to` must be an activation of Keras, so that the model can be saved: its name, such as 'gelu', a function "
             f"of keras.activations, a class of layers or a layer. Received: to={to!r}, of another library"
         )
-    elif not _says_the_same_of_every_layer(to) or (isinstance(to, type) and not issubclass(to, keras.layers.Layer)):
+    elif not _is_the_same_for_all_layers(to) or (isinstance(to, type) and not issubclass(to, keras.layers.Layer)):
         raise TypeError(
             "`to` must be the name of an activation, a function of keras.activations, a class of layers or a layer, or "
             f"a function of a layer that returns one of these. Received: to={to!r}"

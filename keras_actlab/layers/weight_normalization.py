@@ -80,7 +80,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         _check_layer(layer)
         super().__init__(layer, **{"dtype": layer.dtype_policy, "trainable": layer.trainable} | kwargs)
         self.supports_masking = layer.supports_masking
-        refuse(layer, COMPUTES)
+        refuse_quantization(layer, COMPUTES)
         # Rematerialization (`keras.RematScope`) of the layer alone would compute it once more, in the backward pass,
         # with v in place of the kernel. The wrapper has a mode of its own, which covers the layer too.
         layer._remat_mode = None
@@ -212,7 +212,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
             variable = attrgetter(name)(self.layer)
             variable.assign(kernel)
             variable._autocast = True  # as Keras made it, before the wrapper needed all its digits
-        release(self.layer)
+        allow_quantization(self.layer)
         return self.layer
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
@@ -277,7 +277,7 @@ class _Substitution(keras.StatelessScope):
 COMPUTES = "WeightNormalization computes the kernel of the layer that it wraps, so that layer"
 
 
-def refuse(layer: keras.Layer, reason: str) -> None:
+def refuse_quantization(layer: keras.Layer, reason: str) -> None:
     """Makes `layer` refuse to be quantized or given LoRA, which would replace a kernel that is computed.
 
     Args:
@@ -292,8 +292,8 @@ def refuse(layer: keras.Layer, reason: str) -> None:
     vars(layer)["_check_quantize_args"] = vars(layer)["enable_lora"] = refusing
 
 
-def release(layer: keras.Layer) -> None:
-    """Undoes `refuse`, for a layer that has a plain kernel again."""
+def allow_quantization(layer: keras.Layer) -> None:
+    """Undoes `refuse_quantization`, for a layer that has a plain kernel again."""
     for name in ("_check_quantize_args", "enable_lora"):
         vars(layer).pop(name, None)
 

@@ -13,7 +13,7 @@ Criterion: TypeAlias = str | type | keras.layers.Layer | Callable[..., object]
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerRef:
     """A layer within a model: the names and steps on the way to it, what holds it, and what in `where` selects it."""
 
     path: str
@@ -38,14 +38,14 @@ class Place:
         return f"{self.path} ({type(self.layer).__name__})"
 
 
-def places(model: keras.Model) -> list[Place]:
+def layer_refs(model: keras.Model) -> list[LayerRef]:
     """All layers within `model`, at any depth, each once."""
-    found: dict[int, Place] = {}
+    found: dict[int, LayerRef] = {}
 
     def visit(holder: keras.layers.Layer, path: str, steps: Steps) -> None:
         for step, child in steps_from(holder):
             if id(child) not in found:
-                found[id(child)] = Place(path + child.name, (*steps, step), child, holder)
+                found[id(child)] = LayerRef(path + child.name, (*steps, step), child, holder)
                 visit(child, f"{path}{child.name}/", (*steps, step))
 
     visit(model, "", ())
