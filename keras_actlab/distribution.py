@@ -10,10 +10,10 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
-from unittest import mock
 
 import keras
 
+from keras_actlab._private.keras_trainer import training_hooks
 from keras_actlab.ops.replicas import mean_over_replicas
 from keras_actlab.ops.tensor import Tensor, integer
 
@@ -215,29 +215,20 @@ def _group_of_processes() -> Iterator[None]:
         # Under a name of its own, as a second group must not find the addresses of the first.
         store = torch.distributed.PrefixStore(f"data_parallel_{next(_groups)}", store)
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
-    # Keras' trainer has no hook for what follows; its own methods are put back at the end.
-    make_train_function, get_metrics_result = keras.Model.make_train_function, keras.Model.get_metrics_result
 
-    def from_the_same_start(model: keras.Model, force: bool = False) -> None:
-        if model.train_function is None or force:
-            for variable in model.weights + model.optimizer.variables:
-                value = variable.value.detach().contiguous()
-                torch.distributed.broadcast(value, src=0)
-                variable.assign(value)
-            model.optimizer.apply = _with_mean_gradients(model.optimizer.apply)
-        make_train_function(model, force)
+    def start_from_the_first(model: keras.Model) -> None:
+        for variable in model.weights + model.optimizer.variables:
+            value = variable.value.detach().contiguous()
+            torch.distributed.broadcast(value, src=0)
+            variable.assign(value)
+        model.optimizer.apply = _with_mean_gradients(model.optimizer.apply)
 
-    def of_all_processes(model: keras.Model) -> dict[str, Any]:
+    def sums_over_processes(model: keras.Model) -> list[tuple[keras.Variable, Tensor]]:
         # Metrics add up in their variables, as on TensorFlow, where they are declared as sums over replicas.
         _, count = data_shard()
-        sums = [(variable, count * mean_over_replicas(variable.value)) for variable in model.metrics_variables]
-        with keras.StatelessScope(sums):
-            return get_metrics_result(model)
+        return [(variable, count * mean_over_replicas(variable.value)) for variable in model.metrics_variables]
 
-    with (
-        mock.patch.object(keras.Model, "make_train_function", from_the_same_start),
-        mock.patch.object(keras.Model, "get_metrics_result", of_all_processes),
-    ):
+    with training_hooks(start_from_the_first, sums_over_processes):
         yield
     if joins:  # not after an error, when the others may be waiting for this process
         torch.distributed.destroy_process_group()

@@ -17,6 +17,7 @@ import keras
 from keras.src import backend
 from keras.src.ops.operation import Operation
 
+from keras_actlab._private.replacing import replaced
 from keras_actlab.layers.activations import FUNCTIONS
 
 # Functions from here on the stack belong to the call of an activation, not to the code that calls it.
@@ -77,11 +78,11 @@ def observed(
         return layer_call(self, *arguments, **keywords)
 
     with ExitStack() as stack:
-        stack.enter_context(_replaced(Operation, "__call__", observing_call))
+        stack.enter_context(replaced(Operation, "__call__", observing_call))
         if not may_build:
-            stack.enter_context(_replaced(keras.layers.Layer, "__call__", refusing_call))
+            stack.enter_context(replaced(keras.layers.Layer, "__call__", refusing_call))
         for module, name in _functions():
-            stack.enter_context(_replaced(module, name, observe(name, getattr(module, name))))
+            stack.enter_context(replaced(module, name, observe(name, getattr(module, name))))
         yield
 
 
@@ -108,16 +109,6 @@ def _functions() -> list[tuple[ModuleType, str]]:
         for name in sorted(names)
         if callable(vars(module).get(name))
     ]
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    previous = vars(owner)[name]
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, previous)
 
 
 def _caller() -> tuple[str | None, str]:

@@ -77,7 +77,9 @@ class AffineUnits:
     def _check_channels(self) -> None:
         """Raises unless what normalizes does so along the channels of the affine layer's input, or along its units."""
         plain = self._plain
-        *_, channels, units = plain._kernel_shape if isinstance(plain, GmP) else plain.kernel.shape
+        is_geometric = isinstance(plain, GmP)  # whose kernel is computed
+        shape = plain.kernel_shape(plain.get_build_config()["input_shape"]) if is_geometric else plain.kernel.shape
+        *_, channels, units = shape
         for layer in (*self.before, *self.after):
             size = channels if layer in self.before else units
             rank = len(layer.get_build_config()["input_shape"])

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
+from keras_actlab._private.keras_graph import calls, children, consumers, is_functional, is_output
 from keras_actlab.arguments import numbers
 from keras_actlab.cab.affine import breakpoints, is_affine
 from keras_actlab.cab.watching import Watcher
-from keras_actlab.graph import calls, children, consumers, is_functional, is_output
 from keras_actlab.layers.activations import is_activation
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_conv import convolve

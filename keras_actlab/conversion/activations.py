@@ -5,8 +5,9 @@ from typing import Any
 
 import keras
 
-from keras_actlab import graph
-from keras_actlab.conversion import recorder, surgery
+from keras_actlab._private import keras_graph as graph
+from keras_actlab._private.keras_layers import replace_in_place, set_attribute
+from keras_actlab.conversion import recorder, structure, surgery
 from keras_actlab.conversion.attributes import originals, set_activations
 from keras_actlab.conversion.hidden import check_hidden
 from keras_actlab.conversion.imitation import imitate
@@ -101,7 +102,7 @@ def swap_activations(
         return _has_activation(ref) or ref.steps in uses
 
     def prepare(copied: keras.Model, refs: list[LayerRef]) -> list[LayerRef]:
-        holders.update(graph.holders(copied))
+        holders.update(structure.holders(copied))
         return _one_place_per_call(refs, holders)
 
     def change(ref: LayerRef) -> str:
@@ -168,7 +169,7 @@ def _one_place_per_call(refs: list[LayerRef], holders: dict[int, list[keras.laye
         found.append(ref)
         is_shared = is_activation(layer) and len(graph.calls(layer, holder)) > 1
         if is_shared and graph.is_functional(holder) and len(holders[id(layer)]) == 1:
-            for twin in surgery.split_calls(layer, holder):
+            for twin in graph.split_calls(layer, holder):
                 found.append(replace(ref, path="".join(ref.path.rpartition("/")[:2]) + twin.name, layer=twin))
     return found
 
@@ -177,14 +178,14 @@ def _swap_layer(ref: LayerRef, target: Target, holders: list[keras.layers.Layer]
     layer = ref.layer
     policy = _policy(layer)
     if target.is_function:
-        surgery.replace_in_place(layer, keras.layers.Activation(target.to, name=layer.name, dtype=policy))
+        replace_in_place(layer, keras.layers.Activation(target.to, name=layer.name, dtype=policy))
         return ""
     channels_first = any(map(_has_channels_first, graph.children(ref.holder)))
     with surgery.scopes("" if graph.is_functional(ref.holder) else ref.holder.path or ""):
         new, note = _make_activation(
             ref, target, layer, layer.name, policy, _shape(layer, holders, use), channels_first
         )
-    surgery.replace_in_place(layer, new)
+    replace_in_place(layer, new)
     return note
 
 
@@ -212,8 +213,8 @@ def _policy(layer: keras.Operation) -> str:
         return layer.dtype_policy.name
     dtype = layer.output.dtype
     producer: Any = layer
-    while not isinstance(producer, keras.layers.Layer) and producer._inbound_nodes[0].input_tensors:
-        producer = producer._inbound_nodes[0].input_tensors[0]._keras_history.operation
+    while not isinstance(producer, keras.layers.Layer) and (inputs := keras.tree.flatten(producer.input)):
+        producer = graph.producer(inputs[0])
     policy: Any = getattr(producer, "dtype_policy", None)
     return policy.name if getattr(policy, "compute_dtype", None) == dtype else dtype
 
@@ -266,7 +267,7 @@ def _swap_attribute(ref: LayerRef, target: Target) -> str:
     if "activation" not in _config(layer) or set(build_config or {}) != {"input_shape"}:
         raise SkipLayer("it applies its activation in a way of its own")
     if target.is_function:
-        surgery.set_activation(layer, target.to)
+        set_attribute(layer, "activation", target.to)
         return ""
     if layer.quantization_mode is not None:
         raise SkipLayer("it is quantized")
@@ -276,7 +277,7 @@ def _swap_attribute(ref: LayerRef, target: Target) -> str:
         new, note = _make_activation(
             ref, target, layer.activation, name, layer.dtype_policy.name, shape, _has_channels_first(layer)
         )
-    surgery.set_activation(layer, new)
+    set_attribute(layer, "activation", new)
     return note
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_actlab.conversion.surgery import set_activation
+from keras_actlab._private.keras_layers import set_attribute
 
 ORIGINALS = "_keras_actlab_original_activations"
 
@@ -29,7 +29,7 @@ def set_activations(layer: keras.layers.Layer, activations: Mapping[str, Any]) -
         original = kept.setdefault(name, getattr(layer, name))
         if activation is original:
             del kept[name]
-        set_activation(layer, activation, name)
+        set_attribute(layer, name, activation)
     # Past Keras, which would track the dictionary.
     vars(layer).pop(ORIGINALS, None)
     if kept:

@@ -7,11 +7,13 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
+from keras_actlab._private.keras_graph import calls, consumers, is_functional, is_output
+from keras_actlab._private.keras_layers import replace_in_place
 from keras_actlab.conversion.layer_refs import LayerRef
 from keras_actlab.conversion.parametrized import kernels, unparametrize
 from keras_actlab.conversion.rewriting import rewrite
-from keras_actlab.conversion.surgery import replace_in_place, scope_of
-from keras_actlab.graph import calls, consumers, holder_counts, is_functional, is_output
+from keras_actlab.conversion.structure import holder_counts
+from keras_actlab.conversion.surgery import scope_of
 from keras_actlab.layers.kernels import to_float32
 from keras_actlab.layers.replacement import SkipLayer
 

@@ -8,11 +8,12 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
+from keras_actlab._private.keras_layers import EMBEDDINGS, move_to_new_object, own_variables, replace_in_place
 from keras_actlab.conversion.coordinates import closest_scale, columns_of, norms, precise_angles, to_float32, vanish
 from keras_actlab.conversion.layer_refs import LayerRef, layer_refs
 from keras_actlab.conversion.parametrized import UnitAxes, attributes, kernels, parametrize
 from keras_actlab.conversion.rewriting import Where, rewrite, warn_if_unchanged
-from keras_actlab.conversion.surgery import move_to_new_object, replace_in_place, scope_of
+from keras_actlab.conversion.surgery import scope_of
 from keras_actlab.layers.activations import is_positively_homogeneous
 from keras_actlab.layers.folding import KERNELS, shared_arguments, starting_with_zeros
 from keras_actlab.layers.gmp import GmP
@@ -144,8 +145,8 @@ def _has_kernel(ref: LayerRef) -> bool:
 
 def _holds_matrices(layer: keras.Operation) -> bool:
     """Whether `layer` has kernels of its own that no class here knows, as layers of experts have."""
-    # Those of Keras' own layers have counterparts. An operation of the graph has no variables.
-    own = [] if _is_of_keras(layer) else getattr(layer, "_trainable_variables", [])
+    # Those of Keras' own layers have counterparts.
+    own = [] if _is_of_keras(layer) else own_variables(layer)
     return type(layer).__name__ in MATRICES or any(map(_is_stack, own))
 
 
@@ -207,7 +208,7 @@ def _unit_axes(ref: LayerRef) -> UnitAxes:
     if isinstance(layer, keras.layers.ReversibleEmbedding):
         raise SkipLayer("it is also used in reverse")
     if type(layer) is keras.layers.Embedding:
-        return _only_if_selected(ref, {"_embeddings": (0,)})
+        return _only_if_selected(ref, {EMBEDDINGS: (0,)})
     if kind in CELLS and _is_of_keras(layer):
         return _only_if_selected(ref, {"kernel": (-1,), "recurrent_kernel": (-1,)})
     held = attributes(layer) if _holds_matrices(layer) else {}

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_actlab import graph
+from keras_actlab._private import keras_graph as graph
 from keras_actlab.conversion.layer_refs import LayerRef
 from keras_actlab.layers.activations import activation_name
 from keras_actlab.layers.replacement import SkipLayer
@@ -60,9 +60,8 @@ def _consumers(layer: keras.Operation, holder: keras.layers.Layer) -> list[keras
 
 def _adds_three(node: Any) -> bool:
     """Whether what the node gets is the sum of something and the number 3."""
-    history = node.input_tensors[0]._keras_history
-    adder = history.operation
-    if type(adder).__name__ != "Add":
+    adding = graph.producing_call(node.input_tensors[0])
+    if type(adding.operation).__name__ != "Add":
         return False
-    arguments = adder._inbound_nodes[history.node_index].arguments
+    arguments = adding.arguments
     return 3 in [value for value in (*arguments.args, *arguments.kwargs.values()) if isinstance(value, int | float)]

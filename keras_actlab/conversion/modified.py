@@ -17,18 +17,13 @@ from typing import Any, Self, TypeAlias
 import keras
 
 from keras_actlab._private.custom_objects import look_up, set_registered_name
-from keras_actlab._private.keras_graph import track_layers
+from keras_actlab._private.keras_graph import children, track_layers
+from keras_actlab._private.keras_layers import UNPICKLE, replace_in_place, set_class, set_path
+from keras_actlab._private.torch_modules import update_parameters
 from keras_actlab.conversion.attributes import originals, set_activations, with_originals
 from keras_actlab.conversion.parametrized import UnitAxes, kernels, parametrize
-from keras_actlab.conversion.surgery import (
-    after_build,
-    replace_in_place,
-    scope_of,
-    set_class,
-    set_path,
-    update_torch_parameters,
-)
-from keras_actlab.graph import children, parts
+from keras_actlab.conversion.structure import parts
+from keras_actlab.conversion.surgery import after_build, scope_of
 
 # The way from a layer to one within: on each level the class of the next one, as the constructor made it, and its
 # number among those of that class. Names will not do, for Keras numbers layers without a name anew in each process.
@@ -168,13 +163,13 @@ class Modified(keras.layers.Layer):
             set_origin(changed, original)
         track_layers(layer)
         record_changes(layer)
-        update_torch_parameters(layer)
+        update_parameters(layer)
         return layer
 
     def __reduce__(self) -> Any:
         _, arguments = super().__reduce__()
         # By a class that pickle finds by its name.
-        return keras.layers.Layer._unpickle_model, arguments
+        return UNPICKLE, arguments
 
 
 def _set_saved_activations(layer: keras.layers.Layer, configs: dict[str, Any]) -> None:
@@ -200,7 +195,7 @@ def _set_saved_activations(layer: keras.layers.Layer, configs: dict[str, Any]) -
 def _move_beside_its_holder(activation: keras.layers.Layer) -> None:
     *outer, _, name = activation.path.split("/")
     set_path(activation, "/".join([*outer, name]))
-    update_torch_parameters(activation)
+    update_parameters(activation)
 
 
 def _replaced(config: Any, old: Any, new: Any) -> Any:

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 import keras
 import numpy as np
 
+from keras_actlab._private.keras_layers import layers_within
+
 # For axes of unknown length, each is tried in turn: some models need more than a few pixels or tokens.
 SIZES = (8, 32, 64, 128, 224)
 # A batch must not take up more memory than a model; 2**24 numbers are 64 MB.
@@ -68,7 +70,7 @@ class Comparison:
 
 def rounding(model: keras.Model) -> float:
     """How far outputs may be apart that are computed in another way."""
-    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers())
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers_within(model))
     return ROUNDED_HALF if half else ROUNDED
 
 

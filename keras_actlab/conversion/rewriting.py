@@ -11,6 +11,7 @@ import keras
 from keras_actlab._private.gradients import without_gradients
 from keras_actlab._private.keras_graph import track_layers
 from keras_actlab._private.object_graph import duplicate
+from keras_actlab._private.torch_modules import drop_parameters, update_parameters
 from keras_actlab.conversion import surgery
 from keras_actlab.conversion.attributes import originals
 from keras_actlab.conversion.layer_refs import Criterion, LayerRef, count, describe, layer_refs
@@ -74,14 +75,14 @@ def rewrite(
     ]
     del copies  # and with it the weights of layers that will be replaced
     chosen = prepare(result, chosen)
-    surgery.drop_torch_parameters(result)
+    drop_parameters(result)
     rows = [_apply(ref, change) for ref in chosen]
     if where is not None:
         _check_effect(where, chosen, rows)
     track_layers(result)
     surgery.set_activation_paths([ref.layer for ref in chosen])
     record_changes(result)
-    surgery.update_torch_parameters(result)
+    update_parameters(result)
     if comparison is not None and equal:
         comparison.check(result, rounding(result))
     store_report(result, Report(tuple(rows), count(model), count(result), tuple(notes)))

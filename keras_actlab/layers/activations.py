@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from keras_actlab._private.keras_graph import producer
+
 # Keras' own layers that are an activation and nothing else.
 KERAS_LAYERS = (
     keras.layers.Activation,
@@ -50,7 +52,7 @@ def activation_operations() -> dict[type[keras.Operation], Callable[..., Any]]:
         for one in (function, OPS.get(name, function)):
             try:
                 output = one(keras.KerasTensor((2, 2)), *[1.0] * (len(required) - 1))
-                operations[type(output._keras_history.operation)] = function
+                operations[type(producer(output))] = function
             except Exception:  # some take no KerasTensor (mish and hard_silu of Keras 3.15), so they are in no graph
                 continue
     return operations

@@ -7,6 +7,7 @@ from typing import Any, NoReturn, Self
 import keras
 
 from keras_actlab import ops
+from keras_actlab._private import keras_layers
 from keras_actlab.layers.arguments import Shape
 from keras_actlab.layers.folding import check_not_overridden
 from keras_actlab.layers.kernels import fan_in_axes
@@ -83,7 +84,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         refuse_quantization(layer, COMPUTES)
         # Rematerialization (`keras.RematScope`) of the layer alone would compute it once more, in the backward pass,
         # with v in place of the kernel. The wrapper has a mode of its own, which covers the layer too.
-        layer._remat_mode = None
+        keras_layers.disable_rematerialization(layer)
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -98,7 +99,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         v = attrgetter(kernel)(self.layer)
         # The norm needs all digits of v. Keras would cast it to the compute dtype whenever a call reads it, and has no
         # public way to exempt a variable that exists.
-        v._autocast = False
+        keras_layers.set_autocast(v, False)
         norm_axes = fan_in_axes(len(v.shape), unit_axes)
 
         def norm_of_v(shape: Shape, dtype: str) -> Tensor:
@@ -211,8 +212,8 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         for name, kernel in self.normalized_kernels().items():
             variable = attrgetter(name)(self.layer)
             variable.assign(kernel)
-            variable._autocast = True  # as Keras made it, before the wrapper needed all its digits
-        allow_quantization(self.layer)
+            keras_layers.set_autocast(variable, True)  # as Keras made it, before the wrapper needed all its digits
+        keras_layers.unblock_quantization(self.layer)
         return self.layer
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
@@ -288,14 +289,7 @@ def refuse_quantization(layer: keras.Layer, reason: str) -> None:
     def refusing(*args: Any, **kwargs: Any) -> NoReturn:
         raise _refusal(reason)
 
-    # Both are looked up on the layer, the first by Keras' wrapper of `quantize` before it does anything.
-    vars(layer)["_check_quantize_args"] = vars(layer)["enable_lora"] = refusing
-
-
-def allow_quantization(layer: keras.Layer) -> None:
-    """Undoes `refuse_quantization`, for a layer that has a plain kernel again."""
-    for name in ("_check_quantize_args", "enable_lora"):
-        vars(layer).pop(name, None)
+    keras_layers.block_quantization(layer, refusing)
 
 
 def _refusal(reason: str) -> NotImplementedError:
