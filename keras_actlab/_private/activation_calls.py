@@ -1,9 +1,9 @@
-"""Observing the calls of activation functions, whichever way code has imported them.
+"""Observing the calls of activation functions, however they were imported.
 
 `keras.activations.relu` and `keras.ops.relu` both call `keras.src.backend.nn.relu`, which they look up at each call;
-what is put in its place there is called by code that imported either function by its name, too. (Read in Keras 3.15.1:
-`keras/src/activations/activations.py`, `keras/src/ops/nn.py`.) Functions of the backend are observed where they are
-looked up in its public modules, which are imported for that.
+a function that replaces it there is called by code that imported either function by its name, too. (Read in Keras
+3.15.1: `keras/src/activations/activations.py`, `keras/src/ops/nn.py`.) Functions of the backend are observed in its
+public modules, which are imported for that.
 """
 
 import sys
@@ -20,7 +20,7 @@ from keras.src.ops.operation import Operation
 from keras_actlab._private.replacing import replaced
 from keras_actlab.layers.activations import FUNCTIONS
 
-# Functions from here on the stack belong to the call of an activation, not to the code that calls it.
+# Functions of these files belong to the call of an activation, not to the code that calls it.
 INNER = ("keras/src/activations/", "keras/src/backend/", "keras/src/ops/", "keras/src/utils/", "keras_actlab/_private/")
 
 

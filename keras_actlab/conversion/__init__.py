@@ -1,4 +1,4 @@
-"""Whole models: other activations, geometric weights and the way back."""
+"""Conversions of whole models: other activations, geometric or normalized weights, and back to plain layers."""
 
 from keras_actlab.conversion.activations import swap_activations
 from keras_actlab.conversion.folding import fold

@@ -1,4 +1,4 @@
-"""Other activations for a model."""
+"""Swapping the activations of a model."""
 
 from dataclasses import replace
 from typing import Any
@@ -31,9 +31,9 @@ def swap_activations(
 ) -> keras.Model:
     """Returns a copy of `model` with other activations.
 
-    It finds the activations of layers, as in `Dense(8, activation="relu")`, activations that are layers, such as
-    `Activation`, `ReLU` or `CRReLU`, and, in Functional models, activations that are functions of the graph, as in
-    `x = keras.activations.relu(x)`, at any depth. Each of them gets parameters of its own, also each of several calls
+    It finds, at any depth, the activations of layers, as in `Dense(8, activation="relu")`, activations that are layers,
+    such as `Activation`, `ReLU` or `CRReLU`, and, in Functional models, activations that are functions of the graph, as
+    in `x = keras.activations.relu(x)`. Each of them gets parameters of its own, also each of several calls
     of one activation layer in a Functional model. All other weights are those of `model`.
 
     These activations are left unchanged, unless `where` names the layer: those of linear layers; softmax; a sigmoid or
@@ -46,26 +46,26 @@ def swap_activations(
     Args:
         model: A model that is built. It is left unchanged. Composite layers and models within, such as those of
             keras-hub, are searched, too.
-        to: What takes the place: the name of an activation ("crrelu", "tmaf", "entropy", "prelu" with one slope for
+        to: The new activation: the name of an activation ("crrelu", "tmaf", "entropy", "prelu" with one slope for
             each channel, or any of `keras.activations`), a function of `keras.activations` or `keras.ops`, or one that
             is registered, such as `keras_actlab.ops.crrelu`, a class of layers, a layer as a template, or your own
             function of the layer in question (that of the copy), which returns one of these, or None to leave that
-            layer alone. Wrap another function of tensors as `keras.layers.Activation(function)`. In a model with the
-            channels first, names and classes get `axis=1` where they have a channel axis.
+            layer unchanged. Wrap another function of tensors as `keras.layers.Activation(function)`. In a model with
+            the channels first, names and classes get `axis=1` where they have a channel axis.
         where: Which layers: a layer of `model`, a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class
             of layers, the old activation, such as `keras.activations.relu`, a function of a layer that returns True or
             False, or a list of these. None for all.
-        was: The old activation, as a name, a function or a class of layers, or a list of these; others are left alone.
-            None for any.
+        was: The old activation, as a name, a function or a class of layers, or a list of these; others are left
+            unchanged. None for any.
         start: What new activations start as: "own" for what their class says, or "same" for the old activation, as
-            close as their form allows on [-4, 4]. The note of each row of the report says how far they are off at most.
+            close as their form allows on [-4, 4]. The note of each row of the report has the largest error.
             TMAF, EntropyActivation and CRReLU can be fitted, and any layer with a method `set_curve` like theirs.
         check: Whether to compare the copy, before anything is changed, with `model` on a small random batch. A
             difference raises a ValueError; where no such batch can be made, the report says so.
 
     Returns:
         A model of the same class, not compiled. Save and load it like the original, with `import keras_actlab`.
-        `keras_actlab.conversion.report` tells what was changed and what not, and why.
+        `keras_actlab.conversion.report` lists what was changed and what was skipped, and why.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -86,7 +86,7 @@ def swap_activations(
     choose = chooser(to)
     holders: dict[int, list[keras.layers.Layer]] = {}
     used = recorder.uses(model) if isinstance(model, keras.Model) and model.built else {}
-    # By the way to a layer, which is the same in the copy.
+    # The keys are the steps from the model to a layer, which are the same in the copy.
     uses = {ref.steps: used[id(ref.layer)] for ref in layer_refs(model) if id(ref.layer) in used} if used else {}
     old = None if was is None else old_activations(was)
 
@@ -109,7 +109,7 @@ def swap_activations(
         chosen = choose(as_layer(ref.layer))
         if chosen is None:
             raise SkipLayer("`to` returns None for it")
-        # A layer that was separated from another has the holder that it was made for.
+        # A layer that `split_calls` made is not among `holders`.
         held_by = holders.get(id(ref.layer), [ref.holder])
         use = uses.get(ref.steps)
         target = Target(resolve(chosen), start == "same")
@@ -123,7 +123,7 @@ def swap_activations(
 
     result = rewrite(model, where, is_candidate, change, prepare, check=check, equal=False, only=matches_was)
     if used is None:
-        _note(result, "Activations that layers call as functions were not looked for: the model cannot be traced.")
+        _note(result, "Activations that layers call as functions were not searched: the model cannot be traced.")
     elif id(model) in used:
         _note(result, f"Functions in the `call` of the model itself are left unchanged: {_lines(used[id(model)])}.")
     return warn_if_unchanged(result)
@@ -149,9 +149,9 @@ def _is_activation_itself(ref: LayerRef) -> bool:
 
 
 def _owns_activation(layer: keras.layers.Layer) -> bool:
-    """Whether `layer` itself applies the activation that it has, and does not hand it on to layers within."""
+    """Whether `layer` itself applies its activation, and does not pass it to layers within."""
     activation = getattr(layer, "activation", None)
-    # Once an attribute was exchanged, the activation is a layer like others, within.
+    # After an attribute was exchanged, the activation is one of the layers within.
     return callable(activation) and not originals(layer) and all(child is activation for child in graph.children(layer))
 
 
@@ -190,8 +190,8 @@ def _swap_layer(ref: LayerRef, target: Target, holders: list[keras.layers.Layer]
 
 
 def _shape(layer: keras.Operation, holders: list[keras.layers.Layer], use: recorder.Use | None) -> Shape:
-    """The shape of the one input that `layer` gets; raises `SkipLayer` unless it is one, and known."""
-    # Two models on one graph, an encoder and its autoencoder say, hold the same layers and the same calls.
+    """The shape of the one input of `layer`. Raises `SkipLayer` if there are several, or the shape is not known."""
+    # Two models on one graph, such as an encoder and its autoencoder, hold the same layers and the same calls.
     nodes = {id(node): node for holder in holders for node in graph.calls(layer, holder)}
     if len(nodes) == 1 and all(graph.calls(layer, holder) for holder in holders):
         (node,) = nodes.values()
@@ -220,7 +220,7 @@ def _policy(layer: keras.Operation) -> str:
 
 
 def _swap_uses(ref: LayerRef, target: Target, use: recorder.Use) -> str:
-    """Swaps what the `call` of a layer applies, as far as the layer holds it as attributes. Returns a note."""
+    """Swaps the activations that the `call` of a layer applies and that are attributes. Returns a note."""
     layer = ref.layer
     attributes = {}
     notes = []
@@ -285,7 +285,7 @@ def _config(layer: keras.layers.Layer) -> dict[str, Any]:
     try:
         return layer.get_config()
     except NotImplementedError as error:
-        raise SkipLayer("its class has no get_config, so that a change of it would not be saved") from error
+        raise SkipLayer("its class has no get_config, so a change of it would not be saved") from error
 
 
 def _has_channels_first(layer: keras.layers.Layer) -> bool:

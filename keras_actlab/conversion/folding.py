@@ -1,4 +1,4 @@
-"""Back to plain layers."""
+"""Folding a model into plain layers for inference."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -22,26 +22,26 @@ TAKE_SHIFTS = (keras.layers.Dense, keras.layers.Conv1D, keras.layers.Conv2D, ker
 
 
 def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
-    """Returns a copy of `model` for inference, in plain Keras layers as far as there are any, with the same outputs.
+    """Returns a copy of `model` for inference, in plain Keras layers where possible, with the same outputs.
 
     - Geometric layers become their plain counterparts with `kernel = scale * direction` and `bias = scale * radius`.
       Where the scale multiplies the output of the activation, and is negative or the activation not positively
       homogeneous, the activation becomes a small `Sequential` model of itself and frozen `BatchNormalization` layers,
       which multiply.
-    - What `WeightNormalization` wraps gets its normalized kernel for good.
+    - A layer within `WeightNormalization` is unwrapped, with its normalized kernel.
     - Layers of other classes, whose kernels `to_gmp` computes from angles and scale, get plain kernels again, with the
       regularizers and constraints that these had.
     - `InputMeanNormalization` and `MeanOnlyBatchNormalization`, at inference a shift of each channel, go into the bias
-      of the Dense or Conv layers that follow at once in a Functional or Sequential model, and leave an `Identity`
-      behind. That is exact save before zero padding. Elsewhere they become `Rescaling` layers with an offset.
+      of the Dense or Conv layers that follow directly in a Functional or Sequential model, and become an `Identity`.
+      Before zero padding that would not be exact. There, and elsewhere, they become `Rescaling` layers with an offset.
     - Other layers with a method `fold` become what it returns, or are left unchanged for the reason with which it
-      raises `keras_actlab.conversion.SkipLayer`. A subclass of a geometric layer that overrides its `call` is such a
-      one.
+      raises `keras_actlab.conversion.SkipLayer`. A subclass of a geometric layer that overrides `call` is left
+      unchanged.
     - Activations without a plain counterpart, such as `TMAF` and `CRReLU`, are left unchanged.
       `keras_actlab.conversion.report` lists them.
 
-    If nothing stays, the folded model loads without keras_actlab. The regularizers and constraints of angles, radius
-    and scale are dropped.
+    If no layer is left unchanged, the folded model loads without keras_actlab. The regularizers and constraints of
+    angles, radius and scale are dropped.
 
     Args:
         model: A model that is built. It is left unchanged.
@@ -67,7 +67,7 @@ def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
 
     def prepare(copied: keras.Model, refs: list[LayerRef]) -> list[LayerRef]:
         holders.update(holder_counts(copied))
-        # Shifts go into the layers that follow them, once these are plain.
+        # Shifts are folded into the layers that follow them, which must be plain by then.
         return sorted(refs, key=lambda ref: isinstance(ref.layer, layers.InputMeanNormalization))
 
     def change(ref: LayerRef) -> str:
@@ -101,7 +101,7 @@ def _fold_shift(ref: LayerRef, plain: keras.layers.Layer, holders: Mapping[int, 
     rank = len(layer.get_build_config()["input_shape"])
     axis = layer.axis % rank
     followers = consumers(layer, holder)
-    # The graph tells who else calls them only where nothing but the graph holds them.
+    # The graph shows all their calls only if no other layer holds them.
     in_graph = is_functional(holder) and all(holders[id(one)] == 1 for one in (layer, *followers))
     hidden = in_graph and followers and len(calls(layer, holder)) == 1 and not is_output(layer, holder)
     is_float = hidden and "float" in calls(layer, holder)[0].input_tensors[0].dtype  # Identity would keep integers
@@ -115,7 +115,7 @@ def _fold_shift(ref: LayerRef, plain: keras.layers.Layer, holders: Mapping[int, 
 
 
 def _takes_shift(follower: keras.Operation, holder: keras.Model, axis: int, rank: int) -> bool:
-    """Whether a shift of the channels of what `follower` takes is a shift of its bias, and of no other call's."""
+    """Whether a shift of the input channels of `follower` is a shift of its bias, and affects no other call."""
     if type(follower) not in TAKE_SHIFTS or len(calls(follower, holder)) != 1:
         return False
     if getattr(follower, "quantization_mode", None) is not None or getattr(follower, "lora_enabled", False):
@@ -127,11 +127,11 @@ def _takes_shift(follower: keras.Operation, holder: keras.Model, axis: int, rank
 
 
 def _add_to_bias(layer: keras.layers.Layer, shift: np.ndarray) -> None:
-    """Makes `layer` of x what it was of x + shift."""
+    """Changes the bias of `layer` so that `layer(x)` becomes what `layer(x + shift)` was."""
     kernel = to_float32(layer.kernel).astype("float64")
     kernel = kernel.sum(axis=tuple(range(kernel.ndim - 2)))  # (channels of a group, units)
     groups = getattr(layer, "groups", 1)
-    # The units of a group see its channels alone.
+    # The units of a group depend on its channels alone.
     bias = np.einsum(
         "gc,cgu->gu", shift.reshape(groups, -1), kernel.reshape(len(kernel), groups, kernel.shape[1] // groups)
     ).ravel()

@@ -1,4 +1,4 @@
-"""From plain layers to geometric and to weight-normalized ones."""
+"""Converting plain layers to geometric and to weight-normalized ones."""
 
 import math
 from dataclasses import replace
@@ -58,20 +58,20 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
     activation is positively homogeneous, `activation(r z) = r activation(z)`: linear, ReLU, leaky ReLU, PReLU. With any
     other activation, GELU say, the layer gets `scale_inside=True`, `activation(r * (u(theta) . x + lambda))`.
 
-    A unit whose weights are all 0 keeps its output: its scale is 0, and learns. Where it has a bias, too, and its
-    output is not 0 (the bias of a ReLU is positive, say), no direction and radius give it, and the layer stays.
+    A unit whose weights are all 0 keeps its output: its scale is 0, and is trained. If such a unit has a bias and its
+    output is not 0 (a positive bias and ReLU, say), no direction and radius represent it, and the layer is skipped.
 
-    The L2 regularizer of a kernel, which is that of its norm, goes to the scale. Other regularizers, and constraints,
-    of kernel and bias have no counterpart; the report names them. Numbers of parameters stay the same with a bias, and
-    without.
+    The L2 regularizer of a kernel, which is that of its norm, becomes that of the scale. Other regularizers, and
+    constraints, of kernel and bias have no counterpart and are dropped; the report names them. The number of parameters
+    does not change.
 
     Args:
         model: A model that is built. It is left unchanged. Composite layers and models within,
             such as those of keras-hub, are searched, too.
         where: Which layers: a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class of layers, a
             function of a layer that returns True or False, or a list of these. None for all.
-        check: Whether to compare the copy with `model`, and the result, too, on a small random batch. A difference
-            raises a ValueError; where no such batch can be made, the report says so.
+        check: Whether to compare the copy and the result with `model` on a small random batch. A difference raises a
+            ValueError. If no such batch can be made, the report says so.
 
     Returns:
         A model of the same class, not compiled. Save and load it like the original, with `import keras_actlab`.
@@ -144,14 +144,14 @@ def _has_kernel(ref: LayerRef) -> bool:
 
 
 def _holds_matrices(layer: keras.Operation) -> bool:
-    """Whether `layer` has kernels of its own that no class here knows, as layers of experts have."""
+    """Whether `layer` has kernels of its own, and no geometric counterpart, as layers of experts have."""
     # Those of Keras' own layers have counterparts.
     own = [] if _is_of_keras(layer) else own_variables(layer)
     return type(layer).__name__ in MATRICES or any(map(_is_stack, own))
 
 
 def _is_stack(variable: keras.Variable) -> bool:
-    """Whether `variable` is a stack of matrices, or of more axes, and no table."""
+    """Whether `variable` has at least three axes and is no table."""
     return len(variable.shape) > 2 and min(variable.shape) > 1 and not variable.name.endswith(TABLES)
 
 
@@ -239,7 +239,7 @@ def _cells(copied: keras.Model, chosen: list[LayerRef]) -> list[LayerRef]:
                 path = f"{ref.path}/{cell.name}"
                 found[id(cell)] = replace(ref, path=path, layer=cell, holder=ref.layer)
         else:
-            # Whoever wraps the recurrent layer owns the kernels of the cell.
+            # A wrapper of the recurrent layer owns the kernels of the cell.
             wrapper = holders.get(id(ref.holder))
             is_owned = isinstance(wrapper, layers.WeightNormalization)
             found.setdefault(id(ref.layer), replace(ref, holder=wrapper) if is_owned else ref)
@@ -247,7 +247,7 @@ def _cells(copied: keras.Model, chosen: list[LayerRef]) -> list[LayerRef]:
 
 
 def _check_kernel_is_free(ref: LayerRef) -> None:
-    """Raises `SkipLayer` where something other than the layer itself has a say in its kernel."""
+    """Raises `SkipLayer` if something other than the layer itself determines its kernel."""
     layer = ref.layer
     if any(map(kernels, [layer, layer.cell] if isinstance(layer, keras.layers.RNN) else [layer])):
         raise SkipLayer("its kernels are computed from angles and scale")
@@ -283,7 +283,7 @@ def _to_geometric(ref: LayerRef) -> str:
         with scope_of(layer), starting_with_zeros(*(part for part, _, _ in parts)):
             new.build_from_config(layer.get_build_config())
     except ValueError as error:
-        raise SkipLayer(f"it does not say which input it was built for: {error}") from error
+        raise SkipLayer(f"its build config does not have the shape of its input: {error}") from error
     for part, kernel, bias in parts:
         _set(part, kernel, bias)
     named = [f"{part}_{kind}" for kind in ("regularizer", "constraint") for part in (*KERNELS, "bias")]
@@ -293,7 +293,7 @@ def _to_geometric(ref: LayerRef) -> str:
 
 
 def _counterpart(layer: keras.layers.Layer) -> Any:
-    """What makes the geometric layer for a plain one: that which the layer names, or else that for a class of Keras."""
+    """The class, or method, that makes the geometric layer: the one that the layer names, or that for Keras' class."""
     own: Any = getattr(layer, "counterpart", None)
     return own if callable(own) else COUNTERPARTS.get(type(layer))
 
@@ -334,11 +334,11 @@ def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
     if own_bias:
         order = keras.ops.convert_to_numpy(new.in_plain_shape(np.arange(len(norm))))
         biases[order.ravel()] = to_float32(bias).ravel()
-    # Beside such a bias, float32 does not tell the weights from 0.
+    # Beside such a bias, the weights have no effect in float32.
     vanishing = (norm <= 1e-7 * np.abs(biases)) | vanish(columns)
     constant = vanishing & (biases != 0)
     if new.activation is keras.activations.relu:
-        constant &= biases > 0  # the others put out 0, as they do with a scale of 0
+        constant &= biases > 0  # the output of the others is 0, as it is with a scale of 0
     if constant.any():
         raise SkipLayer(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
     columns = np.where(vanishing, 1.0, columns)

@@ -1,4 +1,4 @@
-"""Which activations are those of hidden layers, and which are outputs or gates."""
+"""Telling activations of hidden layers from outputs and gates."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from keras_actlab.conversion.layer_refs import LayerRef
 from keras_actlab.layers.activations import activation_name
 from keras_actlab.layers.replacement import SkipLayer
 
-# Layers that hand on what they get, or a part of it.
+# Layers that pass on their input, or a part of it.
 PASS_ON = (
     keras.layers.Dropout,
     keras.layers.Flatten,
@@ -20,17 +20,17 @@ PASS_ON = (
 )
 SOFTMAXES = ("softmax", "log_softmax", "sparsemax")
 SIGMOIDS = ("sigmoid", "hard_sigmoid", "sparse_sigmoid")
-# Activations whose range is what an output needs: bounded, positive or a logarithm of a probability.
+# Activations whose range suits an output: bounded, positive or the logarithm of a probability.
 RANGES = ("exponential", "hard_tanh", "log_sigmoid", "softplus", "softsign", "sparse_plus", "squareplus", "tanh")
 
 
 def check_hidden(ref: LayerRef, activation: Any, holders: list[keras.layers.Layer]) -> None:
-    """Raises `SkipLayer` where the activation is an output or a gate, and `where` does not give its name.
+    """Raises `SkipLayer` if the activation is an output or a gate, unless `where` names the layer.
 
     Args:
         ref: A layer or operation that is an activation, or a layer that applies the one in an attribute.
         activation: That activation.
-        holders: The layers whose graphs show what follows; none where that is a function.
+        holders: The layers whose graphs show what follows; empty if the layer is called by a function.
     """
     if ref.named:
         return
@@ -51,7 +51,7 @@ def check_hidden(ref: LayerRef, activation: Any, holders: list[keras.layers.Laye
 
 
 def _consumers(layer: keras.Operation, holder: keras.layers.Layer) -> list[keras.Operation | None]:
-    """What computes with the output of `layer`, past what only passes it on; None for an output of the model."""
+    """The operations that compute with the output of `layer`, behind those that pass it on; None for a model output."""
     consumers: list[keras.Operation | None] = [None] if graph.is_output(layer, holder) else []
     for follower in graph.consumers(layer, holder):
         consumers += _consumers(follower, holder) if isinstance(follower, PASS_ON) else [follower]
@@ -59,7 +59,7 @@ def _consumers(layer: keras.Operation, holder: keras.layers.Layer) -> list[keras
 
 
 def _adds_three(node: Any) -> bool:
-    """Whether what the node gets is the sum of something and the number 3."""
+    """Whether the input of the node is the sum of a tensor and the number 3."""
     adding = graph.producing_call(node.input_tensors[0])
     if type(adding.operation).__name__ != "Add":
         return False

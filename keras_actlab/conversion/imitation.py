@@ -1,4 +1,4 @@
-"""New activations that start as the ones whose places they take."""
+"""Fitting new activations to the ones that they replace."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from keras_actlab.layers.activations import activation_name
 from keras_actlab.layers.arguments import Shape
 from keras_actlab.layers.replacement import SkipLayer
 
-# Where the largest error is looked for: few inputs of an activation are farther from 0.
+# The range in which the largest error is measured: few inputs of an activation are farther from 0.
 LOWER, UPPER, POINTS = -4.0, 4.0, 801
 
 
 def imitate(new: keras.layers.Layer, old: Any, shape: Shape) -> str:
-    """Fits `new`, which is built for inputs of `shape`, to the activation `old`; returns a note on the largest error.
+    """Fits `new`, built for inputs of `shape`, to the activation `old`, and returns a note on the largest error.
 
     Raises:
         SkipLayer: If `old` is not one function, or one for each channel, with finite values.
@@ -24,7 +24,7 @@ def imitate(new: keras.layers.Layer, old: Any, shape: Shape) -> str:
     axis = -1 if axis is None else axis
     name = activation_name(old) or getattr(old, "__name__", type(old).__name__)
     if name in SOFTMAXES:
-        raise SkipLayer(f"{name} is not elementwise, so that nothing can start as it")
+        raise SkipLayer(f"{name} is not elementwise, so no activation can start as it")
 
     def curve(x: np.ndarray) -> np.ndarray:
         y = _values(old, x, axis, shape)

@@ -1,4 +1,4 @@
-"""The layers within a model, each with its place."""
+"""References to the layers within a model."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Criterion: TypeAlias = str | type | keras.layers.Layer | Callable[..., object]
 
 @dataclass(frozen=True)
 class LayerRef:
-    """A layer within a model: the names and steps on the way to it, what holds it, and what in `where` selects it."""
+    """A layer within a model: its path by names and by steps, its holder, and the entries of `where` that select it."""
 
     path: str
     steps: Steps
@@ -24,14 +24,14 @@ class LayerRef:
 
     @property
     def named(self) -> bool:
-        """Whether `where` gives the very name: then the layer is meant, even where a conversion would rather not."""
+        """Whether `where` names the layer, so that it is converted even if it would be skipped otherwise."""
         return any(
             criterion in self.names or isinstance(criterion, keras.layers.Layer) for criterion in self.selected_by
         )
 
     @property
     def names(self) -> tuple[str, str]:
-        """What a name in `where` may be: the path, or its last part, the layer's own name."""
+        """The names by which `where` can select the layer: its path, and its own name."""
         return self.path, self.path.rpartition("/")[2]
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class LayerRef:
 
 
 def layer_refs(model: keras.Model) -> list[LayerRef]:
-    """All layers within `model`, at any depth, each once."""
+    """Returns references to all layers within `model`, at any depth, each once."""
     found: dict[int, LayerRef] = {}
 
     def visit(holder: keras.layers.Layer, path: str, steps: Steps) -> None:
@@ -53,7 +53,7 @@ def layer_refs(model: keras.Model) -> list[LayerRef]:
 
 
 def describe(layer: keras.layers.Layer) -> str:
-    """The class of `layer`, and in brackets its activation, if it has one."""
+    """Returns the class of `layer`, and in brackets its activation, if it has one."""
     activation = getattr(layer, "activation", None)
     if activation is None or activation is keras.activations.linear:
         return type(layer).__name__
@@ -61,5 +61,5 @@ def describe(layer: keras.layers.Layer) -> str:
 
 
 def count(layer: keras.layers.Layer) -> int:
-    """The number of parameters of `layer`."""
+    """Returns the number of parameters of `layer`."""
     return sum(math.prod(weight.shape) for weight in getattr(layer, "weights", []))

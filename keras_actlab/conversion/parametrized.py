@@ -1,8 +1,8 @@
 """Layers of any class whose kernels are computed from angles and scale.
 
-The layer keeps its class, its name and its `call`. An attribute that holds a kernel, say `kernel`, holds a
-`GeometricKernel` instead, which reads as that kernel, and the layer has the variables `kernel_angles` and
-`kernel_scale` in its place.
+The layer keeps its class, its name and its `call`. An attribute that holds a kernel, such as `kernel`, then holds a
+`GeometricKernel`, which reads as that kernel, and the layer has the variables `kernel_angles` and `kernel_scale`
+instead.
 """
 
 import math
@@ -22,7 +22,7 @@ from keras_actlab.layers.weight_normalization import refuse_quantization
 from keras_actlab.ops import angles_to_direction
 from keras_actlab.ops.tensor import Tensor
 
-# The axes of each kernel that count units, by the name of its attribute.
+# The unit axes of each kernel, by the name of its attribute.
 UnitAxes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 PENDING = "_keras_actlab_kernels"
@@ -41,10 +41,10 @@ def attributes(layer: keras.layers.Layer) -> dict[str, keras.Variable]:
 
 
 def parametrize(layer: keras.layers.Layer, unit_axes: UnitAxes) -> None:
-    """Computes the kernels of `layer` that are named from angles and scale, which start as these kernels.
+    """Computes kernels of `layer`, by name, from angles and scale, which start as these kernels.
 
-    The L2 regularizer of a kernel, which is that of its norm, goes to the scale. A layer that is not built is changed
-    once it is.
+    The L2 regularizer of a kernel, which is that of its norm, becomes that of the scale. A layer that is not built is
+    changed at the end of its `build`.
     """
     if not layer.built:
         vars(layer)[PENDING] = unit_axes
@@ -54,7 +54,7 @@ def parametrize(layer: keras.layers.Layer, unit_axes: UnitAxes) -> None:
         if name not in kernels(layer):
             _compute(layer, name, axes)
     refuse_quantization(layer, f"Layer {layer.name!r} of type {type(layer).__name__} computes its kernels, so it")
-    # Embedding would save the computed kernel, and load it.
+    # Embedding has methods of its own, which would save and load the computed kernel.
     for method in (keras.layers.Layer.save_own_variables, keras.layers.Layer.load_own_variables):
         vars(layer)[method.__name__] = MethodType(method, layer)
 
@@ -90,7 +90,7 @@ def _compute(layer: keras.layers.Layer, name: str, unit_axes: tuple[int, ...]) -
 
     def add(kind: str, shape: tuple[int, ...], start: Callable[[], np.ndarray], regularizer: Any) -> keras.Variable:
         def initializer(shape: tuple[int, ...], dtype: str) -> Tensor:
-            # Where a backend traces `build`, no variable has a value. Keras calls this again once `variable` has.
+            # While a backend traces `build`, no variable has a value. Keras calls this again when `variable` has one.
             has_value = keras_layers.has_value(variable)
             return keras.ops.cast(start(), dtype) if has_value else keras.ops.zeros(shape, dtype)
 

@@ -1,4 +1,4 @@
-"""The way that every conversion takes: choose layers, copy the model, change them, see that the changes are saved."""
+"""The steps of every conversion: select layers, copy the model, change the layers, record the changes for saving."""
 
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -40,19 +40,19 @@ def rewrite(
     """Returns a copy of `model` in which `change` was applied to the layers that `where` selects.
 
     Args:
-        model: The model, which stays as it is.
-        where: What the user asked for; None for each candidate.
-        candidate: Whether a layer is meant where the user does not say which.
+        model: The model, which is left unchanged.
+        where: The layers that the user selects; None for each candidate.
+        candidate: Whether a layer is converted if `where` is None.
         change: Changes a layer in place and returns a note for the report, or raises `SkipLayer`.
         prepare: Given the copy and the selected layers in it, before anything is changed; returns the layers to change.
         check: Whether to compare the copy, and the result, with `model` on a small batch.
         equal: Whether the result is to have the outputs of `model`.
-        only: Which layers `where` may select at all.
+        only: Which layers `where` can select.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is not built, an entry of `where` selects nothing, or nothing that can be changed, or
-            outputs differ that are to be equal.
+        ValueError: If the model is not built, an entry of `where` selects no layer, or none that can be changed, or
+            outputs differ that must be equal.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r} (of type {type(model).__name__})")
@@ -73,7 +73,7 @@ def rewrite(
         for ref, selection in zip(among, selections, strict=True)
         if selection
     ]
-    del copies  # and with it the weights of layers that will be replaced
+    del copies  # to free the weights of replaced layers
     chosen = prepare(result, chosen)
     drop_parameters(result)
     rows = [_apply(ref, change) for ref in chosen]
@@ -90,7 +90,7 @@ def rewrite(
 
 
 def _apply(ref: LayerRef, change: Callable[[LayerRef], str]) -> Row:
-    """Applies `change` to a layer, and returns what the report says of it."""
+    """Applies `change` to a layer, and returns its row of the report."""
     description, parameters = describe(ref.layer), count(ref.layer)
     original = origin(ref.layer) or Origin(record(ref.layer))
     is_frozen = not getattr(ref.layer, "trainable", True)
@@ -100,7 +100,7 @@ def _apply(ref: LayerRef, change: Callable[[LayerRef], str]) -> Row:
             raise SkipLayer("it is not built")
         note = change(ref)
     except NotImplementedError:
-        reason = "it has no config"  # of which a change would have to be made
+        reason = "it has no config"  # from which a changed layer could be made
         return Row(ref.path, description, None, parameters, parameters, reason)
     except SkipLayer as reason:
         return Row(ref.path, description, None, parameters, parameters, str(reason))
@@ -118,7 +118,7 @@ def _apply(ref: LayerRef, change: Callable[[LayerRef], str]) -> Row:
 
 
 def warn_if_unchanged(result: keras.Model) -> keras.Model:
-    """Returns `result`, what a conversion returns to the user, with a warning if nothing was changed in it."""
+    """Returns `result`, the converted model, and warns if no layer was changed."""
     done = report(result)
     if not done.changed:
         warnings.warn(f"Nothing was changed in {result.name!r}:\n{done}", UserWarning, stacklevel=3)
@@ -126,10 +126,10 @@ def warn_if_unchanged(result: keras.Model) -> keras.Model:
 
 
 def _describe_replacement(layer: keras.layers.Layer, said: dict[str, Any]) -> None:
-    """Keeps what a report says in the config of `layer`, or of its activation, if that is one of this package."""
+    """Stores the report's description in `layer`, or in its activation, if that is a `Replacement`."""
     for one in (layer, *(getattr(layer, name, None) for name in ("activation", *originals(layer)))):
         if isinstance(one, Replacement):
-            # Past Keras, which would track the dictionary.
+            # Without Keras' `__setattr__`, which would track the dictionary.
             object.__setattr__(one, "replaced", said | {"is_activation": one is not layer})
             return
 
@@ -137,7 +137,7 @@ def _describe_replacement(layer: keras.layers.Layer, said: dict[str, Any]) -> No
 def _compare(
     model: keras.Model, copied: keras.Model, own: list[LayerRef], copies: dict[int, Any]
 ) -> tuple[Comparison | None, list[str]]:
-    """Compares a copy with its original: variables one by one, and outputs. Returns notes on what was not compared."""
+    """Compares the variables and the outputs of a copy with the original. Returns notes on what was not compared."""
     for variable in model.variables:
         if not _equal(variable, copies[id(variable)]):
             raise ValueError(
@@ -154,16 +154,16 @@ def _compare(
 def _equal(one: keras.Variable, other: keras.Variable) -> bool:
     """Whether two variables have the same values, NaN where the other has NaN."""
     x, y = one.value, other.value
-    # Most have no NaN, for which the second comparison would take up memory.
+    # Most variables have no NaN, and the second comparison takes more memory.
     return bool(keras.ops.all(x == y)) or bool(keras.ops.all((x == y) | ((x != x) & (y != y))))
 
 
 def _select(refs: list[LayerRef], where: Where, candidate: Callable[[LayerRef], bool]) -> list[tuple[Criterion, ...]]:
-    """The entries of `where` that select each place; where there are none, `candidate` stands for them."""
+    """The entries of `where` that select each layer; `candidate` replaces them if `where` is None."""
     if where is None:
         return [(candidate,) if candidate(ref) else () for ref in refs]
     criteria = _criteria(where)
-    # A name with characters that patterns treat specially stands for itself.
+    # A name is compared literally first, as it may contain characters that are special in patterns.
     names = {name for ref in refs for name in ref.names}
     selections = [tuple(criterion for criterion in criteria if _matches(criterion, ref, names)) for ref in refs]
     for criterion in criteria:
@@ -221,5 +221,5 @@ def _check_effect(where: Where, chosen: list[LayerRef], rows: list[Row]) -> None
             reasons = "; ".join(f"{row.layer} ({row.before}): {row.note}" for row in found)
             raise ValueError(
                 f"`where` must select layers that can be converted. Received: where={where!r}, of which {criterion!r} "
-                f"selects only layers that stay as they are: {reasons}"
+                f"selects only layers that are skipped: {reasons}"
             )

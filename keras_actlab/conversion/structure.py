@@ -9,7 +9,7 @@ from keras_actlab.layers.activations import is_activation_operation
 
 
 def parts(layer: keras.Operation) -> list[keras.Operation]:
-    """The `children` of `layer` and the operations of its graph that are activations, in the order of the graph."""
+    """Returns the `children` of `layer` and the operations of its graph that are activations, in graph order."""
     held = children(layer)
     known = set(held)
     in_graph = [one for one in getattr(layer, "operations", []) if one in known or is_activation_operation(one)]
@@ -17,7 +17,7 @@ def parts(layer: keras.Operation) -> list[keras.Operation]:
 
 
 def holders(model: keras.Model) -> dict[int, list[keras.layers.Layer]]:
-    """The layers that hold each of the `parts` within `model`, by its id."""
+    """Returns the layers that hold each of the `parts` within `model`, by its id."""
     found: dict[int, list[keras.layers.Layer]] = defaultdict(list)
 
     def visit(holder: keras.layers.Layer) -> None:
@@ -31,5 +31,5 @@ def holders(model: keras.Model) -> dict[int, list[keras.layers.Layer]]:
 
 
 def holder_counts(model: keras.Model) -> Counter[int]:
-    """How many layers hold each layer within `model`, by its id."""
+    """Returns the number of layers that hold each layer within `model`, by its id."""
     return Counter({part: len(found) for part, found in holders(model).items()})

@@ -1,4 +1,7 @@
-"""Exchanging layers within a model that is built, for which Keras has no public way."""
+"""Names, paths and shapes of layers that are replaced within a built model.
+
+The replacement itself is in `_private/keras_layers.py`.
+"""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -24,12 +27,12 @@ def scopes(path: str) -> Iterator[None]:
 
 
 def scope_of(layer: keras.layers.Layer) -> AbstractContextManager[None]:
-    """Within, a layer that is built gets the variable paths that it would get in the place of `layer`."""
+    """Within, a layer that is built gets the variable paths that it would have in place of `layer`."""
     return scopes((getattr(layer, "path", None) or "").rpartition("/")[0])
 
 
 def after_build(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
-    """Calls `action` at the end of the `build` of `layer`, which is not built yet."""
+    """Calls `action` at the end of the `build` of `layer`, which must not be built yet."""
     build = layer.build
 
     @wraps(build)
@@ -46,17 +49,17 @@ def after_build(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
 
 
 def activation_name(layer: keras.layers.Layer, holder: keras.layers.Layer) -> str:
-    """A name for a new activation of `layer` that no other layer of `holder` has."""
+    """Returns a name for a new activation of `layer` that no other layer of `holder` has."""
     taken = {child.name for child in children(holder)}
     names = (f"{layer.name}_activation{end}" for end in itertools.chain([""], (f"_{k}" for k in itertools.count(1))))
     return next(name for name in names if name not in taken)
 
 
 def set_activation_paths(layers: Iterable[keras.layers.Layer]) -> None:
-    """Gives the variables of activations, and of what a wrapper holds, the paths that they have once they are loaded.
+    """Gives the variables of activations, and of wrapped layers, the paths that they have after loading.
 
-    Keras' layers load an activation before they are built, beside them. What keeps the config of a layer from it, as
-    the layers of this package do, builds it within.
+    Keras builds the activation of a layer when it loads the config, so that its path is beside that of the layer. The
+    layers of this package build it themselves, so that its path is within.
     """
     for layer in layers:
         for child in children(layer):
@@ -70,14 +73,14 @@ def set_activation_paths(layers: Iterable[keras.layers.Layer]) -> None:
 
 
 def freeze(layer: keras.layers.Layer) -> None:
-    """Freezes `layer` and all that it holds."""
-    # On TensorFlow (Keras 3.15), setting an attribute to its value does nothing, and would not reach new layers within.
+    """Freezes `layer` and all layers within."""
+    # On TensorFlow (Keras 3.15), setting an attribute to its own value does nothing, and would not freeze new layers.
     layer.trainable = True
     layer.trainable = False
 
 
 def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[tuple[int | None, ...]]:
-    """The shape of what `layer` gets in each of its calls: from the graph, or else by a trial run of what holds it."""
+    """Returns the shape of the input of each call of `layer`, from the graph, or else by tracing its holder."""
     nodes = calls(layer, holder)
     if nodes:
         return [node.input_tensors[0].shape for node in nodes]
@@ -85,7 +88,7 @@ def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[
     call = layer.call
 
     def spy(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        # What is not known is a symbol of JAX's while it traces.
+        # While JAX traces, an unknown size is a symbol.
         shapes.append((None, *(size if isinstance(size, int) else None for size in inputs.shape[1:])))
         return call(inputs, *args, **kwargs)
 
@@ -96,8 +99,8 @@ def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[
     config = holder.get_build_config() or {}
     if set(config) == {"input_shape"}:
         vars(layer)["call"] = spy
-        with suppress(Exception):  # whatever a call says that is given nothing but its first argument
-            # A Lambda layer that does not know the shape of its output traces the function, without data.
+        with suppress(Exception):  # the call may need further arguments
+            # A Lambda layer without an output shape traces its function without data.
             keras.layers.Lambda(trial, dtype=holder.dtype_policy)(
                 _placeholders(config["input_shape"], holder.compute_dtype)
             )
@@ -106,7 +109,7 @@ def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[
 
 
 def _placeholders(shapes: Any, dtype: str) -> Any:
-    """A symbolic tensor for each of the shapes in a nested structure."""
+    """Returns a symbolic tensor for each of the shapes in a nested structure."""
     if isinstance(shapes, dict):
         return {key: _placeholders(shape, dtype) for key, shape in shapes.items()}
     if any(isinstance(entry, list | tuple | dict) for entry in shapes):

@@ -1,7 +1,7 @@
-"""Activations: the tables of Keras' own, and what other layers say of themselves.
+"""Activations of Keras, and what identifies other layers as activations.
 
-A layer that is an activation and nothing else says so with the class attribute `is_activation = True`, see
-`docs/extending.md`. The tables here hold what Keras defines, and nothing else.
+The tables have Keras' own functions and layers only. Another layer that is an activation and nothing else has the class
+attribute `is_activation = True`, see `docs/extending.md`.
 """
 
 import inspect
@@ -39,7 +39,7 @@ NAMES = {function: name for functions in (OPS, FUNCTIONS) for name, function in 
 
 @cache
 def activation_operations() -> dict[type[keras.Operation], Callable[..., Any]]:
-    """The operations that the functions in `FUNCTIONS` and `OPS` put into a graph, each with its function."""
+    """Returns the operations that the functions in `FUNCTIONS` and `OPS` add to a graph, each with its function."""
     operations = {}
     for name, function in FUNCTIONS.items():
         if name == "exponential":
@@ -53,25 +53,25 @@ def activation_operations() -> dict[type[keras.Operation], Callable[..., Any]]:
             try:
                 output = one(keras.KerasTensor((2, 2)), *[1.0] * (len(required) - 1))
                 operations[type(producer(output))] = function
-            except Exception:  # some take no KerasTensor (mish and hard_silu of Keras 3.15), so they are in no graph
+            except Exception:  # mish and hard_silu of Keras 3.15 do not take a KerasTensor, so they are in no graph
                 continue
     return operations
 
 
 def is_activation(layer: Any) -> bool:
-    """Whether `layer` is an activation and nothing else: one of Keras, or one with `is_activation = True`."""
+    """Returns whether `layer` is an activation and nothing else: one of Keras, or one with `is_activation = True`."""
     return isinstance(layer, KERAS_LAYERS) or (
         isinstance(layer, keras.layers.Layer) and getattr(layer, "is_activation", False) is True
     )
 
 
 def is_activation_operation(operation: keras.Operation) -> bool:
-    """Whether `operation` is what an activation function, called on a KerasTensor, puts into a graph."""
+    """Returns whether `operation` is one that an activation function, called on a KerasTensor, adds to a graph."""
     return type(operation) in activation_operations()
 
 
 def activation_name(activation: Any) -> str | None:
-    """The name of what an activation, a layer or an operation computes; None where it is no function of Keras."""
+    """Returns the name of the function that an activation or operation computes; None if Keras does not define it."""
     match activation:
         case keras.layers.Softmax():
             return "softmax"
@@ -93,7 +93,7 @@ def activation_name(activation: Any) -> str | None:
 
 
 def computes(activation: Any, function: Callable[..., Any]) -> bool:
-    """Whether an activation, a layer or an operation is, or applies, `function`."""
+    """Returns whether an activation, a layer or an operation is, or applies, `function`."""
     if function in (activation, getattr(activation, "activation", None)):
         return True
     name = activation_name(function)
@@ -101,21 +101,21 @@ def computes(activation: Any, function: Callable[..., Any]) -> bool:
 
 
 def applied_activation(layer: keras.Operation) -> Any:
-    """What `layer` applies: itself, where it is an activation, or its attribute `activation`; None if it has none."""
+    """Returns `layer` if it is an activation, or else its attribute `activation`; None if it has none."""
     if is_activation(layer) or is_activation_operation(layer):
         return layer
     return getattr(layer, "activation", None)
 
 
 def as_layer(operation: keras.Operation) -> keras.layers.Layer:
-    """`operation`, if it is a layer, or else a layer that computes the same, for functions that expect layers."""
+    """Returns `operation` if it is a layer, or else a layer that computes the same."""
     if isinstance(operation, keras.layers.Layer):
         return operation
     return keras.layers.Activation(activation_operations()[type(operation)], name=operation.name)
 
 
 def is_positively_homogeneous(activation: object) -> bool:
-    """Whether `activation(r * z) == r * activation(z)` for all r >= 0, as far as is known."""
+    """Returns whether `activation(r * z) == r * activation(z)` for all r >= 0 is known."""
     match activation:
         case keras.layers.ReLU():
             return activation.max_value is None and activation.threshold == 0

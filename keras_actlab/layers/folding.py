@@ -1,4 +1,4 @@
-"""What layers share that turn into plain layers of Keras: see `fold` in `docs/extending.md`."""
+"""Functions with which layers implement `fold`, the conversion to a plain Keras layer; see `docs/extending.md`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,12 +16,12 @@ SHARED = (
     "depth_multiplier", "equation", "output_shape", "bias_axes", "use_bias",
 )  # fmt: skip
 
-# What the initializers, regularizers and constraints of kernels are named after.
+# Prefixes of the names of initializers, regularizers and constraints of kernels.
 KERNELS = ("kernel", "depthwise", "pointwise")
 
 
 def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns the arguments that a plain layer and its geometric counterpart have in common, save the activation."""
+    """Returns the arguments that a plain layer and its geometric counterpart share, except the activation."""
     config = layer.get_config()
     return {
         **{key: config[key] for key in SHARED if key in config},
@@ -34,7 +34,7 @@ def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
 
 @contextmanager
 def starting_with_zeros(*layers: keras.layers.Layer) -> Iterator[None]:
-    """Within, `layers` are built with kernels or angles of zeros, which are about to be set: random ones take long."""
+    """Within, `layers` are built with kernels or angles of zeros, which are faster than random ones and set later."""
     changed = []
     for layer in layers:
         is_geometric = "angles_initializer" in vars(layer)
@@ -48,9 +48,10 @@ def starting_with_zeros(*layers: keras.layers.Layer) -> Iterator[None]:
 
 
 def check_not_overridden(layer: keras.layers.Layer, stated: str, methods: Sequence[str]) -> None:
-    """Raises SkipLayer where a subclass overrides one of `methods`, and so may compute something else.
+    """Raises SkipLayer if a subclass overrides one of `methods`, and so may compute something else.
 
-    `stated` is an attribute of the class that answers for the computation: a subclass that sets it again takes over.
+    Subclasses are those of the class that defines the attribute `stated`. A subclass that defines it, too, confirms
+    that it can be folded in the same way.
     """
     for cls in type(layer).__mro__:
         overridden = [name for name in methods if name in vars(cls)]
@@ -58,8 +59,8 @@ def check_not_overridden(layer: keras.layers.Layer, stated: str, methods: Sequen
             return
         if overridden:
             raise SkipLayer(
-                f"its class {cls.__name__} overrides `{overridden[0]}`, so that it may compute something else: give it "
-                "a method `fold`"
+                f"its class {cls.__name__} overrides `{overridden[0]}`, so it may compute something else: give it a "
+                "method `fold`"
             )
 
 

@@ -1,4 +1,4 @@
-"""Layers that a conversion puts in the place of others, and the reason for which it leaves one unchanged."""
+"""Layers by which a conversion replaces others, and the reason for which it skips one."""
 
 from typing import Any, Self
 
@@ -6,7 +6,7 @@ import keras
 
 
 class SkipLayer(Exception):  # noqa: N818  # not an error, but a reason
-    """Raised, with the reason, by a layer's `fold` or `counterpart` where a conversion has to leave it unchanged.
+    """Raised, with the reason, by the `fold` or `counterpart` of a layer that a conversion must leave unchanged.
 
     It is raised before anything is changed. `keras_actlab.conversion.report` shows the reason.
 
@@ -22,15 +22,15 @@ class SkipLayer(Exception):  # noqa: N818  # not an error, but a reason
 
 
 class Replacement(keras.layers.Layer):
-    """A layer whose config says which layer it replaces, if a conversion put it there.
+    """A layer whose config describes the layer that it replaced, so that reports survive saving.
 
-    The activations and geometric layers of this package derive from it, so that `keras_actlab.conversion.report` lists
-    them in a model that was saved and loaded. An activation of your own can derive from it, in place of
-    `keras.layers.Layer`, for the same purpose.
+    Derive an activation of your own from it, in place of `keras.layers.Layer`, so that
+    `keras_actlab.conversion.report` lists it in a model that was saved and loaded.
 
-    `replaced` is None, or a description for `keras_actlab.conversion.report`: a dictionary of `before`, the class and
-    activation that there were, `parameters_before`, `note`, and `is_activation`: whether what is described is not the
-    layer itself, but the layer of which it is the activation.
+    Attributes:
+        replaced: None, or a dictionary that a conversion sets: `before` (the class and activation of the replaced
+            layer), `parameters_before`, `note`, and `is_activation` (whether these describe the layer of which this
+            one is the activation).
 
     Example:
 
@@ -58,6 +58,6 @@ class Replacement(keras.layers.Layer):
         config = {key: value for key, value in config.items() if key != "replaced"}
         layer = super().from_config(config, *arguments, **keywords)
         if replaced is not None:
-            # Past Keras, which would track the dictionary.
+            # Without Keras' `__setattr__`, which would track the dictionary.
             object.__setattr__(layer, "replaced", dict(replaced))
         return layer
