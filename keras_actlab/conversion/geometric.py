@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_actlab import layers
 from keras_actlab._private.keras_layers import EMBEDDINGS, move_to_new_object, own_variables, replace_in_place
-from keras_actlab.conversion.coordinates import closest_scale, columns_of, norms, precise_angles, to_float32, vanish
+from keras_actlab.conversion.coordinates import closest_scale, columns_of, norms, precise_angles, vanish
 from keras_actlab.conversion.layer_refs import LayerRef, layer_refs
 from keras_actlab.conversion.parametrized import UnitAxes, attributes, kernels, parametrize
 from keras_actlab.conversion.rewriting import Where, rewrite, warn_if_unchanged
@@ -18,7 +18,7 @@ from keras_actlab.layers.activations import is_positively_homogeneous
 from keras_actlab.layers.folding import KERNELS, shared_arguments, starting_with_zeros
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
-from keras_actlab.layers.kernels import fan_in_axes
+from keras_actlab.layers.kernels import fan_in_axes, to_float32
 from keras_actlab.layers.replacement import SkipLayer
 
 GEOMETRIC = (

@@ -175,7 +175,7 @@ def _recording(model: keras.Model, values: int) -> Iterator[dict[int, _Record]]:
                 continue
             if is_activation(layer):
                 # An attribute of the instance goes before the method of its class.
-                layer.call = recorded(layer, name_of(layer), layer.call)  # type: ignore[method-assign]
+                layer.call = recorded(layer, name_of(layer), layer.call)
                 swapped.append((layer, None))
                 continue
             activation: Any = getattr(layer, "activation", None)
