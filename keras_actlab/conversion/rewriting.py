@@ -10,6 +10,7 @@ import keras
 
 from keras_actlab._private.gradients import without_gradients
 from keras_actlab._private.keras_graph import track_layers
+from keras_actlab._private.keras_layers import layers_within
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab._private.torch_modules import drop_parameters, update_parameters
 from keras_actlab.conversion import surgery
@@ -76,17 +77,27 @@ def rewrite(
     del copies  # to free the weights of replaced layers
     chosen = prepare(result, chosen)
     drop_parameters(result)
-    rows = [_apply(ref, change) for ref in chosen]
+    done: list[tuple[LayerRef, Row]] = []
+    removed: set[int] = set()
+    for ref in chosen:
+        if id(ref.layer) not in removed:  # with a layer that held it and was replaced
+            within = _ids_within(ref.layer)
+            done.append((ref, _apply(ref, change)))
+            removed |= within - _ids_within(ref.layer)
     if where is not None:
-        _check_effect(where, chosen, rows)
+        _check_effect(where, done)
     track_layers(result)
-    surgery.set_activation_paths([ref.layer for ref in chosen])
+    surgery.set_activation_paths([ref.layer for ref, _ in done])
     record_changes(result)
     update_parameters(result)
     if comparison is not None and equal:
         comparison.check(result, rounding(result))
-    store_report(result, Report(tuple(rows), count(model), count(result), tuple(notes)))
+    store_report(result, Report(tuple(row for _, row in done), count(model), count(result), tuple(notes)))
     return result
+
+
+def _ids_within(layer: keras.Operation) -> set[int]:
+    return {id(one) for one in layers_within(layer)} if isinstance(layer, keras.layers.Layer) else set()
 
 
 def _apply(ref: LayerRef, change: Callable[[LayerRef], str]) -> Row:
@@ -213,10 +224,10 @@ def _is_layer(criterion: Criterion) -> bool:
     return isinstance(criterion, keras.layers.Layer)
 
 
-def _check_effect(where: Where, chosen: list[LayerRef], rows: list[Row]) -> None:
+def _check_effect(where: Where, done: list[tuple[LayerRef, Row]]) -> None:
     """Raises a ValueError unless each entry of `where` selects a layer that could be changed."""
     for criterion in _criteria(where):
-        found = [row for ref, row in zip(chosen, rows, strict=True) if criterion in ref.selected_by]
+        found = [row for ref, row in done if criterion in ref.selected_by]
         if all(row.after is None for row in found):
             reasons = "; ".join(f"{row.layer} ({row.before}): {row.note}" for row in found)
             raise ValueError(

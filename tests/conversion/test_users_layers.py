@@ -226,3 +226,10 @@ def test_a_fold_that_returns_no_layer_is_an_error():
     own = type("Own", (Smooth,), {"fold": lambda self: keras.activations.tanh})
     with pytest.raises(TypeError, match="`fold` must return a layer"):
         keras_actlab.fold(sequential(own(name="own")))
+
+
+@pytest.mark.one_backend
+def test_layers_within_one_that_was_folded_as_a_whole_are_not_in_the_report():
+    model = sequential(layers.GmPSeparableConv1D(4, 2, name="separable"), shape=(8, 3))
+    folded = keras_actlab.fold(model)
+    assert [(row.layer, row.after) for row in report(folded).rows] == [("separable", "SeparableConv1D")]
