@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_actlab._private.keras_layers import layers_within, replace_in_place
+from keras_actlab._private.keras_layers import nested_layers, replace_in_place
 
 
 def children(layer: keras.Operation) -> list[keras.layers.Layer]:
@@ -20,7 +20,7 @@ def children(layer: keras.Operation) -> list[keras.layers.Layer]:
     if not isinstance(layer, keras.layers.Layer):
         return []
     held = [operation for operation in getattr(layer, "operations", []) if isinstance(operation, keras.layers.Layer)]
-    held += layers_within(layer, include_self=False, recursive=False)
+    held += nested_layers(layer, recursive=False)
     return [one for one in dict.fromkeys(held) if not isinstance(one, keras.layers.InputLayer)]
 
 
@@ -65,7 +65,7 @@ def track_layers(layer: keras.layers.Layer) -> None:
     The weights of a model are listed in the order of its layers. A layer that Keras finds in the graph when it loads
     the model has the index that it has there; so has one that is added here.
     """
-    for inner in (layer, *layers_within(layer, include_self=False)):
+    for inner in (layer, *nested_layers(layer)):
         in_graph = children(inner) if hasattr(inner, "_nodes_by_depth") else []
         missing = [one for one in in_graph if not any(one is held for held in inner._layers)]
         if missing:

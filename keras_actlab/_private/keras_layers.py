@@ -18,9 +18,25 @@ EMBEDDINGS = "_embeddings"
 UNPICKLE: Callable[..., Any] = keras.layers.Layer._unpickle_model
 
 
-def layers_within(layer: keras.layers.Layer, include_self: bool = True, recursive: bool = True) -> list[Any]:
-    """Returns `layer` and the layers that it holds, each once, in the order in which it came to hold them."""
+def nested_layers(layer: keras.layers.Layer, include_self: bool = False, recursive: bool = True) -> list[Any]:
+    """Returns the layers within `layer`, at any depth unless `recursive` is False, each once.
+
+    The public `keras.Model.layers` lists one level only.
+    """
     return list(layer._flatten_layers(include_self=include_self, recursive=recursive))
+
+
+@contextmanager
+def replaced_call(layer: keras.layers.Layer, call: Callable[..., Any]) -> Iterator[None]:
+    """Within, calling `layer` runs `call` instead of its method `call`. Keras has no forward hooks.
+
+    An attribute of the instance takes precedence over the method of its class.
+    """
+    layer.call = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del layer.call
 
 
 def own_variables(layer: keras.Operation) -> list[keras.Variable]:
@@ -117,7 +133,7 @@ def set_path(layer: keras.layers.Layer, path: str) -> None:
     old = layer.path
     if old in (None, path):
         return
-    for one in layers_within(layer):
+    for one in nested_layers(layer, include_self=True):
         if one.path is not None and f"{one.path}/".startswith(f"{old}/"):
             vars(one)["_path"] = path + one.path[len(old) :]
     for variable in layer.variables:
@@ -125,7 +141,7 @@ def set_path(layer: keras.layers.Layer, path: str) -> None:
             variable._path = path + variable.path[len(old) :]
 
 
-def block_quantization(layer: keras.layers.Layer, raise_error: Callable[..., Any]) -> None:
+def forbid_quantization(layer: keras.layers.Layer, raise_error: Callable[..., Any]) -> None:
     """Makes `quantize` and `enable_lora` of `layer` call `raise_error`.
 
     Keras' wrapper of `quantize` looks up `_check_quantize_args` on the layer before it does anything.
@@ -133,8 +149,8 @@ def block_quantization(layer: keras.layers.Layer, raise_error: Callable[..., Any
     vars(layer)["_check_quantize_args"] = vars(layer)["enable_lora"] = raise_error
 
 
-def unblock_quantization(layer: keras.layers.Layer) -> None:
-    """Undoes `block_quantization`."""
+def allow_quantization(layer: keras.layers.Layer) -> None:
+    """Undoes `forbid_quantization`."""
     for name in ("_check_quantize_args", "enable_lora"):
         vars(layer).pop(name, None)
 

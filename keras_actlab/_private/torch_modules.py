@@ -5,7 +5,7 @@ On other backends, these functions do nothing.
 
 import keras
 
-from keras_actlab._private.keras_layers import layers_within
+from keras_actlab._private.keras_layers import nested_layers
 
 
 def update_parameters(layer: keras.layers.Layer) -> None:
@@ -25,5 +25,5 @@ def _modules(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     if keras.backend.backend() != "torch":
         return []
     # A Sequential model has a module that is none of its layers, and lists hold layers that are no modules.
-    found = dict.fromkeys([*layer.modules(), *layers_within(layer)])
+    found = dict.fromkeys([*layer.modules(), *nested_layers(layer, include_self=True)])
     return [module for module in found if isinstance(module, keras.layers.Layer)]

@@ -14,6 +14,8 @@ from keras_actlab.conversion.parametrized import kernels, unparametrize
 from keras_actlab.conversion.rewriting import rewrite
 from keras_actlab.conversion.structure import holder_counts
 from keras_actlab.conversion.surgery import scope_of
+from keras_actlab.layers.gmp import GmP
+from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
 from keras_actlab.layers.kernels import to_float32
 from keras_actlab.layers.replacement import SkipLayer
 
@@ -83,7 +85,8 @@ def fold(model: keras.Model, *, check: bool = True) -> keras.Model:
             raise TypeError(f"`fold` must return a layer. Received: {plain!r}, from {ref}")
         if isinstance(layer, layers.InputMeanNormalization):
             return _fold_shift(ref, plain, holders)
-        ends_with_scale = isinstance(getattr(plain, "activation", None), keras.Sequential)
+        activation = getattr(plain, "activation", None)
+        ends_with_scale = isinstance(activation, keras.Sequential) and isinstance(layer, GmP | GmPSeparableConv)
         replace_in_place(layer, plain)
         return "its activation ends with a multiplication by the scale" if ends_with_scale else ""
 

@@ -78,7 +78,7 @@ def unparametrize(layer: keras.layers.Layer) -> None:
             keras_layers.replace_variables(layer, [variable], [kernel.angles, kernel.scale])
             del vars(layer)[name]
             setattr(layer, name, variable)
-    keras_layers.unblock_quantization(layer)
+    keras_layers.allow_quantization(layer)
     for name in ("replaced", "save_own_variables", "load_own_variables"):
         vars(layer).pop(name, None)
 

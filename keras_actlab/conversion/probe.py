@@ -3,13 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
 import keras
 import numpy as np
 
-from keras_actlab._private.keras_layers import layers_within
+from keras_actlab._private.keras_layers import nested_layers, replaced_call
 
 # Lengths that are tried for axes of unknown length: some models need more than a few pixels or tokens.
 SIZES = (8, 32, 64, 128, 224)
@@ -70,7 +70,7 @@ class Comparison:
 
 def rounding(model: keras.Model) -> float:
     """Returns the largest relative difference of outputs that rounding explains."""
-    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers_within(model))
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in nested_layers(model, include_self=True))
     return ROUNDED_HALF if half else ROUNDED
 
 
@@ -142,13 +142,10 @@ def _recorded(layers: Sequence[keras.layers.Layer]) -> Iterator[dict[int, list[n
         return recording
 
     unique = {id(layer): layer for layer in layers if "call" not in vars(layer)}.values()
-    for layer in unique:
-        vars(layer)["call"] = spy(layer)
-    try:
-        yield record
-    finally:
+    with ExitStack() as stack:
         for layer in unique:
-            del vars(layer)["call"]
+            stack.enter_context(replaced_call(layer, spy(layer)))
+        yield record
 
 
 def _batch(model: keras.Model, size: int) -> Batch:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_actlab._private.activation_calls import line_of_caller, observed
-from keras_actlab._private.keras_layers import layers_within
+from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab.conversion.hidden import SOFTMAXES
 from keras_actlab.conversion.target import is_function_of_tensors
 from keras_actlab.layers.activations import is_activation
@@ -62,7 +62,7 @@ def uses(model: keras.Model) -> dict[int, Use] | None:
 
     Layers that are activations are included, Softmax is not. Returns None if `model` cannot be traced without data.
     """
-    layers = [layer for layer in layers_within(model) if not is_known(layer)]
+    layers = [layer for layer in nested_layers(model, include_self=True) if not is_known(layer)]
     if not layers:
         return {}
     calls = calls_of(model, layers)

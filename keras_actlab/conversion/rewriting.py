@@ -10,7 +10,7 @@ import keras
 
 from keras_actlab._private.gradients import without_gradients
 from keras_actlab._private.keras_graph import track_layers
-from keras_actlab._private.keras_layers import layers_within
+from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab._private.torch_modules import drop_parameters, update_parameters
 from keras_actlab.conversion import surgery
@@ -97,7 +97,7 @@ def rewrite(
 
 
 def _ids_within(layer: keras.Operation) -> set[int]:
-    return {id(one) for one in layers_within(layer)} if isinstance(layer, keras.layers.Layer) else set()
+    return set(map(id, nested_layers(layer))) if isinstance(layer, keras.layers.Layer) else set()
 
 
 def _apply(ref: LayerRef, change: Callable[[LayerRef], str]) -> Row:

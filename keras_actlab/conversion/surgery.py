@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from keras_actlab._private.keras_graph import calls, children
-from keras_actlab._private.keras_layers import set_path
+from keras_actlab._private.keras_layers import replaced_call, set_path
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.weight_normalization import WeightNormalization
 
@@ -98,13 +98,12 @@ def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[
 
     config = holder.get_build_config() or {}
     if set(config) == {"input_shape"}:
-        vars(layer)["call"] = spy
-        with suppress(Exception):  # the call may need further arguments
+        # The call may need further arguments, and may raise anything without them.
+        with suppress(Exception), replaced_call(layer, spy):
             # A Lambda layer without an output shape traces its function without data.
             keras.layers.Lambda(trial, dtype=holder.dtype_policy)(
                 _placeholders(config["input_shape"], holder.compute_dtype)
             )
-        del vars(layer)["call"]
     return shapes
 
 

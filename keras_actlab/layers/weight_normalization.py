@@ -213,7 +213,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
             variable = attrgetter(name)(self.layer)
             variable.assign(kernel)
             keras_layers.set_autocast(variable, True)  # as Keras made it, before the wrapper needed all its digits
-        keras_layers.unblock_quantization(self.layer)
+        keras_layers.allow_quantization(self.layer)
         return self.layer
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
@@ -289,7 +289,7 @@ def refuse_quantization(layer: keras.Layer, reason: str) -> None:
     def refusing(*args: Any, **kwargs: Any) -> NoReturn:
         raise _refusal(reason)
 
-    keras_layers.block_quantization(layer, refusing)
+    keras_layers.forbid_quantization(layer, refusing)
 
 
 def _refusal(reason: str) -> NotImplementedError:

@@ -27,7 +27,7 @@ def test_set_attribute(old, new):
     dense = built(keras.layers.Dense(2, activation=old))
     keras_layers.set_attribute(dense, "activation", new)
     assert dense.activation is new
-    held = keras_layers.layers_within(dense, include_self=False)
+    held = keras_layers.nested_layers(dense)
     assert held == [one for one in (new,) if isinstance(one, keras.layers.Layer)]
 
 
@@ -77,11 +77,11 @@ def test_quantization_is_blocked_and_unblocked():
         raise NotImplementedError("refused")
 
     dense = built(keras.layers.Dense(2))
-    keras_layers.block_quantization(dense, refuse)
+    keras_layers.forbid_quantization(dense, refuse)
     for change in (lambda: dense.quantize("int8"), lambda: dense.enable_lora(1)):
         with pytest.raises(NotImplementedError, match="refused"):
             change()
-    keras_layers.unblock_quantization(dense)
+    keras_layers.allow_quantization(dense)
     dense.enable_lora(1)
 
 
