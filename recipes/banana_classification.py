@@ -118,7 +118,7 @@ def comparison(file: Path | None, out: Path, smoke: bool = False) -> experiments
         batch_size=128,
         epochs=4 if smoke else 500,
         validate_every=2 if smoke else 5,
-        together=20,
+        vectorize=20,
         callbacks=tracking.callbacks(_tracks(out, name), GRID, megabytes=10),  # all 3,000 steps
     )
 

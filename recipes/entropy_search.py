@@ -211,7 +211,7 @@ def comparisons(folder: Path, data_dir: Path | None = None, smoke: bool = False)
                 batch_size=images.batch_size,
                 validate_every=images.validate_every,
                 # Convolutions whose kernels differ from fit to fit are slow on CPUs.
-                together=images.splits if kind == "dense" else 1,
+                vectorize=images.splits if kind == "dense" else 1,
                 callbacks=watch(folder / task, data[name]),
             )
         )

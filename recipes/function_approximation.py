@@ -175,7 +175,7 @@ def comparison(target: str, sizing: str, smoke: bool = False) -> experiments.Com
         independent_splits=True,
         epochs=20 if smoke else 2000,
         validate_every=10 if smoke else 100,
-        together=2 if smoke else 5,
+        vectorize=2 if smoke else 5,
     )
 
 

@@ -74,7 +74,7 @@ def optimizer() -> keras.optimizers.Optimizer:
 
 def fit(network: keras.Model, data: grain.MapDataset, folder: Path, steps: int) -> None:
     """Trains a compiled network on so many batches, from where a training in this folder was interrupted."""
-    experiments.long_run(network, data, folder, steps_per_epoch=steps, epochs=1)
+    experiments.fit_resumable(network, data, folder, steps_per_epoch=steps, epochs=1)
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def _run(
     batches = images.training_batches(train, setting.batch_size, seed, setting.side, setting.resize)
     if setting.rand_augment:
         batches = batches.map_with_index(RandAugment(seed))
-    log = experiments.long_run(
+    log = experiments.fit_resumable(
         model,
         batches,
         folder,

@@ -21,7 +21,7 @@ from keras_actlab import distribution
 Batch = tuple[np.ndarray, np.ndarray]
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # whatever a file is called: others run programs, PostScript for one
-MOST_PIXELS, MOST_ELONGATED = 2**26, 64  # longer sides than this times the shorter one would not fit when resized
+MAX_PIXELS, MAX_ASPECT_RATIO = 2**26, 64  # longer sides than this times the shorter one would not fit when resized
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Files:
 def _read_picture(path: Path) -> Image.Image:
     """Returns a picture in RGB and the right way up, without its alpha channel."""
     with Image.open(path, formats=FORMATS) as image:
-        if image.width * image.height > MOST_PIXELS or max(image.size) > MOST_ELONGATED * min(image.size):
+        if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             raise ValueError(
-                f"a picture must have at most {MOST_PIXELS} pixels, and a side at most {MOST_ELONGATED} times the "
+                f"a picture must have at most {MAX_PIXELS} pixels, and a side at most {MAX_ASPECT_RATIO} times the "
                 f"other. Received: {image.width} x {image.height} pixels"
             )
         image = ImageOps.exif_transpose(image)

@@ -76,7 +76,7 @@ def comparison(folder: Path, smoke: bool = False) -> experiments.Comparison:
         independent_splits=True,
         epochs=20 if smoke else 10_000,
         validate_every=10 if smoke else 100,
-        together=10,
+        vectorize=10,
         callbacks=tracking.callbacks(folder, GRID, megabytes=6.5),  # 1,250 records
     )
 

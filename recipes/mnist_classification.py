@@ -36,7 +36,7 @@ RATES = (0.001, 0.003, 0.01)
 SPLITS = 5
 # Fits that are trained as one program. On two cores with JAX it took two thirds of the time for the dense network and
 # seven times as long for the convolutional one, for kernels that differ from fit to fit make slow convolutions on CPUs.
-TOGETHER = {"dense": 5, "convolutional": 1}
+VECTORIZE = {"dense": 5, "convolutional": 1}
 
 METHODS: dict[str, Activation] = {
     "ReLU": lambda space: keras.layers.ReLU(),
@@ -85,9 +85,9 @@ def comparisons(
             epochs=1 if smoke else 5,
             batch_size=100,
             validate_every=1,
-            together=together,
+            vectorize=vectorize,
         )
-        for task, together in TOGETHER.items()
+        for task, vectorize in VECTORIZE.items()
     ]
 
 

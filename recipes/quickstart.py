@@ -67,7 +67,7 @@ def comparisons(splits: int = 5, smoke: bool = False) -> list[experiments.Compar
             batch_size=64,
             grid={"learning_rate": RATES[:2] if smoke else RATES},
             splits=splits,
-            together=splits,
+            vectorize=splits,
         ),
         experiments.Comparison(
             name="diabetes",
@@ -81,7 +81,7 @@ def comparisons(splits: int = 5, smoke: bool = False) -> list[experiments.Compar
             batch_size=64,
             grid={"learning_rate": RATES[:2] if smoke else RATES},
             splits=splits,
-            together=splits,
+            vectorize=splits,
         ),
     ]
 

@@ -129,7 +129,7 @@ def comparison(name: str, folder: Path | None = None, smoke: bool = False) -> ex
         splits=2 if smoke else 10,
         epochs=20 if smoke else 2000,
         validate_every=10 if smoke else 50,
-        together=2 if len(x) > 5000 else 10,  # more members of that size do not fit into a processor's cache
+        vectorize=2 if len(x) > 5000 else 10,  # more members of that size do not fit into a processor's cache
     )
 
 

@@ -288,7 +288,7 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
          "metrics": [*MAPPING, {}, {"a": 3}], "epochs": COUNT, "grid": [None, 3, "text", {"a": []}, {"a": 3}],
          "splits": COUNT, "seeds": COUNT, "independent_splits": BOOLEAN, "batch_size": OPTIONAL_COUNT,
          "monitor": [3, "unheard of", []], "mode": [*CHOICE, None], "validate_every": OPTIONAL_COUNT,
-         "together": COUNT, "callbacks": OTHER},
+         "vectorize": COUNT, "callbacks": OTHER},
     ),
     "experiments.Ensemble": (
         experiments.Ensemble, {"members": lambda: [dense()]}, {"members": [None, 3, "text", [], [3], OBJECT]}
@@ -317,8 +317,8 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     "experiments.curves": (
         experiments.curves, {"results": results}, {"results": [None, *OTHER], "metric": CHOICE, "task": CHOICE}
     ),
-    "experiments.long_run": (
-        experiments.long_run,
+    "experiments.fit_resumable": (
+        experiments.fit_resumable,
         {"model": dense, "batches": lambda: grain.MapDataset.range(8), "folder": "run",
          "steps_per_epoch": 1, "epochs": 1},
         {"model": MODEL, "batches": [None, *OTHER], "folder": PATH, "steps_per_epoch": COUNT, "epochs": COUNT,

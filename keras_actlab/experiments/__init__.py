@@ -2,8 +2,11 @@
 
 A `Comparison` names the methods, the data and what is tuned. `run` trains what is missing and keeps every row in a
 file. `Results` makes tables and figures of it.
-`long_run` is for a single training of hours or days, which continues after a crash.
+`fit_resumable` is for a single training of hours or days, which continues after a crash.
 """
+
+import warnings
+from typing import Any
 
 try:
     import joblib as _joblib  # noqa: F401
@@ -21,8 +24,15 @@ except ImportError as error:
 from keras_actlab.experiments.comparison import Comparison, Split, holdout
 from keras_actlab.experiments.ensemble import Ensemble
 from keras_actlab.experiments.figures import curves, dots
-from keras_actlab.experiments.long_run import long_run
 from keras_actlab.experiments.results import Results, load
+from keras_actlab.experiments.resumable import fit_resumable
 from keras_actlab.experiments.running import run
 
-__all__ = ["Comparison", "Ensemble", "Results", "Split", "curves", "dots", "holdout", "load", "long_run", "run"]
+__all__ = ["Comparison", "Ensemble", "Results", "Split", "curves", "dots", "fit_resumable", "holdout", "load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "long_run":
+        warnings.warn("`long_run` is deprecated: use `fit_resumable`", DeprecationWarning, stacklevel=2)
+        return fit_resumable
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

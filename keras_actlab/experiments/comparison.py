@@ -22,7 +22,7 @@ Method = Callable[..., keras.Model | tuple[keras.Model, Sequence[keras.callbacks
 # What a row of results holds besides hyper-parameters and metrics.
 COLUMNS = (
     *("task", "method", "stage", "split", "seed", "hyperparameters", "epochs", "metrics", "history", "failure"),
-    *("parameters", "seconds", "seconds_per_epoch", "together", "backend", "device", "versions"),
+    *("parameters", "seconds", "seconds_per_epoch", "vectorized", "backend", "device", "versions"),
 )
 
 
@@ -193,8 +193,8 @@ def holdout(
         scaler = StandardScaler().fit(y[first][:, None])
         y = scaler.transform(y[:, None])[:, 0].astype("float32")
         to_units = _Affine(float(scaler.scale_[0]), float(scaler.mean_[0]))
-    train, validate, judge = ((inputs[rows], y[rows]) for rows in (first, middle, last))
-    return Split(train, validate, judge, to_units)
+    parts = ((inputs[rows], y[rows]) for rows in (first, middle, last))
+    return Split(*parts, to_units=to_units)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Comparison:
         methods: For each method's name a function that builds and compiles a new model. It is called with all of the
             grid's hyper-parameters by name. It returns the model or, where callbacks are part of how the method trains,
             a pair of the model and a list of them. Such callbacks act in both stages, each fit is trained alone by
-            `model.fit`, whatever `together` is, and each call of it, one for `validate_every` epochs, gets the same
+            `model.fit`, whatever `vectorize` is, and each call of it, one for `validate_every` epochs, gets the same
             objects; it holds all their steps in a single epoch. The first method is the baseline of the tables.
         data: A `Split`, or a function that returns the split of a given index, 0 to `splits` - 1.
         metrics: For each metric's name a function of targets and predictions (NumPy arrays in the split's units)
@@ -240,7 +240,7 @@ class Comparison:
         mode: "min" or "max": whether low or high values of `monitor` are better.
         validate_every: Number of epochs between two looks at the validation part. Without it the last epoch is the
             only look, and epochs are not chosen.
-        together: Number of fits of one method that are trained as one program (see `Ensemble`), where that works;
+        vectorize: Number of fits of one method that are trained as one program (see `Ensemble`), where that works;
             otherwise, and for 1, each is trained by `model.fit`. Small networks train many times faster so. It moves
             results by rounding alone, save for layers that draw random numbers.
         callbacks: Function of a final fit's model, method, split and seed that returns callbacks, such as a
@@ -290,7 +290,7 @@ class Comparison:
     monitor: str | None = None
     mode: str = "min"
     validate_every: int | None = None
-    together: int = 1
+    vectorize: int = 1
     callbacks: Callable[[keras.Model, str, int, int], Sequence[keras.callbacks.Callback]] | None = None
 
     def __post_init__(self) -> None:
@@ -308,7 +308,7 @@ class Comparison:
         boolean("independent_splits", self.independent_splits)
         if isinstance(self.data, Split) and self.splits != 1:
             raise ValueError(f"`splits` must be 1 where `data` is one Split. Received: splits={self.splits}")
-        for argument in ("epochs", "splits", "seeds", "batch_size", "validate_every", "together"):
+        for argument in ("epochs", "splits", "seeds", "batch_size", "validate_every", "vectorize"):
             value = getattr(self, argument)
             optional = argument in ("batch_size", "validate_every")
             if not (optional and value is None) and (type(value) is not int or value < 1):

@@ -125,6 +125,8 @@ def _parsed(line: bytes) -> dict[str, Any]:
             raise ValueError("is damaged: it does not match its checksum")
         del record["checksum"]
     for row in rows:
+        if "together" in row:  # the name in version 0.1
+            row["vectorized"] = row.pop("together")
         for part in {"metrics", "history"} & row.keys():
             row[part] = {name: _number(value) for name, value in row[part].items()}
     return record

@@ -17,10 +17,10 @@ from keras_actlab.arguments import as_path, check_choice, received
 from keras_actlab.experiments.journal import Journal
 from keras_actlab.files import atomic_write
 
-IDENTITY = ("task", "method", "stage", "split", "seed")
+KEY = ("task", "method", "stage", "split", "seed")
 NESTED = ("hyperparameters", "metrics", "versions")
 # What every row and every configuration has.
-ROW = {*IDENTITY, "hyperparameters", "epochs", "failure"}
+ROW = {*KEY, "hyperparameters", "epochs", "failure"}
 CONFIGURATION = {"methods", "metrics", "monitor", "mode", "grid", "sizes"}
 
 
@@ -83,7 +83,7 @@ class Results:
                 raise ValueError(f"`records` must be those of a file of results. Received: record {number} has {fault}")
             if "configuration" in record:
                 self.configurations[record["task"]] = record["configuration"]
-            rows |= {identity(row): row for row in record.get("rows", [])}
+            rows |= {row_key(row): row for row in record.get("rows", [])}
         self.rows = list(rows.values())
 
     def _fault(self, record: dict[str, Any]) -> str | None:
@@ -130,7 +130,7 @@ class Results:
             packages = " ".join(f"{name} {version}" for name, version in versions.items())
             flat.append({**rest, **point, **metrics, "versions": packages})
         frame = pd.DataFrame(flat)
-        columns = [*IDENTITY, *self._names("grid"), "epochs", *self._names("metrics"), "failure", *frame.columns]
+        columns = [*KEY, *self._names("grid"), "epochs", *self._names("metrics"), "failure", *frame.columns]
         return frame.reindex(columns=list(dict.fromkeys(columns)))
 
     def _names(self, *parts: str) -> list[str]:
@@ -148,9 +148,9 @@ class Results:
     @property
     def tuning(self) -> pd.DataFrame:
         """The rows whose metrics are those of the validation part, with `chosen` where a row decided the final fit."""
-        chosen = {identity(row) for row in self.choices.values()}
+        chosen = {row_key(row) for row in self.choices.values()}
         rows = [row for row in sorted(self.rows, key=self._place) if row["stage"] == "tune"]
-        frame = self.frame[self.frame["stage"] == "tune"].assign(chosen=[identity(row) in chosen for row in rows])
+        frame = self.frame[self.frame["stage"] == "tune"].assign(chosen=[row_key(row) in chosen for row in rows])
         return _Printed(frame, ["task", "method", "split", "seed", *self._names("grid", "metrics"), "epochs", "chosen"])
 
     @property
@@ -161,7 +161,7 @@ class Results:
     @property
     def failures(self) -> pd.DataFrame:
         """The rows of fits that raised an error, or whose final metrics are not finite."""
-        return _Printed(self.frame[self.frame["failure"].notna()], [*IDENTITY, *self._names("grid"), "failure"])
+        return _Printed(self.frame[self.frame["failure"].notna()], [*KEY, *self._names("grid"), "failure"])
 
     def table(self, metric: str | None = None) -> pd.DataFrame:
         """Compares every method with the first one, on the test part.
@@ -230,7 +230,7 @@ class Results:
         """The test metric of each replicate (rows) and method (columns, the baseline first)."""
         return self._values(task, metric).groupby(level=self._unit(task)).mean()
 
-    def restricted_to(self, plan: dict[str, tuple[list[str], list[tuple[int, int]]]]) -> "Results":
+    def filter(self, plan: dict[str, tuple[list[str], list[tuple[int, int]]]]) -> "Results":
         """Returns the results of the given methods and pairs of split and seed of each task, and no others."""
         records: list[dict[str, Any]] = []
         for task, (methods, _) in plan.items():
@@ -327,10 +327,10 @@ def results_of(journal: Journal) -> Results:
         raise ValueError(f"`path` must be a file of results. Received: path={str(journal.path)!r}: {error}") from error
 
 
-def identity(row: dict[str, Any]) -> tuple[Any, ...]:
+def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
     """What makes two rows the same fit. The hyper-parameters of a final fit follow from the rest."""
     point = json.dumps(row["hyperparameters"], sort_keys=True) if row["stage"] == "tune" else None
-    return *(row[name] for name in IDENTITY), point
+    return *(row[name] for name in KEY), point
 
 
 def _paired(differences: pd.Series, overlap: float) -> dict[str, float]:

@@ -20,7 +20,7 @@ from keras_actlab.arguments import as_path, boolean, check_number
 from keras_actlab.experiments.comparison import Comparison
 from keras_actlab.experiments.journal import Journal
 from keras_actlab.experiments.processes import Processes
-from keras_actlab.experiments.results import Results, identity, results_of
+from keras_actlab.experiments.results import Results, results_of, row_key
 from keras_actlab.experiments.training import Fit, failed, forget_programs, train
 
 Rows: TypeAlias = list[dict[str, Any]]
@@ -88,7 +88,7 @@ def run(
     ...     grid={"learning_rate": [0.01, 0.1]},
     ...     splits=3,
     ...     epochs=5,
-    ...     together=3,
+    ...     vectorize=3,
     ... )
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     results = experiments.run(comparison, pathlib.Path(folder) / "results.jsonl", progress=False)
@@ -147,7 +147,7 @@ def run(
             journal.append({"rows": unchosen})
         complete([group for comparison in comparisons for group in _final(comparison, results)])
     forget_programs()
-    results = Results(journal.records).restricted_to({c.name: (list(c.methods), c.replicates) for c in comparisons})
+    results = Results(journal.records).filter({c.name: (list(c.methods), c.replicates) for c in comparisons})
     _check_that_something_worked(results, journal.path)
     return results
 
@@ -214,11 +214,11 @@ def _without_choice(comparison: Comparison, results: Results) -> Iterator[dict[s
     """Rows for the final fits that cannot be, as no candidate has a finite metric; those that are not there yet."""
     if not _chooses(comparison):
         return
-    there = {identity(row): row["failure"] for row in results.rows}
+    there = {row_key(row): row["failure"] for row in results.rows}
     for method, (split, seed) in itertools.product(comparison.methods, comparison.replicates):
         fit = asdict(Fit(comparison.name, method, "final", split, seed, {}, 0))
         failure = "no candidate has a finite validation metric"
-        if (comparison.name, method, split, seed) not in results.choices and there.get(identity(fit)) != failure:
+        if (comparison.name, method, split, seed) not in results.choices and there.get(row_key(fit)) != failure:
             yield fit | {"failure": failure}
 
 
@@ -240,12 +240,12 @@ def _final(comparison: Comparison, results: Results) -> Iterator[list[Fit]]:
 
 def _missing(groups: Iterable[list[Fit]], comparisons: dict[str, Comparison], journal: Journal) -> Iterator[list[Fit]]:
     """What of each group is not in the file, in chunks of what is trained together."""
-    done = {identity(row): row for row in Results(journal.records).rows if row["failure"] is None}
+    done = {row_key(row): row for row in Results(journal.records).rows if row["failure"] is None}
     for group in groups:
-        missing = [fit for fit in group if not _is(fit, done.get(identity(asdict(fit))))]
-        together = comparisons[group[0].task].together
-        for start in range(0, len(missing), together):
-            yield missing[start : start + together]
+        missing = [fit for fit in group if not _is(fit, done.get(row_key(asdict(fit))))]
+        size = comparisons[group[0].task].vectorize
+        for start in range(0, len(missing), size):
+            yield missing[start : start + size]
 
 
 def _is(fit: Fit, row: dict[str, Any] | None) -> bool:
@@ -294,4 +294,4 @@ def _prepare(settings: tuple[str, str, str], *work: Any) -> None:
 def _train_here(fits: list[Fit], alone: bool) -> Rows:
     comparisons, history, run_name = _work
     comparison = comparisons[fits[0].task]
-    return train(replace(comparison, together=1) if alone else comparison, fits, history, run_name)
+    return train(replace(comparison, vectorize=1) if alone else comparison, fits, history, run_name)

@@ -60,7 +60,7 @@ def train(
         One row a fit, as JSON can hold it. A fit that raised has its error in the row, and no metrics.
     """
     watched = comparison.callbacks is not None and fits[0].stage == "final"
-    if comparison.together > 1 and not watched:
+    if comparison.vectorize > 1 and not watched:
         try:
             return _rows(comparison, fits, history, run)
         except _HasCallbacksError:
@@ -86,7 +86,7 @@ def train(
 
 def failed(fit: Fit, failure: str) -> dict[str, Any]:
     """The row of a fit that has no metrics."""
-    return {**asdict(fit), "failure": failure, **_circumstances()}
+    return {**asdict(fit), "failure": failure, **environment()}
 
 
 class _HasCallbacksError(Exception):
@@ -114,7 +114,7 @@ def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str |
             blocks = [range(fits[0].epochs)]  # callbacks see one training, from its beginning to its end
         trainer = _Alone(models[0], learn[0], judge[0], callbacks)
     else:
-        trainer = _Together(models, learn, judge, comparison.together, _program(run, fits[0], models[0]))
+        trainer = _Together(models, learn, judge, comparison.vectorize, _program(run, fits[0], models[0]))
 
     looks: list[dict[int, dict[str, float]]] = [{} for _ in fits]  # for each fit the metrics at each epoch
     pace = []
@@ -131,8 +131,8 @@ def _rows(comparison: Comparison, fits: Sequence[Fit], history: bool, run: str |
         "parameters": parameters,
         "seconds": round((time.perf_counter() - began) / trainer.size, 4),
         "seconds_per_epoch": float(f"{np.median(pace):.3g}"),  # a median leaves out the compilation in the first
-        "together": len(fits),
-        **_circumstances(),
+        "vectorized": len(fits),
+        **environment(),
     }
     return [
         _row(comparison, fit, metrics, history and tuning) | shared for fit, metrics in zip(fits, looks, strict=True)
@@ -351,7 +351,7 @@ class _Batches(keras.utils.PyDataset):
         return keras.tree.map_structure(lambda array: array[self.rows[index]], self.data)
 
 
-def _circumstances() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
     """Where a fit was trained, for its row."""
     backend = keras.backend.backend()
     versions = {"python": platform.python_version()}

@@ -143,7 +143,7 @@ def test_options_are_true_or_false():
         ({"epochs": 2.5}, ValueError, "`epochs`"),
         ({"seeds": True}, ValueError, "`seeds`"),
         ({"batch_size": -1}, ValueError, "`batch_size`"),
-        ({"together": 0}, ValueError, "`together`"),
+        ({"vectorize": 0}, ValueError, "`vectorize`"),
         ({"grid": {"learning_rate": []}}, ValueError, "`grid`"),
         ({"grid": {1: [0.1]}}, TypeError, "`grid`"),
         ({"grid": {"learning_rate": "fast"}}, ValueError, "`grid`"),
@@ -224,7 +224,7 @@ def test_methods_are_compared_at_each_point_of_the_grid():
 def test_a_configuration_tells_what_decides_the_numbers():
     base = comparison().configuration()
     assert comparison().configuration() == base  # although Keras has counted on, and names its layers otherwise
-    assert comparison(splits=7, seeds=2, together=1).configuration() == base
+    assert comparison(splits=7, seeds=2, vectorize=1).configuration() == base
 
     def shifted(split):
         return dataclasses.replace(data(split), test=data(split + 1).test)

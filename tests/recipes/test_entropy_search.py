@@ -58,7 +58,7 @@ def test_smoke(finished):
     assert len(rows) == len(TASKS) * len(recipe.SMOKE_METHODS) * 2 * (1 + 1)  # splits, the rate and the final fit
     assert rows[recipe.ACCURACY].between(0, 100).all()
     assert rows["failure"].isna().all()
-    assert (rows.loc[rows["method"] == "spline, refined", "together"] == 1).all()
+    assert (rows.loc[rows["method"] == "spline, refined", "vectorized"] == 1).all()
     for words in ("standardized after", "correlation", "MNIST, dense"):
         assert words in output
 

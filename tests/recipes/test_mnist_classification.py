@@ -21,7 +21,7 @@ def folder(tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """One of the networks: compiling the other would take half a minute."""
-    monkeypatch.setattr(mnist_classification, "TOGETHER", {"dense": 2})
+    monkeypatch.setattr(mnist_classification, "VECTORIZE", {"dense": 2})
 
 
 @pytest.mark.usefixtures("small")

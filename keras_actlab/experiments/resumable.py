@@ -13,7 +13,7 @@ import pandas as pd
 from keras_actlab.arguments import as_path, check_model, check_type, integer, positive_integer
 from keras_actlab.distribution import data_shard, is_first_process
 from keras_actlab.experiments import checkpoint
-from keras_actlab.experiments.identity import differences, run_identity, shown
+from keras_actlab.experiments.fit_key import differences, fit_key, shown
 from keras_actlab.files import UNFINISHED, atomic_write
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PREVIOUS = "previous-"
 
 
-def long_run(
+def fit_resumable(
     model: keras.Model,
     batches: "grain.MapDataset",
     folder: str | Path,
@@ -91,7 +91,7 @@ def long_run(
     >>> model.compile("sgd", "mse")
     >>> batches = grain.MapDataset.source([(np.ones((8, 3)), np.zeros((8, 1)))]).repeat()
     >>> folder = tempfile.mkdtemp()
-    >>> log = keras_actlab.experiments.long_run(model, batches, folder, steps_per_epoch=2, epochs=3, verbose=0)
+    >>> log = keras_actlab.experiments.fit_resumable(model, batches, folder, steps_per_epoch=2, epochs=3, verbose=0)
     >>> log["step"].tolist()
     [2, 4, 6]
     """
@@ -123,7 +123,7 @@ def long_run(
         raise ValueError("`validation` must have a batch. Received: none")
     folder = Path(folder)
     model.optimizer.build(model.trainable_variables)
-    identity = run_identity(
+    key = fit_key(
         model,
         batches,
         validation,
@@ -133,7 +133,7 @@ def long_run(
         seed=seed,
         save_every=save_every,
     )
-    checkpoints = _Checkpoints(folder, identity)
+    checkpoints = _Checkpoints(folder, key)
     step = checkpoints.restore(model)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
 
@@ -185,12 +185,12 @@ class _Checkpoints(keras.callbacks.Callback):
     The last checkpoint is `step-N.weights.h5`, the one before it `previous-step-M.weights.h5`.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         super().__init__()
-        self.folder, self.identity = folder, identity
-        self.seed: int = identity["seed"]
-        self.steps_per_epoch: int = identity["steps_per_epoch"]
-        self.save_every: int = identity["save_every"]
+        self.folder, self.key = folder, key
+        self.seed: int = key["seed"]
+        self.steps_per_epoch: int = key["steps_per_epoch"]
+        self.save_every: int = key["save_every"]
         self.step = 0
         self.is_seeded = False
         self.rows: list[dict[str, float]] = []
@@ -203,7 +203,7 @@ class _Checkpoints(keras.callbacks.Callback):
         """Gives the model the state of the last checkpoint, if there is one, and returns how many steps it has seen."""
         settings = self._read_settings()
         notes = self._read_newest()
-        before = notes["identity"] if notes else settings
+        before = notes.get("fit_key", notes.get("identity")) if notes else settings
         if before is not None:
             self._check(before)
         if notes:
@@ -214,8 +214,8 @@ class _Checkpoints(keras.callbacks.Callback):
         if is_first_process():
             for unfinished in self.folder.glob(f"{UNFINISHED}*"):  # of a run that was killed
                 unfinished.unlink()
-            if settings != self.identity:
-                _write(json.dumps(self.identity), self.folder / "settings.json")
+            if settings != self.key:
+                _write(json.dumps(self.key), self.folder / "settings.json")
             if self.rows:
                 self._write_log()
         return self.step
@@ -249,8 +249,8 @@ class _Checkpoints(keras.callbacks.Callback):
         return None
 
     def _check(self, before: dict[str, Any]) -> None:
-        """Raises unless this run is the one whose identity was written down."""
-        this = dict(self.identity)
+        """Raises unless this run is the one whose key was written down."""
+        this = dict(self.key)
         if not is_first_process():  # which has written down its own part of the data
             this |= {name: before.get(name) for name in ("batches", "validation")}
         found = differences(this, before)
@@ -313,7 +313,7 @@ class _Checkpoints(keras.callbacks.Callback):
         model = self.model  # at which JAX brings its variables up to date
         path = self.folder / f"step-{self.step:09d}.weights.h5"
         if is_first_process():
-            checkpoint.save(model, {"step": self.step, "rows": self.rows, "identity": self.identity}, path)
+            checkpoint.save(model, {"step": self.step, "rows": self.rows, "fit_key": self.key}, path)
             previous = self._last
             if previous is not None and not previous.name.startswith(PREVIOUS):
                 previous = previous.replace(previous.with_name(f"{PREVIOUS}{previous.name}"))

@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 
 from keras_actlab import distribution, experiments
+from keras_actlab.experiments.resumable import _Checkpoints
 from tests.backends import numpy, on_one_backend
 from tests.experiments.interrupted import EPOCHS, STEPS, run
 from tests.experiments.power_cut import Disk, restore
-
-_Checkpoints = sys.modules[experiments.long_run.__module__]._Checkpoints  # the package gives the function this name
 
 
 def state(model):
@@ -73,7 +72,7 @@ def train(model, folder, kill=None, batches=BATCHES, epochs=3, **arguments):
     arguments = {"steps_per_epoch": 4, "save_every": 2, "verbose": 0, "workers": 1} | arguments
     with mock.patch.object(_Checkpoints, "on_train_batch_end", kill_after):
         try:
-            return experiments.long_run(model, batches, folder, epochs=epochs, **arguments)
+            return experiments.fit_resumable(model, batches, folder, epochs=epochs, **arguments)
         except KilledError:
             return None
 
@@ -212,10 +211,10 @@ def test_a_power_failure_costs_no_finished_checkpoint(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert disk.saved == 12
     assert len(disk.cuts) > 30
-    identity = json.loads((run / "settings.json").read_text())
+    key = json.loads((run / "settings.json").read_text())
     for files, saved in disk.cuts:
         restore(files, left)
-        assert _Checkpoints(left, identity).restore(network()) >= saved
+        assert _Checkpoints(left, key).restore(network()) >= saved
     for files, _ in disk.cuts[:: len(disk.cuts) // 2]:
         restore(files, left)
         continued = network()
@@ -291,3 +290,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path, other, words):
     ):
         small(tmp_path, **other)
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["settings"] == {"rate": 0.1}
+
+
+@pytest.mark.one_backend
+def test_the_old_name_works_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="`long_run` is deprecated: use `fit_resumable`"):
+        assert experiments.long_run is experiments.fit_resumable

@@ -27,7 +27,7 @@ REFERENCES = {"name", "keras_history", "input_layers", "output_layers"}
 SHOWN = 5
 
 
-def run_identity(
+def fit_key(
     model: keras.Model,
     batches: "grain.MapDataset",
     validation: "grain.MapDataset | None",
