@@ -17,7 +17,7 @@ from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
 from keras_actlab.experiments import running
-from keras_actlab.experiments.training import Fit, _batches
+from keras_actlab.experiments.training import _rows
 from tests.experiments.examples import comparison, data, deep, killed, linear
 
 TIMES = ["seconds", "seconds_per_epoch"]
@@ -427,9 +427,9 @@ def test_a_choice_that_changes_is_tested_anew(tmp_path):
     assert final["failure"].isna().all()
 
 
-def test_every_fit_has_its_own_order_of_batches():
-    fits = [Fit("plane", "linear", "tune", split, seed, {}, 2) for split in range(2) for seed in range(2)]
-    rows = _batches(50, 16, range(2), fits)
+def test_every_fit_has_its_own_order_of_rows():
+    fits = [experiments.Fit("plane", "linear", "tune", split, seed, {}, 2) for split in range(2) for seed in range(2)]
+    rows = _rows(50, 16, range(2), fits)
     assert rows.shape == (2 * 3, 4, 16)  # two epochs of three whole batches
     epochs = rows.swapaxes(0, 1).reshape(4 * 2, 48)
     assert all(len(set(epoch)) == 48 for epoch in epochs)  # no example twice
