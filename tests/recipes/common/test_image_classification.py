@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import keras
@@ -7,20 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 import keras_actlab
-from keras_actlab import models
-from recipes import (
-    cifar_tmaf,
-    cifar_transformers,
-    image_classification,
-    imagenet32_vgg,
-    imagenet_resnet,
-    imagenet_transformers,
-    transformers,
-)
-from recipes.image_classification import Method, Setting, compare, cosine_schedule, fingerprint, step_schedule
-from recipes.images import Arrays, class_folders, first
+from keras_actlab import experiments, models
+from recipes import cifar_tmaf, cifar_transformers, imagenet32_vgg, imagenet_resnet, imagenet_transformers
+from recipes.common import transformers
+from recipes.common.image_classification import Method, Setting, comparison, cosine_schedule, step_schedule
+from recipes.common.images import Arrays, first
 from tests.backends import numpy
-from tests.recipes.test_images import CIFAR10, save_batches, save_folders
+from tests.recipes.common.test_images import CIFAR10, save_batches, save_folders
 
 pytestmark = pytest.mark.one_backend
 
@@ -68,10 +62,12 @@ def test_smoke(name, tmp_path):
     assert finished.exit_code == 0, finished.output
     rows = pd.read_csv(tmp_path / "out" / f"{name}.csv")
     assert rows["method"].tolist() == [method]
-    assert rows["test accuracy, %"].between(0, 100).all()
-    assert rows["test top-5, %"].ge(rows["test accuracy, %"]).all()
-    assert (tmp_path / "out" / f"{name}.md").read_text() in finished.output
-    assert pd.read_csv(tmp_path / "out" / f"{name}-curves.csv")["epoch"].tolist() == [0, 1]
+    assert rows["accuracy"].between(0, 1).all()
+    assert rows["top5"].ge(rows["accuracy"]).all()
+    (row,) = experiments.load(tmp_path / "out" / f"{name}.jsonl").rows
+    assert row["history"]["epoch"] == [1, 2]
+    assert "epochs 2, " in row["task"]
+    assert re.search(rf"\| top5 +\| +{row['task']} ", finished.output)
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
 
 
@@ -85,85 +81,55 @@ def test_unknown_methods_are_refused(name):
     assert "--method must be among" in refused.output.replace("\n", " ").replace("│ ", "")
 
 
-def test_rows_of_finished_runs_are_kept(tmp_path):
-    arrays = Arrays(np.zeros((8, 4, 4, 3), "uint8"), np.arange(8, dtype="int32") % 6, 6)
-    setting = Setting(batch_size=4, epochs=1, side=4, resize=(4, 4))
-    calls = []
+SETTING = Setting(batch_size=4, epochs=2, side=4, resize=(4, 4))
 
-    def network(shape, classes):
-        calls.append(shape)
-        return tiny(shape, classes)
 
+def arrays(count=12, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3)).astype("uint8")
+    return Arrays(pixels, np.arange(count, dtype="int32") % 6, 6)
+
+
+def run(folder, train, setting=SETTING, seeds=1, network=tiny, task="task"):
     methods = {name: Method(network, step_schedule(0.1)) for name in ("a", "b")}
-    one = compare("test", methods, setting, arrays, arrays, 1, tmp_path, "task")
-    assert len(calls) == 2
-    two = compare("test", methods, setting, arrays, arrays, 2, tmp_path, "task")
-    assert len(calls) == 4
-    assert two["seed"].tolist() == [0, 0, 1, 1]
-    pd.testing.assert_frame_equal(one, two[:2])
-    table = image_classification.table(two)
-    mean, error = two.groupby("method")["training loss"].agg(["mean", "sem"]).loc["a"]
-    assert table.loc[("task", "a"), "training loss"] == f"{mean:.2f} ± {error:.2f}"
+    described = comparison(task, methods, setting, train, arrays(seed=1), seeds, folder / "fits")
+    return experiments.run(described, folder / "rows.jsonl", history=True, progress=False)
 
 
-def test_other_data_and_settings_make_other_runs(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 3)).astype("uint8")
-    full = Arrays(pixels, np.arange(12, dtype="int32") % 6, 6)
-    changed = Arrays(pixels ^ (np.arange(12) == 3)[:, None, None, None].astype("uint8"), full.labels, 6)
-    setting = Setting(batch_size=4, epochs=1, side=4, resize=(4, 4))
-    methods = {"a": Method(tiny, step_schedule(0.1))}
-    for data, of_this in (
-        (first(full, 4), setting),
-        (full, setting),
-        (changed, setting),
-        (full, replace(setting, epochs=2)),
-        (full, setting),
-    ):
-        rows = compare("test", methods, of_this, data, full, 1, tmp_path, "task")
-    assert rows["training images"].tolist() == [4, 12, 12, 12]
-    assert rows["run"].nunique() == len(list((tmp_path / "test").iterdir())) == 4
-    table = image_classification.table(rows)
-    assert table.index.names == ["task", "method", "epochs", "training images", "data"]
-    assert table["seeds"].tolist() == [1, 1, 1, 1]
-    assert image_classification.table(rows[1:2]).index.names == ["task", "method"]
-    logs = image_classification.logs("test", rows[:2], tmp_path)
-    assert logs.groupby("training images")["step"].max().to_dict() == {4: 1, 12: 3}
-    labels = [line.get_label() for line in image_classification.curves(logs.drop(columns="data")).axes[0].lines]
-    assert labels == ["a, training images 4", "a, training images 12"]
-
-
-def test_rows_of_an_earlier_version_are_refused(tmp_path):
-    (tmp_path / "test.csv").write_text("task,method,seed\ntask,a,0\n")
-    arrays = Arrays(np.zeros((8, 4, 4, 3), "uint8"), np.arange(8, dtype="int32") % 6, 6)
-    with pytest.raises(ValueError, match=r"`out` must hold results of this version.*test\.csv, without a column `run`"):
-        compare("test", {}, Setting(4, 1, 4, (4, 4)), arrays, arrays, 1, tmp_path, "task")
-
-
-def test_files_are_told_apart_by_name_and_size(tmp_path):
-    save_folders(tmp_path)
-    train, _ = class_folders(tmp_path)
-    before = fingerprint(train)
-    assert fingerprint(class_folders(tmp_path)[0]) == before
-    with train.paths[0].open("ab") as file:
-        file.write(b"0")
-    assert fingerprint(train) != before
-
-
-def test_each_of_many_methods_has_a_line_of_its_own():
-    methods = [f"method {number}" for number in range(9)]
-    logs = pd.DataFrame(
-        [
-            {"task": "task", "method": method, "seed": seed, "epoch": epoch, "val_accuracy": (seed + epoch) / 10}
-            for method in methods
-            for seed in range(3)
-            for epoch in range(2)
-        ]
+def test_finished_fits_are_not_trained_again(tmp_path):
+    one = run(tmp_path, arrays())
+    assert len(list((tmp_path / "fits").iterdir())) == 2
+    two = run(tmp_path, arrays(), seeds=2)
+    assert len(list((tmp_path / "fits").iterdir())) == 4
+    assert two.rows[:2] == one.rows
+    assert two.final["seed"].tolist() == [0, 1, 0, 1]
+    (ax,) = experiments.curves(two, "loss").axes
+    assert [line.get_label() for line in ax.lines] == ["a", "b"]
+    np.testing.assert_allclose(
+        ax.lines[0].get_ydata()[-1], two.final.loc[two.final["method"] == "a", "loss"].mean(), rtol=1e-6
     )
-    (ax,) = image_classification.curves(logs).axes
-    assert [line.get_label() for line in ax.lines] == methods
-    assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 9
-    for line in ax.lines:
-        np.testing.assert_allclose(line.get_ydata(), [10, 20])  # means over seeds, in %
+
+
+@pytest.mark.parametrize(
+    ("train", "setting", "words"),
+    [
+        (first(arrays(), 8), SETTING, "data: "),
+        (arrays(seed=2), SETTING, "data: "),
+        (arrays(), replace(SETTING, epochs=3), "epochs: 2 there, 3 here"),
+    ],
+)
+def test_other_data_and_settings_are_another_task(train, setting, words, tmp_path):
+    run(tmp_path, arrays())
+    with pytest.raises(ValueError, match=f"differs in.*{words}"):
+        run(tmp_path, train, setting)
+    both = run(tmp_path, train, setting, task="another task")
+    assert len(both.rows) == 2
+    assert len(experiments.load(tmp_path / "rows.jsonl").rows) == 4
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`batch_size` must be from 1 to the number of images, 2"):
+        run(tmp_path, arrays(2))
+    assert not list(tmp_path.iterdir())
 
 
 def rate(optimizer, step):
