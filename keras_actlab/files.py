@@ -1,4 +1,4 @@
-"""Replacing a file as a whole, so that neither a crash nor a power failure leaves a part of one."""
+"""Replaces files as a whole, so that a crash or a power failure leaves no partial file."""
 
 import contextlib
 import os
@@ -6,19 +6,19 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-# How the names of unfinished files begin.
+# Beginning of the names of unfinished files.
 UNFINISHED = "part-"
 
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Gives an empty file to write to, which replaces `path` when the block ends, on the disk too.
+    """Makes an empty file to write to, which replaces `path` when the block ends.
 
-    The data reach the disk before the name does. After a power failure `path` therefore holds either what it held
-    before or all of what was written. The unfinished file lies beside `path`, and its name ends like that of `path`,
-    since some libraries choose the format by it. It is new and has a random name: two processes do not write to the
-    same one, and a symbolic link in its place is not followed. If the block raises an error, it is removed and `path`
-    is left unchanged.
+    The content is flushed to the disk before the file is renamed. After a power failure, `path` therefore has either
+    its old content or all of the new one. The unfinished file is in the folder of `path`, and its name ends with that
+    of `path`, because some libraries choose the format by the name. It is new and has a random name, so two processes
+    do not write to the same file, and a symbolic link is not followed. If the block raises an error, the file is
+    removed and `path` is left unchanged.
 
     Args:
         path: The file. Its folder is made if it does not exist.
@@ -51,9 +51,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     flush_folder(path.parent)
 
 
+def write(path: str | Path, content: str | bytes) -> None:
+    """Writes a file, which is replaced as a whole (see `atomic_write`)."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
 def flush_folder(folder: Path) -> None:
-    """Returns when the names in a folder are on the disk."""
-    if os.name != "nt":  # Windows opens no folder, and writes names by itself
+    """Flushes the names in a folder to the disk."""
+    if os.name != "nt":  # Windows cannot open folders, and writes names by itself
         _flush(folder, os.O_RDONLY)
 
 

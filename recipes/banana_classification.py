@@ -1,19 +1,21 @@
-"""The Banana set: how far do activation boundaries turn while a network of ten units learns two classes in the plane?
+"""The Banana data set: largest turns of activation boundaries during training on two classes in the plane.
 
-Figure 3 of Chen and Ge (2024). Each of twenty splits draws 1,000 of the 5,300 points, 800 to learn from and 200 to
-test. A network of one hidden layer with 10 ReLU units is trained by Adam in batches of 128 for at most 500 epochs. A
-fifth of the 800 validates: in each split it chooses, for every method alike, the rate out of six and the number of
-epochs out of 5, 10, ..., 500. The choice is trained again on all 800 and tested once. Inputs are standardized. The
-paper does not say how it chose its rates; its code stops early on the test part.
+Figure 3 of Chen and Ge (2024). Each of twenty splits draws 1,000 of the 5,300 points: 640 for training, 160 for
+validation and 200 for the test. A network of one hidden layer with 10 ReLU units is trained by Adam in batches of 128
+for at most 500 epochs. In each split, the validation part chooses, for every method alike, the learning rate among six
+and the number of epochs among 5, 10, ..., 500. The choice is trained again on training and validation points together,
+and tested once. Inputs are standardized. The paper does not state how its learning rates were chosen; its code stops
+early on the test part.
 
 Methods: standard weights (SP), weight normalization (WN), batch normalization (BN), geometric weights with the paper's
-start, with that of its authors' code, and with input mean normalization. The output layer is a plain one in all.
+initialization, with that of its authors' code, and with input mean normalization. The output layer is a plain Dense
+layer in all of them.
 
-Boundaries: in the final fits a `BoundaryTracker` looks after every step. A unit's boundary is a line in the plane; its
-largest turn is the largest angle by which any of the ten lines turns within one step of training.
+Boundaries: in the final fits, a `BoundaryTracker` records after every step. A unit's boundary is a line in the plane.
+The largest turn is the largest angle by which any of the ten lines turns within one step of training.
 
-Data: `--data` names a CSV file with the columns At1, At2 and Class. Without it, they come from OpenML. Where that
-cannot be reached, two noisy crescents of scikit-learn stand in, and the results say so.
+Data: `--data` names a CSV file with the columns At1, At2 and Class. By default the data come from OpenML. If OpenML
+cannot be reached, two noisy crescents of scikit-learn replace them, and the results say so.
 """
 
 from collections.abc import Callable
@@ -31,16 +33,16 @@ from sklearn.datasets import fetch_openml, make_moons
 
 from keras_actlab import cab, experiments
 from keras_actlab.cab import plots
-from recipes import cli, tables, tracking
-from recipes.parameterizations import HIDDEN
+from recipes.common import cli, files, tracking
+from recipes.common.parameterizations import HIDDEN
 
 UNITS = 10
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 COLUMNS = ("At1", "At2", "Class")
-OPENML = 1460  # the number of the OpenML data set, whose version it pins
+OPENML = 1460  # ID of the OpenML data set, which fixes its version
 ROWS, DRAWN = 5300, 1000
 SMOKE_METHODS = ("SP", "BN", "GmP+IMN")
-MOMENTS = 60  # of a training at which the figure shows the boundaries
+MOMENTS = 60  # number of steps at which the figure shows the boundaries
 STAND_IN = "two crescents, NOT Banana"
 LIMITS = (-3.0, 3.0)
 LINE = np.linspace(*LIMITS, 41)
@@ -48,14 +50,14 @@ GRID = np.stack(np.meshgrid(LINE, LINE, indexing="ij"), axis=-1).reshape(-1, 2).
 
 
 def load(file: Path | None) -> tuple[str, np.ndarray, np.ndarray]:
-    """Returns what the data are, points of shape (examples, 2), and labels 0 and 1."""
+    """Returns the name of the data, points of shape (examples, 2), and labels 0 and 1."""
     if file is not None:
         if not file.exists():
             raise ValueError(
                 f"`data` must name a CSV file with the columns {', '.join(COLUMNS)}: the Banana set of "
                 f"https://sci2s.ugr.es/keel or https://www.openml.org/d/{OPENML}. Received: data={str(file)!r}"
             )
-        table = tables.read(file, ROWS)
+        table = files.read_table(file, ROWS)
     else:
         try:
             frame = fetch_openml(data_id=OPENML, as_frame=True, parser="auto").frame
@@ -77,12 +79,12 @@ def load(file: Path | None) -> tuple[str, np.ndarray, np.ndarray]:
 
 
 def accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
-    """The fraction of labels that a logit's sign gives, in percent."""
+    """The percentage of labels that equal the sign of the logit."""
     return 100 * float(np.mean((logits[:, 0] > 0) == (labels > 0.5)))
 
 
 def network(method: str) -> Callable[[float], keras.Model]:
-    """Returns the function that builds a method's network at a rate."""
+    """Returns the function that builds a method's network with a learning rate."""
 
     def build(learning_rate: float) -> keras.Model:
         model = keras.Sequential([keras.Input((2,)), *HIDDEN[method](UNITS), keras.layers.Dense(1)])
@@ -93,7 +95,7 @@ def network(method: str) -> Callable[[float], keras.Model]:
 
 
 def _tracks(out: Path, name: str) -> Path:
-    """Returns the folder of a comparison's tracks, and makes it: the stand-in's are not Banana's."""
+    """Makes and returns the folder of a comparison's tracks: those of the replacement data are kept apart."""
     folder = out / "banana_classification-tracks" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -118,13 +120,13 @@ def comparison(file: Path | None, out: Path, smoke: bool = False) -> experiments
         batch_size=128,
         epochs=4 if smoke else 500,
         validate_every=2 if smoke else 5,
-        together=20,
+        vectorize=20,
         callbacks=tracking.callbacks(_tracks(out, name), GRID, megabytes=10),  # all 3,000 steps
     )
 
 
 def picture(methods: list[str], data: experiments.Split, folder: Path, split: int) -> pd.DataFrame:
-    """Returns what the figure shows of one split, one point a row.
+    """Returns the points that the figure shows of one split, one in each row.
 
     The kinds: "point" (value is the label), and for each method "logit" (value, on a grid), "boundary" (x and y are the
     normal, value the offset, of each unit and step) and "largest" (y is the largest turn, x the training step).
@@ -147,7 +149,7 @@ def picture(methods: list[str], data: experiments.Split, folder: Path, split: in
 
 
 def as_track(rows: pd.DataFrame) -> cab.Track:
-    """Returns the track whose boundaries are the rows, with nothing known of changes in between."""
+    """Returns the track whose boundaries are the rows. The changes between them are unknown, and 0 in the track."""
     steps = rows["step"].unique()
     normals = rows[["x", "y"]].to_numpy().reshape(len(steps), -1, 2)
     offsets = rows["value"].to_numpy().reshape(len(steps), -1)
@@ -156,12 +158,12 @@ def as_track(rows: pd.DataFrame) -> cab.Track:
 
 
 def figure(points: pd.DataFrame, table: pd.DataFrame) -> Figure:
-    """Draws each method's boundaries and how they came there in one split, and the largest turns in all splits."""
+    """Draws each method's boundaries and their paths in one split, and the largest turns in all splits."""
     methods = list(table["method"].unique())
     panels = plt.figure(figsize=(2.5 * len(methods), 9), layout="constrained")
     plt.close(panels)
     upper, lower = panels.subfigures(2, 1, height_ratios=(1.7, 1))
-    examples = points[points["kind"] == "point"].iloc[:300]  # as many as leave the lines visible
+    examples = points[points["kind"] == "point"].iloc[:300]  # more would hide the lines
     top, bottom = upper.subplots(2, len(methods), sharex=True, sharey=True)
     for method, above, below in zip(methods, top, bottom, strict=True):
         own = points[points["method"] == method]
@@ -193,19 +195,19 @@ def main(
     jobs: cli.Jobs = 1,
     smoke: cli.Smoke = False,
 ) -> None:
-    """Repeats figure 3 of Chen and Ge (2024), the Banana set, with six parameterizations.
+    """Repeats figure 3 of Chen and Ge (2024), the Banana data set, with six parameterizations.
 
     Prints tables; writes rows, tables and a figure.
     """
     compared = comparison(data, out, smoke)
     folder = _tracks(out, compared.name)
     results = experiments.run(compared, out / "banana_classification.jsonl", jobs)
-    table = tracking.write(tracking.summarize(results, folder), out / "banana_classification-boundaries.csv")
+    table = files.write_table(tracking.summarize(results, folder), out / "banana_classification-boundaries.csv")
     print(table.groupby("method", sort=False)["largest turn"].describe().to_string(float_format="{:.3g}".format))
     drawn, split = None, tracking.shown_split(table)
     if split is not None:
         points = picture(list(table["method"].unique()), compared.split(split), folder, split)
-        drawn = figure(tracking.write(points, out / "banana_classification-figure.csv"), table)
+        drawn = figure(files.write_table(points, out / "banana_classification-figure.csv"), table)
     cli.finish(results, out, "banana_classification", drawn)
 
 

@@ -1,20 +1,20 @@
-"""What the layers cost in time and memory: ratios to a baseline that runs beside them, on one backend at a time.
+"""Time and memory of the layers: ratios to a baseline in the same process, on one backend at a time.
 
-All items of a group are compiled first. Then, in each of some rounds, every item runs once, in an order that rotates;
-so what else the machine does meets all of them. A ratio is that of an item's seconds to its baseline's in the same
-round; given are the median and the quartiles over rounds. A ratio below 1 is faster than the baseline, everywhere.
+All items of a group are compiled first. Then every item runs once in each round, in a rotating order, so that other
+load on the machine affects all of them. A ratio is the time of an item divided by that of its baseline in the same
+round. The median and the quartiles over rounds are reported. A ratio below 1 is faster than the baseline.
 
-- activations: a forward pass, and one with the backward pass, of 4096 x 4096 numbers; and the bytes that are kept from
-  the one pass to the other where they are compiled apart, for each byte of the input.
-- direction map: unit vectors from angles, forward and backward, beside the product formula written down as it stands.
+- activations: a forward pass, and one with the backward pass, of 4096 x 4096 numbers; and the bytes that the backward
+  pass needs from the forward pass, compiled separately, for each byte of the input.
+- direction map: unit vectors from angles, forward and backward, beside a direct implementation of the formula.
 - layers: training steps of one layer in several parameterizations.
 - VGG-6: training steps of the network of Chen and Ge (2024) in several parameterizations.
 - folding: inference of VGG-6 in plain layers, geometric ones, and geometric ones that are folded back.
-- bandwidth: reading and writing as many numbers as the activations do, which is the least that they can take.
-- models (by name only): training steps of ResNet-18 and ViT-Tiny of keras-hub, with other activations.
-- scaling (by name only): forward and backward passes over numbers of elements, intervals, diagonals and inputs.
+- bandwidth: reading and writing as many numbers as the activations do, a lower bound of their time.
+- models (on request): training steps of ResNet-18 and ViT-Tiny of keras-hub, with other activations.
+- scaling (on request): forward and backward passes for several numbers of elements, intervals, diagonals and inputs.
 
-Each run appends its rows to one file, so that backends and versions stand beside each other.
+Each run appends its rows to one file, so that backends and versions can be compared.
 """
 
 import gc
@@ -48,7 +48,7 @@ from keras_actlab.layers import (
     WeightNormalization,
 )
 from keras_actlab.ops import angles_to_direction
-from recipes import cli, tracking
+from recipes.common import cli, files
 
 BACKEND = keras.backend.backend()
 COLUMNS = [
@@ -61,11 +61,11 @@ Function = Callable[[Tensor, list[Tensor]], Tensor]  # of an input and parameter
 Row = dict[str, Any]
 
 
-# What Keras has no common name for.
+# Functions for which Keras has no common name.
 
 
 def compiled(function: Callable, mode: str) -> Callable:
-    """Returns a function that the backend compiles when it is first called, or the function itself."""
+    """Returns a function that the backend compiles at its first call, or the function itself."""
     match BACKEND:
         case "jax":
             import jax
@@ -79,9 +79,9 @@ def compiled(function: Callable, mode: str) -> Callable:
         return function
     import torch
 
-    # All layers pass through the same lines of Keras; past the default of 8 of them, PyTorch would stop compiling.
+    # PyTorch stops compiling a line of Keras after 8 different calls by default, and all layers share these lines.
     torch._dynamo.config.recompile_limit = 1000
-    return torch.compile(function, dynamic=False)  # as the other backends do: a program for each shape
+    return torch.compile(function, dynamic=False)  # a program for each shape, as on the other backends
 
 
 def gradient(function: Function, mode: str) -> Callable[[Tensor, list[Tensor], Tensor], tuple[Tensor, Any]]:
@@ -118,7 +118,7 @@ def gradient(function: Function, mode: str) -> Callable[[Tensor, list[Tensor], T
 
 
 def wait(result: Any) -> None:
-    """Returns when the result is computed."""
+    """Waits until the result is computed."""
     match BACKEND:
         case "jax":
             import jax
@@ -136,7 +136,7 @@ def wait(result: Any) -> None:
 
 
 def bytes_kept(function: Function, x: Tensor, parameters: list[Tensor], mode: str) -> float:
-    """Returns the bytes that the forward pass, compiled apart, keeps for the backward pass, for each byte of `x`."""
+    """Returns the bytes that a separately compiled forward pass keeps for the backward pass, for each byte of `x`."""
     match BACKEND:
         case "jax":
             import jax
@@ -159,7 +159,7 @@ def bytes_kept(function: Function, x: Tensor, parameters: list[Tensor], mode: st
     leaves = [tensor.detach().requires_grad_() for tensor in (x, *parameters)]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         y = forward(leaves[0], leaves[1:])
-    del y  # until here, so that no address is used twice
+    del y  # not earlier, so that no address is used twice
     return sum(kept.values()) / x.untyped_storage().nbytes()
 
 
@@ -193,7 +193,7 @@ def _bytes_kept_on_tensorflow(function: Function, x: Tensor, parameters: list[Te
 
 
 def device() -> str:
-    """Returns the names of the platform and of the GPU, or else of the processor."""
+    """Returns the names of the platform and of the GPU, or of the processor if there is no GPU."""
     name = ""
     match BACKEND:
         case "jax":
@@ -219,7 +219,7 @@ def device() -> str:
 
 
 def threads() -> int:
-    """Returns how many threads compute."""
+    """Returns the number of threads that compute."""
     if BACKEND != "torch":
         return joblib.cpu_count()
     import torch
@@ -253,7 +253,7 @@ def side_by_side(functions: dict[str, Callable[[], None]], repetitions: int) -> 
 
 @dataclass(frozen=True)
 class Bench:
-    """How everything of a run is measured: compiled or not, in how many rounds, and in which size."""
+    """How the items of a run are measured: compiled or not, the number of rounds, and the size."""
 
     mode: str
     repetitions: int
@@ -272,7 +272,7 @@ class Bench:
         what: str,
         dtype: str = "float32",
     ) -> Iterator[Row]:
-        """Yields a row for each pair of an item and its baseline, all of which run side by side."""
+        """Yields a row for each pair of an item and its baseline, which all run in the same rounds."""
         found = side_by_side(functions, self.repetitions)
         seconds = found.iloc[1:]
         for item, baseline in pairs:
@@ -294,19 +294,19 @@ class Bench:
             }
 
     def forward(self, function: Function, x: Tensor, parameters: list[Tensor]) -> Callable[[], None]:
-        """Returns what runs a forward pass."""
+        """Returns a function that runs a forward pass."""
         run = compiled(function, self.mode)
         return lambda: wait(run(x, parameters))
 
     def forward_backward(
         self, function: Function, x: Tensor, parameters: list[Tensor], cotangent: Tensor
     ) -> Callable[[], None]:
-        """Returns what runs a forward and a backward pass."""
+        """Returns a function that runs a forward and a backward pass."""
         run = gradient(function, self.mode)
         return lambda: wait(run(x, parameters, cotangent))
 
     def training_step(self, model: keras.Model, x: Tensor, y: Tensor, **settings: Any) -> Callable[[], None]:
-        """Compiles a model, and returns what runs a training step of it."""
+        """Compiles a model, and returns a function that runs a training step of it."""
         model.compile(**settings, jit_compile=self.jit_compile)
         return lambda: wait(model.train_on_batch(x, y))
 
@@ -317,7 +317,7 @@ def against(baseline: str, items: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def normal(*shape: int, dtype: str = "float32") -> Tensor:
-    """Returns standard normal numbers, always the same."""
+    """Returns standard normal numbers with a fixed seed."""
     return keras.ops.cast(np.random.default_rng(0).standard_normal(shape, "float32"), dtype)
 
 
@@ -390,7 +390,7 @@ def activations(bench: Bench) -> Iterator[Row]:
         for what, functions in passes.items():
             yield from bench.compare(functions, ACTIVATION_PAIRS, by(*shape), what, dtype)
         if BACKEND == "tensorflow" and dtype != "float32":
-            continue  # NumPy, which tells where a tensor lies, cannot read it
+            continue  # NumPy, which is used to find the address of a tensor, cannot read it
         for name, (f, parameters) in items.items():
             row = {"item": name, "dtype": dtype, "size": by(*shape), "what": "bytes kept"}
             yield row | {"bytes_per_input_byte": bytes_kept(f, x, parameters, bench.mode)}
@@ -408,7 +408,7 @@ def cumulative_product(angles: Tensor) -> Tensor:
 
 
 def direction_pass(bench: Bench, function: Callable[[Tensor], Tensor], rows: int, units: int) -> Callable[[], None]:
-    """Returns what runs a forward and a backward pass of a map from angles to directions."""
+    """Returns a function that runs a forward and a backward pass of a map from angles to directions."""
     angles = np.random.default_rng(0).uniform(1.2, 1.9, (rows, units)).astype("float32")
     x, cotangent = keras.ops.convert_to_tensor(angles), normal(rows + 1, units)
     return bench.forward_backward(lambda x, _: function(x), x, [], cotangent)
@@ -426,7 +426,7 @@ def direction_map(bench: Bench) -> Iterator[Row]:
 
 
 def parameterized(item: str, plain: Callable[..., keras.Layer], geometric: Callable[..., keras.Layer]) -> list:
-    """Returns the layers of a parameterization, given what makes a plain layer and a geometric one."""
+    """Returns the layers of a parameterization, given functions that make a plain layer and a geometric one."""
     match item:
         case "GmP":
             return [geometric()]
@@ -468,7 +468,7 @@ def layers(bench: Bench) -> Iterator[Row]:
 
 
 def vgg6(item: str, smoke: bool) -> keras.Sequential:
-    """Returns the VGG-6 of Chen and Ge (2024) in a parameterization; the output layer is a plain one."""
+    """Returns the VGG-6 of Chen and Ge (2024) in a parameterization; the output layer is a plain Dense layer."""
     hidden = []
     for filters in (4,) if smoke else (128, 256, 512):
         for _ in range(2):
@@ -566,14 +566,14 @@ def folding(bench: Bench) -> Iterator[Row]:
 
 
 def bandwidth(bench: Bench) -> Iterator[Row]:
-    """Measures how long it takes to read and to write as many numbers as an activation does."""
+    """Measures the time to read and to write as many numbers as an activation does."""
     shape = (64, 32) if bench.smoke else (4096, 4096)
     functions = {"x + 1": bench.forward(lambda x, _: x + 1, normal(*shape), [])}
     yield from bench.compare(functions, against("x + 1", functions), by(*shape), "forward")
 
 
 def scaling(bench: Bench) -> Iterator[Row]:
-    """Measures forward and backward passes over the numbers that they grow with."""
+    """Measures forward and backward passes for growing sizes."""
 
     def activation_pass(layer: keras.Layer, shape: tuple[int, int]) -> Callable[[], None]:
         function, parameters = stateless(layer, shape)
@@ -607,7 +607,7 @@ def scaling(bench: Bench) -> Iterator[Row]:
 def plot_scaling(frame: pd.DataFrame) -> Figure:
     """Draws seconds over sizes from the rows of the section on scaling: medians and quartiles over runs."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    plt.close(figure)  # it belongs to the caller alone
+    plt.close(figure)  # only the caller shows it
     labels = {
         "elements": "number of elements",
         "intervals": "number of intervals of TMAF",
@@ -653,7 +653,7 @@ DEFAULT = [section for section in Section if section not in ("models", "scaling"
 
 
 def describe(mode: str, path: Path) -> Row:
-    """Returns what all rows of a run have in common; its number follows the last one in the file."""
+    """Returns the values that all rows of a run have in common. Its number follows the last one in the file."""
     versions = {"keras": keras.__version__, BACKEND: importlib.import_module(BACKEND).__version__}
     versions["python"] = platform.python_version()
     return {
@@ -664,12 +664,6 @@ def describe(mode: str, path: Path) -> Row:
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "threads": threads(),
     }
-
-
-def append(rows: list[Row], path: Path) -> pd.DataFrame:
-    """Appends rows to the file, and returns all that it holds then."""
-    before = pd.read_csv(path).to_dict("records") if path.exists() else []
-    return tracking.write(pd.DataFrame([*before, *rows], columns=COLUMNS), path)
 
 
 def show(name: str, rows: list[Row]) -> None:
@@ -687,18 +681,18 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     section: Annotated[
-        list[Section], typer.Option(help="What to measure; all but models and scaling by default.")
+        list[Section], typer.Option(help="Sections to measure. The default is all except models and scaling.")
     ] = DEFAULT,
     compiled: Annotated[
-        bool, typer.Option("--compiled/--eager", help="Whether PyTorch compiles; the other backends always do.")
+        bool, typer.Option("--compiled/--eager", help="Whether PyTorch compiles. The other backends always do.")
     ] = False,
-    repetitions: Annotated[int, typer.Option(min=1, help="Rounds in which everything runs once.")] = 5,
+    repetitions: Annotated[int, typer.Option(min=1, help="Number of rounds; every item runs once in each.")] = 5,
     out: Annotated[Path, typer.Option(help="Folder for the rows and the figure.")] = Path("results"),
     smoke: cli.Smoke = False,
 ) -> None:
     """Measures time and memory of the layers beside a baseline, which is in none of the papers.
 
-    Prints tables, appends rows to a file, draws how time grows.
+    Prints tables; appends rows to a file; draws time over size.
     """
     mode = "jit" if BACKEND != "torch" else "compiled" if compiled else "eager"
     bench = Bench(mode, 2 if smoke else repetitions, smoke)
@@ -707,9 +701,10 @@ def main(
     for name in section:
         found = [{"section": str(name)} | row for row in SECTIONS[name](bench)]
         show(name, found)
-        everything = append([run | row for row in found], path)  # at once: what is measured is kept
+        # After each section, so that a kill loses no finished one.
+        everything = files.append_rows([run | row for row in found], path, COLUMNS)
     if "scaling" in section:
-        tracking.write_figure(plot_scaling(everything[everything["section"] == "scaling"]), out / "benchmark.png")
+        files.write_figure(plot_scaling(everything[everything["section"] == "scaling"]), out / "benchmark.png")
 
 
 if __name__ == "__main__":

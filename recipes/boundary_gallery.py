@@ -1,8 +1,8 @@
-"""A gallery of boundaries: what the angles and the radius of geometric units do, in two and in three dimensions.
+"""Boundaries of geometric units for several angles and radii, in two and in three dimensions.
 
 Figures 5 and 6 of Chen and Ge (2024), with angles and radii of our own. Nothing is trained. Each panel is one
-`GmPDense` layer, in which the radius lambda or one angle differs from unit to unit; `cab.boundaries` reads where its
-units switch. The figure is drawn from the table as it was written.
+`GmPDense` layer whose units differ in the radius lambda or in one angle. `cab.boundaries` returns the boundaries of its
+units. The figure is drawn from the table that was written.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from keras_actlab import cab
 from keras_actlab.cab import plots
 from keras_actlab.colours import COLOURS
 from keras_actlab.layers import GmPDense
-from recipes import cli, tracking
+from recipes.common import cli, files
 
 LIMITS = (-1.0, 1.0)
 COLUMNS = ["figure", "panel", "dimension", "angle 1", "angle 2", "radius", "offset"]
@@ -28,7 +28,7 @@ COLUMNS += [f"{vector} {index}" for vector in ("normal", "location") for index i
 
 @dataclass(frozen=True)
 class Panel:
-    """Units that differ in one parameter: their angles in degrees, one tuple a unit, and their radii."""
+    """Units that differ in one parameter: their angles in degrees, one tuple for each unit, and their radii."""
 
     figure: int
     title: str
@@ -66,7 +66,7 @@ PANELS = {
 
 
 def boundaries(panel: Panel) -> cab.Boundaries:
-    """Builds the layer of a panel and reads its boundaries."""
+    """Builds the layer of a panel and returns its boundaries."""
     angles = np.radians(panel.angles).T  # (n - 1, units)
     layer = GmPDense(len(panel.radii), activation="relu")
     layer.build((None, len(angles) + 1))
@@ -76,7 +76,7 @@ def boundaries(panel: Panel) -> cab.Boundaries:
 
 
 def gallery() -> pd.DataFrame:
-    """Returns a row for each boundary, with six decimals, which is what float32 parameters have."""
+    """Returns a row for each boundary, with six decimals, the precision of float32 parameters."""
     rows = []
     for name, panel in PANELS.items():
         found = boundaries(panel)
@@ -91,7 +91,7 @@ def gallery() -> pd.DataFrame:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Draws all panels from the table: lines above, planes below."""
+    """Draws all panels from the table: lines in the upper row, planes in the lower row."""
     picture = plt.figure(figsize=(13, 9), layout="constrained")
     plt.close(picture)
     for place, (name, rows) in enumerate(table.groupby("panel", sort=False)):
@@ -129,7 +129,7 @@ def draw_lines(found: cab.Boundaries, labels: list[str], ax: Axes) -> None:
 
 
 def draw_planes(found: cab.Boundaries, labels: list[str], ax: Axes) -> None:
-    """Draws boundaries in space, and their labels below."""
+    """Draws boundaries in space, with a legend below."""
     plots.planes_3d(found, limits=LIMITS, ax=ax)
     handles, _ = ax.get_legend_handles_labels()
     ax.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=len(labels))
@@ -144,8 +144,8 @@ def main(out: cli.Out = Path("results")) -> None:
 
     Writes a table and a figure.
     """
-    table = tracking.write(gallery(), out / "boundary_gallery.csv")
-    tracking.write_figure(figure(table), out / "boundary_gallery.png")
+    table = files.write_table(gallery(), out / "boundary_gallery.csv")
+    files.write_figure(figure(table), out / "boundary_gallery.png")
     print(f"Written: {out / 'boundary_gallery.csv'}, {out / 'boundary_gallery.png'}")
 
 

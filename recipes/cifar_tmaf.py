@@ -1,11 +1,10 @@
-"""CIFAR-10 with ResNet-18: do trainable matrix activations classify better than ReLU and its relatives?
+"""CIFAR-10 with ResNet-18: trainable matrix activations beside ReLU and similar activations.
 
-Liu et al. (2024) classify CIFAR-10 with TMAF against ReLU. Their networks could not be recovered, so this comparison is
-our own, and no agreement with a published figure is claimed: ResNet-18 as for ImageNet, batches of 128, SGD with
-momentum 0.9, 30 epochs, a rate that starts at 0.1 and falls by ten after a third, two thirds and eight ninths of them,
-and random
-flips. TMAF has the thresholds -1, 0, 1 and starts as ReLU; PReLU has a
-slope for each channel, which starts at 0.25.
+Liu et al. (2024) compare TMAF with ReLU on CIFAR-10. Their networks are not available, so this comparison is our own,
+and there are no published numbers to compare with: ResNet-18 as for ImageNet, batches of 128, SGD with momentum 0.9, 30
+epochs, a learning rate that starts at 0.1 and is divided by ten after a third, two thirds and eight ninths of them, and
+random flips. TMAF has the thresholds -1, 0, 1 and starts as ReLU. PReLU has a slope for each channel, which starts at
+0.25.
 
 Data: `--data-dir` names a folder with the files of CIFAR-10 for Python, `data_batch_1` to `_5` and `test_batch`.
 Without it Keras downloads them.
@@ -16,7 +15,7 @@ import keras
 from keras_actlab import models
 from keras_actlab.conversion.target import To
 from keras_actlab.layers import TMAF, CRReLU
-from recipes.image_classification import Method, command, step_schedule
+from recipes.common.image_classification import Method, command, step_schedule
 
 
 def method(activation: To) -> Method:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 with vision transformers: which activation?
+"""CIFAR-10 and CIFAR-100 with vision transformers: a comparison of activations.
 
 Sun et al. (2024) report, in % after 100 epochs, one run each:
 
@@ -11,22 +11,22 @@ Sun et al. (2024) report, in % after 100 epochs, one run each:
 | CIFAR-100 DeiT-Tiny | 46.0 | 40.0 | 49.3 | 40.0 | 42.9 | 42.9 | 50.8 |
 | CIFAR-100 TNT-Small | 48.4 | 43.5 | 49.8 | 43.5 | 45.9 | 46.4 | 50.8 |
 
-The logs of the authors also have ReLU (80.8) and leaky ReLU (80.5) for CIFAR-10 and ViT-Tiny, both above CRReLU; so
-both are compared here.
+The logs of the authors also have ReLU (80.8) and leaky ReLU (80.5) for CIFAR-10 and ViT-Tiny, both above CRReLU. Both
+are therefore compared here.
 
-The settings are theirs: patches of 4 x 4 pixels, AdamW with weight decay 0.05 on all parameters (epsilon, too), a rate
-of 2.5e-4 for batches of 256 that rises from 1e-6 for 20 epochs and falls to 1e-5 on a cosine, gradients clipped to norm
-1, 100 epochs, no drop-out, RandAugment and random erasing. Different are: means and standard errors over seeds; the
-choice and the strengths of RandAugment's changes (`recipes.augmentation`); a rate in proportion to the size of batches;
-PReLU with one slope for each layer, as the published numbers of parameters have it, which starts at 0.25; DeiT without
-a teacher, its two heads being averaged.
+The settings are those of the paper: patches of 4 x 4 pixels, AdamW with weight decay 0.05 on all parameters (epsilon,
+too), a learning rate of 2.5e-4 for batches of 256 with a warm-up from 1e-6 over 20 epochs and cosine decay to 1e-5,
+gradients clipped to norm 1, 100 epochs, no drop-out, RandAugment and random erasing. Differences to the paper: means
+and standard errors over seeds; the operations and magnitudes of RandAugment (`recipes.common.augmentation`); a learning
+rate in proportion to the batch size; PReLU with one slope for each layer, which starts at 0.25, to match the published
+numbers of parameters; DeiT without a teacher, with the mean of its two heads.
 
 Data: `--data-dir` names a folder with the files of CIFAR for Python, `data_batch_1` to `_5` and `test_batch`, or
 `train` and `test`. Without it Keras downloads them.
 """
 
-from recipes.image_classification import command
-from recipes.transformers import NETWORKS, methods
+from recipes.common.image_classification import command
+from recipes.common.transformers import NETWORKS, methods
 
 app = command(
     "cifar_transformers",

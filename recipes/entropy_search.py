@@ -1,13 +1,13 @@
-"""Entropy and accuracy on digits and MNIST: does an activation with a lower entropy classify better?
+"""Entropy and accuracy on digits and MNIST: the correlation between an activation's entropy and test accuracy.
 
-Sun et al. (2024) search activation functions by the entropy of their outputs: a step down its gradient takes an
-activation, for a density of its inputs, to a better one; from ReLU and N(0, 1) it leads to CRReLU. They train vision
-transformers and GPT-2. Here the networks are small and the images are digits, so no agreement with a published figure
-is claimed; what can be seen is whether the quantity that is searched by goes with accuracy.
+Sun et al. (2024) search activation functions by the entropy of their outputs. For a density of inputs, a gradient step
+that lowers the entropy gives a new activation; from ReLU and N(0, 1) it leads to CRReLU. They train vision transformers
+and GPT-2. Here the networks are small and the images are digits, so there are no published numbers to compare with. The
+recipe tests whether the entropy is correlated with accuracy.
 
-Data: scikit-learn's 1,797 digits of 8 x 8 pixels (1,149 to train, 288 to validate, 360 for the test, divided anew in
-each of ten splits), and MNIST (10,000 to train and 5,000 to validate of the official training part, drawn anew in each
-of five splits; the test part is the official one in all). Pixels are scaled to [0, 1].
+Data: scikit-learn's 1,797 digits of 8 x 8 pixels (1,149 for training, 288 for validation and 360 for the test, in ten
+random splits), and MNIST (10,000 for training and 5,000 for validation of the official training part, in five random
+splits; all have the official test part). Pixels are scaled to [0, 1].
 
 Networks: two dense hidden layers of 64 (digits) or 128 units; or two 3 x 3 convolutions of stride 2 with 8 and 16
 channels and a dense hidden layer of 64 units.
@@ -16,23 +16,23 @@ Methods differ in the activation of every hidden layer: ReLU, leaky ReLU (slope 
 channel, which starts at 0.25), SiLU, CRReLU with epsilon started at 0.01 (the paper's choice, which raises the entropy
 for N(0, 1)), -0.1 and -0.5 (which lower it), and three splines (32 knots):
 
-- one EAFO step: ReLU after one step for the density N(0, 1), and fixed then;
-- refined: starts at ReLU, is trained by gradients, and after every 25 of these takes a small EAFO step for the density
-  of the inputs that the layer has at that time;
+- one EAFO step: ReLU after one step for the density N(0, 1), not trained;
+- refined: starts as ReLU and is trained by gradients; after every 25 steps it makes a small EAFO step for the current
+  density of the layer's inputs;
 - gradient: the same without EAFO steps, as a control.
 
-Training: Adam, with batches of 64 (digits) or 100 images. In each split the validation part chooses, for every method
-alike, the rate out of three and the number of epochs: 10, 20 or 30 (digits), at most five (MNIST). The chosen settings
-are trained again on training and validation examples together, and tested once.
+Training: Adam, with batches of 64 (digits) or 100 images. In each split, the validation part chooses, for every method
+alike, the learning rate among three and the number of epochs: 10, 20 or 30 (digits), at most five (MNIST). The chosen
+settings are trained again on training and validation examples together, and tested once.
 
-Epsilon: two further comparisons, of ReLU and of CRReLU with epsilon started at ten values from -1 to 1, for the dense
-networks, by the same procedure.
+Epsilon: two further comparisons for the dense networks, of ReLU and of CRReLU with epsilon started at ten values from
+-1 to 1, by the same procedure.
 
-Entropies: of each final fit, before and after each activation, on 1,000 of the examples that it was trained on. The
-standardized entropy is that of the values divided by their standard deviation, which a mere change of scale leaves as
-it is. Correlations are Spearman's, within each task, of the test accuracy and the mean entropy after all activations:
-over the means of the methods, and over the fits after the mean of their split is subtracted from both. As the fits of
-one method are alike, the latter's p-value is too small.
+Entropies are computed for each final fit, before and after each activation, on 1,000 of its training examples. The
+standardized entropy is that of the values divided by their standard deviation; it does not depend on their scale.
+Correlations are Spearman's, within each task, of the test accuracy and the mean entropy after all activations: over the
+means of the methods, and over the fits after the mean of their split is subtracted from both. The latter p-value is
+too small, because fits of one method are similar.
 """
 
 import dataclasses
@@ -53,8 +53,8 @@ from sklearn.datasets import load_digits
 from keras_actlab import eafo, experiments
 from keras_actlab.colours import COLOURS
 from keras_actlab.layers import CRReLU, EntropyActivation
-from recipes import cli, mnist, tracking
-from recipes.digit_networks import Activation, digit_network
+from recipes.common import cli, files, mnist, tracking
+from recipes.common.digit_networks import Activation, digit_network
 
 KINDS = ("dense", "convolutional")
 EXAMINED = 1000  # training examples whose entropies are estimated
@@ -64,16 +64,16 @@ PLAIN, STANDARDIZED = "entropy after", "standardized after"
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """A data set and how it is trained on.
+    """A data set and its training settings.
 
     Args:
         shape: Shape of an image.
         width: Units of each hidden layer of the dense network.
         splits: Number of splits.
-        rates: What validation chooses from.
-        epochs: The most.
-        validate_every: Epochs between two looks at the validation part.
-        batch_size: Examples a step.
+        rates: Learning rates from which validation chooses.
+        epochs: Maximum number of epochs.
+        validate_every: Number of epochs between two evaluations on the validation part.
+        batch_size: Number of examples in a batch.
     """
 
     shape: tuple[int, int, int]
@@ -92,7 +92,7 @@ IMAGES = {
 
 
 def crrelu(start: float) -> Activation:
-    """Returns what makes CRReLU with a start of epsilon."""
+    """Returns the function that makes CRReLU with an initial epsilon."""
     return lambda space: CRReLU(epsilon_initializer=start)
 
 
@@ -115,12 +115,12 @@ EPSILONS = {"ReLU": METHODS["ReLU"], **{f"{start:g}": crrelu(start) for start in
 
 
 def one_step() -> Callable[[np.ndarray], np.ndarray]:
-    """Returns ReLU after one step of the search, for inputs that are distributed as N(0, 1)."""
+    """Returns ReLU after one step of the search for inputs with the distribution N(0, 1)."""
     return eafo.improve("relu", eafo.Gaussian())
 
 
 def draw_digits(split: int) -> experiments.Split:
-    """Divides scikit-learn's digits at random: 1,149 to train, 288 to validate, 360 for the test."""
+    """Splits scikit-learn's digits at random: 1,149 for training, 288 for validation, 360 for the test."""
     digits = load_digits()
     images, labels = digits.images[..., None].astype("float32") / 16, digits.target.astype("int32")
     parts = np.split(np.random.default_rng(split).permutation(len(labels)), [1149, 1437])
@@ -128,17 +128,15 @@ def draw_digits(split: int) -> experiments.Split:
     return experiments.Split(train, validation, test)
 
 
-def network(
-    kind: str, images: Images, method: str, activation: Activation, every: int
-) -> experiments.comparison.Method:
-    """Returns the function that builds a network with a method's activation at a rate.
+def network(kind: str, images: Images, method: str, activation: Activation, every: int) -> experiments.Method:
+    """Returns the function that builds a network with a method's activation and a learning rate.
 
     Args:
         kind: "dense" or "convolutional".
-        images: What it is for.
+        images: The data set.
         method: Name of the method.
-        activation: Its activation.
-        every: Steps between two refinements.
+        activation: Activation of the method.
+        every: Number of steps between two refinements.
     """
 
     def build(learning_rate: float) -> keras.Model | tuple[keras.Model, list[keras.callbacks.Callback]]:
@@ -155,20 +153,20 @@ def network(
 
 
 def watch(folder: Path, data: Callable[[int], experiments.Split]) -> tracking.Callbacks:
-    """Returns what a `Comparison` calls for each final fit: it writes the entropies of the trained network.
+    """Returns the `callbacks` of a `Comparison`: they write the entropies of each final fit's network.
 
     Args:
-        folder: Where the tables go, one a fit. One folder for each comparison.
+        folder: Folder for the tables, one for each fit. Each comparison needs its own folder.
         data: Function that returns a split.
     """
 
     def callbacks(model: keras.Model, method: str, split: int, seed: int) -> list[keras.callbacks.Callback]:
         def write(logs: dict[str, float]) -> None:
             table = eafo.layer_entropies(model, data(split).train[0][:EXAMINED]).drop(columns="activation")
-            table["layer"] = range(1, len(table) + 1)  # names count on over the life of a process
+            table["layer"] = range(1, len(table) + 1)  # Keras numbers names over the life of a process
             epsilons = [layer.epsilon for layer in model.layers if isinstance(layer, CRReLU)]
             table["epsilon"] = [keras.ops.convert_to_numpy(epsilon).item() for epsilon in epsilons] or np.nan
-            tracking.write(table, folder / f"{method}-{split}.csv")
+            files.write_table(table, folder / f"{method}-{split}.csv")
 
         return [keras.callbacks.LambdaCallback(on_train_end=write)]
 
@@ -176,12 +174,12 @@ def watch(folder: Path, data: Callable[[int], experiments.Split]) -> tracking.Ca
 
 
 def comparisons(folder: Path, data_dir: Path | None = None, smoke: bool = False) -> list[experiments.Comparison]:
-    """Describes the comparisons: of all methods on each data set in each network, and of the starts of epsilon.
+    """Describes the comparisons: of all methods on each data set in each network, and of initial values of epsilon.
 
     Args:
-        folder: Where the entropies of the final fits go.
+        folder: Folder for the entropies of the final fits.
         data_dir: Folder with the MNIST file.
-        smoke: Whether everything is very small.
+        smoke: Whether to make all sizes very small.
     """
     examples = 200 if smoke else 10_000
     data = {"digits": draw_digits, "MNIST": lambda split: mnist.draw(split, examples, data_dir)}
@@ -210,8 +208,8 @@ def comparisons(folder: Path, data_dir: Path | None = None, smoke: bool = False)
                 epochs=images.epochs,
                 batch_size=images.batch_size,
                 validate_every=images.validate_every,
-                # Convolutions whose kernels differ from fit to fit are slow on CPUs.
-                together=images.splits if kind == "dense" else 1,
+                # On CPUs, convolutions are slow if each fit has its own kernel.
+                vectorize=images.splits if kind == "dense" else 1,
                 callbacks=watch(folder / task, data[name]),
             )
         )
@@ -219,7 +217,7 @@ def comparisons(folder: Path, data_dir: Path | None = None, smoke: bool = False)
 
 
 def summarize(final: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Returns for each activation of each final fit its entropies, beside the fit's choices and accuracy."""
+    """Returns the entropies for each activation of each final fit, with the fit's choices and accuracy."""
     parts = []
     for fit in final.to_dict("records"):
         table = pd.read_csv(folder / fit["task"] / f"{fit['method']}-{fit['split']}.csv")
@@ -244,7 +242,7 @@ def correlations(entropies: pd.DataFrame) -> pd.DataFrame:
         }
         for name, points in over.items():
             for entropy in (PLAIN, STANDARDIZED):
-                # Three points at least, and neither all equal, are what a correlation is of.
+                # A correlation needs at least three points, and different values in both.
                 known = len(points) > 2 and points[[entropy, ACCURACY]].nunique().min() > 1
                 found = stats.spearmanr(points[entropy], points[ACCURACY]) if known else (np.nan, np.nan)
                 row = {"task": task, "entropy": entropy, "over": name, "n": len(points)}
@@ -253,7 +251,7 @@ def correlations(entropies: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(entropies: pd.DataFrame) -> Figure:
-    """Draws accuracy over entropy, a panel a task, and accuracy and trained epsilon over the start of epsilon."""
+    """Draws accuracy over entropy for each task, and accuracy and trained epsilon over the initial epsilon."""
     found = fits(entropies)
     tasks = list(found.index.unique("task"))
     starts = [task for task in entropies["task"].unique() if task not in tasks]
@@ -278,7 +276,7 @@ def figure(entropies: pd.DataFrame) -> Figure:
 
 
 def draw_methods(ax: Axes, found: pd.DataFrame) -> None:
-    """Draws a task's methods, mean and standard error of both accuracy and standardized entropy."""
+    """Draws the mean and standard error of accuracy and standardized entropy for a task's methods."""
     groups = found.groupby("method", sort=False)
     mean, error = groups.mean(), groups.sem()
     for method in mean.index:
@@ -296,7 +294,7 @@ def draw_methods(ax: Axes, found: pd.DataFrame) -> None:
 
 
 def draw_starts(left: Axes, right: Axes, own: pd.DataFrame) -> None:
-    """Draws the accuracy over the start of epsilon, with ReLU's as a line, and each layer's trained epsilon."""
+    """Draws accuracy and each layer's trained epsilon over the initial epsilon, with ReLU's accuracy as a line."""
     accuracy = own[own["layer"] == 1].groupby("method", sort=False)[ACCURACY].agg(["mean", "sem"])
     for mean, error in accuracy[accuracy.index == "ReLU"].to_numpy():
         left.axhline(mean, color="0.5", linestyle="--", linewidth=1, label="ReLU")
@@ -327,15 +325,15 @@ def main(
 ) -> None:
     """Tests the entropy search of Sun et al. (2024) on data of our own choice, digits and MNIST.
 
-    Compares activations by entropy and accuracy; prints and writes tables, draws a figure.
+    Compares activations by entropy and accuracy. Prints tables; writes rows, tables and a figure.
     """
     folder = out / "entropy_search-fits"
     results = experiments.run(comparisons(folder, data_dir, smoke), out / "entropy_search.jsonl", jobs)
     done = results.final[results.final["failure"].isna()]
     drawn = None
     if len(done):
-        entropies = tracking.write(summarize(done, folder), out / "entropy_search-entropies.csv")
-        found = tracking.write(correlations(entropies), out / "entropy_search-correlation.csv")
+        entropies = files.write_table(summarize(done, folder), out / "entropy_search-entropies.csv")
+        found = files.write_table(correlations(entropies), out / "entropy_search-correlation.csv")
         means = entropies.groupby(["task", "method", "layer"], sort=False).mean(numeric_only=True)
         shown = means.drop(columns=["split", "learning_rate", "epochs", ACCURACY])
         print(shown.to_string(float_format="{:.3g}".format, na_rep=""))

@@ -1,7 +1,7 @@
-"""Approximation of functions: do trainable matrix activations help most where the target oscillates fastest?
+"""Approximation of functions by networks with trainable matrix activations, for targets of several frequencies.
 
-Liu et al. (2024) report so. Their networks, functions and settings could not be recovered; those below are our own,
-so there is no published figure to agree with.
+Liu et al. (2024) report that these activations help most where the target oscillates fastest. Their networks, functions
+and settings are not available; those below are our own, so there are no published numbers to compare with.
 
 Targets, all without noise, on inputs in [-1, 1]:
 
@@ -10,23 +10,23 @@ Targets, all without noise, on inputs in [-1, 1]:
 - sine k: sin(pi k x), which has k periods, for k = 2, 4, 8, 16.
 - 4-D: sin(pi (x1 + x2 + x3 + x4)).
 
-Data: each of five splits draws training and validation inputs of its own, uniformly and independently: 256 and 128 in
-one dimension, 512 and 256 in four. The test is an even grid of 512 points in one dimension, and as many fresh random
+Data: each of five splits draws its own training and validation inputs, uniformly and independently: 256 and 128 in
+one dimension, 512 and 256 in four. The test part is an even grid of 512 points in one dimension, and 512 further random
 points in four.
 
-Networks: two hidden layers and a linear output. Weights start as He uniform, hidden biases uniformly in [-1, 1], which
-puts the first kinks all over the interval and gives pre-activations a deviation of about 1. TMAF therefore keeps its
-usual thresholds -1, 0, 1; in a pilot with sine 8, on other points, nine of them from -2 to 2 did worse. The sine
-network is there for scale: it is made for such targets. Its inputs are multiplied by 12 in one dimension, so that its
-first layer starts with frequencies of up to 30 as in SIREN, and by 1 in four.
+Networks: two hidden layers and a linear output. Weights start as He uniform. Hidden biases start uniformly in [-1, 1],
+which spreads the first kinks over the interval and gives pre-activations a standard deviation of about 1. TMAF
+therefore has its default thresholds -1, 0, 1; in a pilot with sine 8, on other points, nine thresholds from -2 to 2 had
+a larger error. The sine network is a reference: it is designed for such targets. Its inputs are multiplied by 12 in one
+dimension, so that its first layer starts with frequencies of up to 30 as in SIREN, and by 1 in four.
 
-Each target is a task at two sizes: at equal width every hidden layer has 32 units; at equal parameters the widths are
-such that all methods have about as many parameters as the last one, TMAF with five diagonals, has at 32 units.
+Each target is a task at two sizes. At equal width, every hidden layer has 32 units. At equal parameters, the widths
+give all methods about as many parameters as the last one, TMAF with five diagonals, has with 32 units.
 
-Training: Adam on the mean squared error, 2,000 steps on all examples at once. In each split the validation points
-choose, for every method alike, the rate and the number of steps out of 100, 200, ..., 2,000. The chosen settings are
+Training: Adam on the mean squared error, 2,000 steps on full batches. In each split, the validation points choose, for
+every method alike, the learning rate and the number of steps among 100, 200, ..., 2,000. The chosen settings are
 trained again on training and validation points together, and tested once. Errors are relative: the root mean squared
-error over the standard deviation of the target.
+error divided by the standard deviation of the target.
 
 The splits are independent of each other, while the tables' intervals and p-values allow for splits that overlap. They
 are therefore wider, and larger, than they need be.
@@ -46,10 +46,9 @@ from matplotlib.figure import Figure
 from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
-from keras_actlab.experiments.figures import COLOURS
-from keras_actlab.files import atomic_write
+from keras_actlab.colours import COLOURS
 from keras_actlab.layers import TMAF
-from recipes import cli
+from recipes.common import cli, files
 
 WIDTH = 32
 RATES = (0.003, 0.01, 0.03)
@@ -59,7 +58,7 @@ THRESHOLDS = (-1.0, 0.0, 1.0)
 
 @dataclass(frozen=True)
 class Target:
-    """A function to approximate, of inputs with shape `(points, dimensions)`, and the number of points it is given."""
+    """A function of inputs with shape `(points, dimensions)`, and the number of points in each part."""
 
     function: Callable[[np.ndarray], np.ndarray]
     dimensions: int = 1
@@ -82,7 +81,7 @@ class Target:
 
 
 def sine(frequency: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the sine with that many periods between -1 and 1."""
+    """Returns the sine with `frequency` periods between -1 and 1."""
     return lambda x: np.sin(np.pi * frequency * x[:, 0])
 
 
@@ -112,7 +111,7 @@ ACTIVATIONS: dict[str, Callable[[], keras.Layer]] = {
 
 @cache
 def activation_parameters(method: str) -> int:
-    """Returns the number of parameters that a method's activation has for each unit."""
+    """Returns the number of parameters of a method's activation for each unit."""
     activation = ACTIVATIONS[method]()
     activation.build((None, WIDTH))
     return activation.count_params() // WIDTH
@@ -125,12 +124,12 @@ def parameters(method: str, width: int, dimensions: int) -> int:
 
 
 def equal_width(method: str, dimensions: int) -> int:
-    """Returns the width that all methods share."""
+    """Returns the width of all methods."""
     return WIDTH
 
 
 def equal_parameters(method: str, dimensions: int) -> int:
-    """Returns the width at which a method comes nearest to the parameters of the last one at `WIDTH`."""
+    """Returns the width at which a method's number of parameters is closest to that of the last one at `WIDTH`."""
     wanted = parameters(list(ACTIVATIONS)[-1], WIDTH, dimensions)
     return min(range(WIDTH, 4 * WIDTH), key=lambda width: abs(parameters(method, width, dimensions) - wanted))
 
@@ -139,7 +138,7 @@ SIZINGS = {"equal width": equal_width, "equal parameters": equal_parameters}
 
 
 def network(method: str, width: int, dimensions: int) -> Callable[[float], keras.Model]:
-    """Returns the function that builds a method's network at a rate."""
+    """Returns the function that builds a method's network with a learning rate."""
 
     def build(learning_rate: float) -> keras.Model:
         model = keras.Sequential([keras.Input((dimensions,))])
@@ -157,7 +156,7 @@ def network(method: str, width: int, dimensions: int) -> Callable[[float], keras
 
 
 def relative_error(targets: np.ndarray, predictions: np.ndarray) -> float:
-    """Root mean squared error over the targets' standard deviation: 1 is what their mean alone would give."""
+    """Root mean squared error divided by the targets' standard deviation. Predicting their mean gives 1."""
     return root_mean_squared_error(targets, predictions) / float(np.std(targets))
 
 
@@ -175,7 +174,7 @@ def comparison(target: str, sizing: str, smoke: bool = False) -> experiments.Com
         independent_splits=True,
         epochs=20 if smoke else 2000,
         validate_every=10 if smoke else 100,
-        together=2 if smoke else 5,
+        vectorize=2 if smoke else 5,
     )
 
 
@@ -186,7 +185,7 @@ def comparisons(smoke: bool = False, targets: Sequence[str] | None = None) -> li
 
 
 def figure(results: experiments.Results) -> Figure:
-    """Draws the error against the frequency of the sine, one line a method, one panel a sizing."""
+    """Draws the error over the frequency of the sine, one line for each method, one panel for each sizing."""
     table = results.table()
     colours = [COLOURS[index] for index in (6, 7, 5, 3, 4, 2, 1, 0)]  # black for the baseline, strong ones for TMAF
     panels, axes = plt.subplots(1, len(SIZINGS), figsize=(10, 4.5), sharey=True, layout="constrained")
@@ -213,22 +212,21 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     targets: Annotated[
-        list[str] | None, typer.Argument(help=f"Any of {', '.join(TARGETS)}. All if none is given.")
+        list[str] | None, typer.Argument(help=f"Functions: any of {', '.join(TARGETS)}. The default is all.")
     ] = None,
     out: cli.Out = Path("results"),
     jobs: cli.Jobs = 1,
     smoke: cli.Smoke = False,
 ) -> None:
-    """Repeats the approximation of functions of Liu et al. (2024), with networks and functions of our own.
+    """Repeats the function approximation of Liu et al. (2024), with networks and functions of our own.
 
-    Compares eight activations; prints tables, writes rows, tables and figures.
+    Compares eight activations. Prints tables; writes rows, tables and figures.
     """
     unknown = set(targets or ()) - set(TARGETS)
     if unknown:
         raise typer.BadParameter(f"must be any of {', '.join(TARGETS)}. Received: {', '.join(sorted(unknown))}")
     results = experiments.run(comparisons(smoke, targets), out / "function_approximation.jsonl", jobs)
-    with atomic_write(out / "function_approximation_frequency.png") as unfinished:
-        figure(results).savefig(unfinished, dpi=150)
+    files.write_figure(figure(results), out / "function_approximation_frequency.png")
     cli.finish(results, out, "function_approximation")
 
 

@@ -1,24 +1,22 @@
-"""GPT-2 and human preferences: does another activation help supervised fine-tuning and DPO, and at what beta?
+"""GPT-2 and human preferences: activations in supervised fine-tuning and DPO, for four values of beta.
 
 Sun et al. (2024) fine-tune GPT-2 on the chosen responses of preference pairs, and then train it by direct preference
-optimization (DPO), with its own activation, GELU, and with CRReLU. ReLU is compared, too, as in all comparisons here.
-Each replicate starts each method from the same weights. The settings are theirs: RMSprop, a rate of 5e-7 that grows
-for 150 steps, batches of 32 pairs, gradients clipped to norm 10, at most 512 tokens, of which the last half of that
-many are for the prompt, beta of 0.1, 1, 2 and 5; SHP and HH are the data. So is what they report of the test pairs:
+optimization (DPO), with its own activation, GELU, and with CRReLU. ReLU is compared, too.
+Each seed starts each method from the same weights. The settings are those of the paper: RMSprop, a learning rate of
+5e-7 with a warm-up of 150 steps, batches of 32 pairs, gradients clipped to norm 10, at most 512 tokens, of which the
+last 256 are for the prompt, beta of 0.1, 1, 2 and 5; SHP and HH are the data. So are the metrics on the test pairs:
 the reward margin, its accuracy, and the loss.
 
-What they do not say follows the code of DPO's authors, who have the same settings: one pass over the training pairs
-for each phase, no drop-out, the sum of log-probabilities as the loss of fine-tuning, and PyTorch's RMSprop.
+What the paper does not state follows the code of DPO's authors, which has the same settings: one pass over the training
+pairs in each phase, no drop-out, the sum of log-probabilities as the loss of fine-tuning, and PyTorch's RMSprop.
 
 With `--preset gpt2_base_en`, keras-hub downloads GPT-2. Without, a small network of random weights is trained, with
 the tokens in the files `--vocabulary` (`encoder.json` or `vocab.json`) and `--merges` (`vocab.bpe` or `merges.txt`).
 """
 
-import itertools
 import json
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -27,26 +25,25 @@ from typing import Annotated, Any
 
 import grain
 import keras
-import pandas as pd
 import tokenizers
 import typer
 
 from keras_actlab import experiments, models
-from recipes import cli, dpo, preferences, tracking
+from recipes.common import cli, dpo, preferences
 
 METHODS: dict[str, str | None] = {"GELU": None, "ReLU": "relu", "CRReLU": "crrelu"}
 Method = StrEnum("Method", {name: name for name in METHODS})
 RATE, WARM_UP = 5e-7, 150
 DEFAULT = list(Method)
 BETAS = [0.1, 1.0, 2.0, 5.0]
-FIGURES = ["margin", "accuracy", "loss"]
+METRICS, NATS = ["margin", "accuracy", "loss"], "fine-tuned nats per token"
 
 
 def load_tokenizer(vocabulary: Path | None, merges: Path | None, preset: str | None) -> tokenizers.Tokenizer:
     """Returns the tokenizer of a preset of keras-hub, or of two files.
 
     Raises:
-        ValueError: If both or neither are given, or a file is not what it should be.
+        ValueError: If both or neither are given, or a file cannot be read.
     """
     received = f"Received: vocabulary={str(vocabulary)!r}, merges={str(merges)!r}, preset={preset!r}"
     if (preset is None) == (vocabulary is None) or (vocabulary is None) != (merges is None):
@@ -66,15 +63,10 @@ def load_tokenizer(vocabulary: Path | None, merges: Path | None, preset: str | N
 
 
 def optimizer() -> keras.optimizers.Optimizer:
-    """Returns RMSprop as in PyTorch, with the paper's rates and clipping."""
+    """Returns RMSprop as in PyTorch, with the paper's learning rates and clipping."""
     rate = keras.optimizers.schedules.PolynomialDecay(RATE / (WARM_UP + 1), WARM_UP, RATE)
     # PyTorch adds 1e-8 to the root of the mean square, Keras its epsilon to what is under the root.
     return keras.optimizers.RMSprop(rate, rho=0.99, epsilon=1e-16, global_clipnorm=10.0)
-
-
-def fit(network: keras.Model, data: grain.MapDataset, folder: Path, steps: int) -> None:
-    """Trains a compiled network on so many batches, from where a training in this folder was interrupted."""
-    experiments.long_run(network, data, folder, steps_per_epoch=steps, epochs=1)
 
 
 @dataclass(frozen=True)
@@ -85,12 +77,12 @@ class Study:
         name: Tells the data and settings from others.
         train: Training pairs.
         test: Test pairs.
-        length: Length to fill them up to.
+        length: Length to which sequences are padded.
         batch_size: Number of pairs in a batch.
         steps_sft: Number of batches of fine-tuning.
         steps_dpo: Number of batches of DPO.
         build: Returns GPT-2 with an `activation`.
-        folder: Where checkpoints go, and log-probabilities under the reference.
+        folder: Folder for checkpoints, and for log-probabilities under the reference.
     """
 
     name: str
@@ -103,62 +95,67 @@ class Study:
     build: Callable[..., keras.Model]
     folder: Path
 
+    def batches(self, pairs: list[preferences.Tokens], **options: Any) -> grain.MapDataset:
+        """Returns batches of pairs."""
+        return preferences.batches(pairs, self.length, self.batch_size, **options)
 
-def replicate(study: Study, method: str, seed: int, betas: list[float]) -> Iterator[dict[str, Any]]:
-    """Fine-tunes a network, from there trains it by DPO with each beta, and yields a row of figures for each."""
-    keras.utils.set_random_seed(seed)
-    network = dpo.ResponseLogProbability(study.build(activation=METHODS[method]))
-    folder = study.folder / study.name / f"{method}-{seed}"
-    batches = partial(preferences.batches, length=study.length, batch_size=study.batch_size)
+    def fine_tuning_batches(self, seed: int) -> grain.MapDataset:
+        """Returns the batches of supervised fine-tuning."""
+        return self.batches(self.train, responses=("chosen",), seed=seed)[: self.steps_sft]
 
-    dpo.compile_fine_tuning(network, optimizer())
-    fit(network, batches(study.train, responses=("chosen",), seed=seed), folder / "fine-tuning", study.steps_sft)
-    weights = network.get_weights()
+
+def network(study: Study, method: str, beta: float) -> dpo.ResponseLogProbability:
+    """Returns GPT-2 with an activation, compiled for DPO."""
+    model = dpo.ResponseLogProbability(study.build(activation=METHODS[method]))
+    dpo.compile_dpo(model, optimizer(), beta)
+    return model
+
+
+def fine_tune_and_align(
+    model: dpo.ResponseLogProbability,
+    fit: experiments.Fit,
+    train: grain.MapDataset,
+    test: grain.MapDataset,
+    study: Study,
+    beta: float,
+) -> dict[int, dict[str, float]]:
+    """Fine-tunes a network, trains it by DPO, and returns the metrics of the test pairs.
+
+    Fits that differ in beta only share the checkpoint of fine-tuning and the log-probabilities under the reference.
+    """
+    folder = study.folder / study.name / f"{fit.method}-{fit.seed}"
+    dpo.compile_fine_tuning(model, optimizer())
+    experiments.fit_resumable(model, train, folder / "fine-tuning", steps_per_epoch=study.steps_sft, epochs=1)
     reference = {
         part: dpo.reference_log_probabilities(
-            network, batches(pairs), folder / f"reference-{part}.npz", f"{study.name} {method} {part}"
+            model, study.batches(pairs), folder / f"reference-{part}.npz", f"{study.name} {fit.method} {part}"
         )
         for part, pairs in (("train", study.train), ("test", study.test))
     }
-    learn = batches(study.train, targets=reference["train"], seed=seed)
-    judge = batches(study.test, targets=reference["test"])
-    for beta in betas:
-        began = time.perf_counter()
-        network.set_weights(weights)
-        dpo.compile_dpo(network, optimizer(), beta)
-        fit(network, learn, folder / f"beta-{beta:g}", study.steps_dpo)
-        figures = network.evaluate(judge, steps=len(judge), verbose=0, return_dict=True)
-        yield {
-            "run": study.name,
-            "method": method,
-            "beta": beta,
-            "seed": seed,
-            **{name: figures[name] for name in FIGURES},
-            "fine-tuned nats per token": -reference["test"][:, 0].sum() / sum(len(pair.chosen) for pair in study.test),
-            "parameters": network.count_params(),
-            "seconds": round(time.perf_counter() - began, 2),
-        }
-        for checkpoint in (folder / f"beta-{beta:g}").glob("*.weights.h5"):
-            checkpoint.unlink()  # the row is written, and these are large
+    dpo.compile_dpo(model, optimizer(), beta)
+    batches = study.batches(study.train, targets=reference["train"], seed=fit.seed)
+    checkpoints = folder / f"beta-{beta:g}"
+    experiments.fit_resumable(model, batches, checkpoints, steps_per_epoch=study.steps_dpo, epochs=1)
+    pairs = study.batches(study.test, targets=reference["test"])
+    metrics = model.evaluate(pairs, steps=len(pairs), verbose=0, return_dict=True)
+    for checkpoint in checkpoints.glob("*.weights.h5"):
+        checkpoint.unlink()  # they are large, and the fit is done
+    tokens = sum(len(pair.chosen) for pair in study.test)
+    return {1: metrics | {NATS: -reference["test"][:, 0].sum() / tokens}}
 
 
-def finished(path: Path, run: str) -> pd.DataFrame:
-    """Returns the rows of a run in a file."""
-    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["run", "method", "beta", "seed"])
-    return rows[rows["run"] == run]
-
-
-def append(row: dict[str, Any], path: Path) -> None:
-    """Appends a row to a file."""
-    before = pd.read_csv(path).to_dict("records") if path.exists() else []
-    tracking.write(pd.DataFrame([*before, row]), path)
-
-
-def summarize(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns for each beta and method the mean and the standard error over seeds."""
-    groups = rows.groupby(["beta", "method"])[FIGURES]
-    both = groups.mean().join(groups.sem().add_suffix(" ±"))
-    return both[[f"{name}{end}" for name in FIGURES for end in ("", " ±")]]
+def comparison(study: Study, methods: list[str], beta: float, seeds: int) -> experiments.Comparison:
+    """Describes the comparison of activations at one beta."""
+    return experiments.Comparison(
+        name=f"beta {beta:g}, run {study.name}",
+        methods={method: partial(network, study, method, beta) for method in methods},
+        data=experiments.Split(train=study.fine_tuning_batches, validation=None, test=study.batches(study.test)),
+        metrics=[*METRICS, NATS],
+        mode="max",
+        epochs=1,
+        seeds=seeds,
+        fit=partial(fine_tune_and_align, study=study, beta=beta),
+    )
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -171,22 +168,22 @@ def main(
     vocabulary: Annotated[Path | None, typer.Option(help="File of GPT-2's tokens, if there is no preset.")] = None,
     merges: Annotated[Path | None, typer.Option(help="File of GPT-2's merges, if there is no preset.")] = None,
     preset: Annotated[str | None, typer.Option(help="Trained network of keras-hub, such as gpt2_base_en.")] = None,
-    layers: Annotated[int, typer.Option(min=1, help="Blocks of a network of random weights.")] = 2,
-    heads: Annotated[int, typer.Option(min=1, help="Its attention heads.")] = 2,
-    width: Annotated[int, typer.Option(min=1, help="Its channels.")] = 64,
-    length: Annotated[int, typer.Option(min=2, max=1024, help="Most tokens; the prompt gets half of them.")] = 512,
-    beta: Annotated[list[float], typer.Option(help="What a departure from the reference costs.")] = BETAS,
+    layers: Annotated[int, typer.Option(min=1, help="Number of blocks, without a preset.")] = 2,
+    heads: Annotated[int, typer.Option(min=1, help="Number of attention heads, without a preset.")] = 2,
+    width: Annotated[int, typer.Option(min=1, help="Number of channels, without a preset.")] = 64,
+    length: Annotated[int, typer.Option(min=2, max=1024, help="Maximum number of tokens; the prompt gets half.")] = 512,
+    beta: Annotated[list[float], typer.Option(help="Penalty for departing from the reference.")] = BETAS,
     methods: Annotated[list[Method], typer.Option(help="Activations.")] = DEFAULT,
     steps_sft: Annotated[int | None, typer.Option(min=1, help="Batches of fine-tuning; one pass by default.")] = None,
     steps_dpo: Annotated[int | None, typer.Option(min=1, help="Batches of DPO; one pass by default.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs in a batch.")] = 32,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of replicates.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs of each method.")] = 3,
     out: cli.Out = Path("results"),
     smoke: cli.Smoke = False,
 ) -> None:
     """Repeats the fine-tuning and DPO of GPT-2 of Sun et al. (2024), with three activations.
 
-    Prints a table and writes rows.
+    Prints tables; writes rows, tables and a figure.
     """
     betas = [dpo.DPOLoss(value).beta for value in dict.fromkeys(beta)]
     if smoke:
@@ -205,18 +202,13 @@ def main(
     sizes = {} if preset else sizes | {"max_sequence_length": length}
     settings = json.dumps([preset, sizes, length, batch_size, steps_sft, steps_dpo])
     texts = [array for pairs in parts.values() for pair in pairs for array in (pair.prompt, pair.chosen, pair.rejected)]
-    run = f"run-{dpo.fingerprint(settings, *texts)[:12]}"
+    run = dpo.fingerprint(settings, *texts)[:8]
     build = partial(models.gpt2, preset, vocabulary=vocabulary, merges=merges, **sizes)
     study = Study(run, parts["train"], parts["test"], length, batch_size, steps_sft, steps_dpo, build, out / "gpt2_dpo")
-    path = out / "gpt2_dpo.csv"
-    for seed, method in itertools.product(range(seeds), methods):
-        rows = finished(path, run)
-        done = {f"{value:g}" for value in rows.loc[(rows["method"] == method) & (rows["seed"] == seed), "beta"]}
-        missing = [value for value in betas if f"{value:g}" not in done]
-        for row in replicate(study, method, seed, missing) if missing else ():
-            append(row, path)
-    table = summarize(finished(path, run)).reset_index()
-    print(f"\n{table.to_markdown(index=False, floatfmt='.4g')}")
+    results = experiments.run(
+        [comparison(study, [method.value for method in methods], beta, seeds) for beta in betas], out / "gpt2_dpo.jsonl"
+    )
+    cli.finish(results, out, "gpt2_dpo")
 
 
 if __name__ == "__main__":

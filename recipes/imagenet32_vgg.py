@@ -1,4 +1,4 @@
-"""ImageNet32 with VGG-6: which parameterization learns faster and better, in batches of 256, 512 and 1,024?
+"""ImageNet32 with VGG-6: a comparison of parameterizations for batches of 256, 512 and 1,024.
 
 Table 2 and figure 4 of Chen and Ge (2024), who report, in % for the three sizes of batches,
 
@@ -11,19 +11,19 @@ Table 2 and figure 4 of Chen and Ge (2024), who report, in % for the three sizes
 | GmP | 40.76, 41.65, 41.29 | 65.08, 65.76, 65.49 |
 | GmP+IMN | 43.14, 43.62, 42.70 | 67.36, 67.76, 66.98 |
 
-The settings are theirs: SGD with momentum 0.9, 90 epochs, a rate that starts at 0.1 for GmP and at 0.01 for the others
-and falls by ten after 30, 60 and 80 epochs (with another number of epochs, after the same parts of it), and random
-horizontal flips. The activation is ReLU throughout. Different are: means and standard errors over seeds, where the
-paper has one run; an effective bias in WN+MBN, which it lacked in the authors' code.
+The settings are those of the paper: SGD with momentum 0.9, 90 epochs, a learning rate that starts at 0.1 for GmP and at
+0.01 for the others and is divided by ten after 30, 60 and 80 epochs (or the same fractions of another number of
+epochs), and random horizontal flips. All activations are ReLU. Differences to the paper: means and standard errors over
+seeds, where the paper has one run; a bias in WN+MBN that has an effect, unlike that in the authors' code.
 
 Data: `--data-dir` names a folder with the public batch files of ImageNet32, `train_data_batch_1` to `_10` and
-`val_data`. `--data cifar10` takes CIFAR-10 instead, for a try on a laptop.
+`val_data`. `--data cifar10` uses CIFAR-10 instead, which a laptop can train.
 """
 
 import keras
 
 from keras_actlab import models
-from recipes.image_classification import Method, command, step_schedule
+from recipes.common.image_classification import Method, command, step_schedule
 
 
 def method(parameterization: str, normalization: str, rate: float) -> Method:

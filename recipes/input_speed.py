@@ -1,7 +1,7 @@
-"""Does the input pipeline keep up with the training step? Pictures a second of both, on this machine.
+"""Throughput of the input pipeline and of a training step, in images per second on this machine.
 
-The pipeline is that of the recipes on images: it reads, decodes, cuts out and puts together batches, in 1, 2 and 4
-threads, with and without RandAugment. The steps are those of ViT-Tiny with ReLU.
+The pipeline is that of the image recipes: it reads, decodes, crops and batches images in 1, 2 and 4 threads, with and
+without RandAugment. The training step is that of ViT-Tiny with ReLU.
 """
 
 import time
@@ -15,12 +15,12 @@ import pandas as pd
 import typer
 
 from keras_actlab import models
-from recipes import cli, images, tracking
-from recipes.augmentation import RandAugment
+from recipes.common import cli, files, images
+from recipes.common.augmentation import RandAugment
 
 
 def pictures_a_second(function: Callable[[], object], pictures: int, rounds: int, untimed: int) -> float:
-    """Returns how many pictures are dealt with in a second, in all rounds together, after some that are not timed."""
+    """Returns the number of images per second over all rounds, after some rounds that are not timed."""
     for _ in range(untimed):
         function()
     start = time.perf_counter()
@@ -36,9 +36,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     data: Annotated[str, typer.Option(help=f"{', '.join(images.SETS)}.")] = "cifar10",
     data_dir: cli.DataDir = None,
-    side: Annotated[int, typer.Option(min=8, help="Pixels of what is cut out of pictures in files.")] = 224,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures in a batch.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Batches that are timed.")] = 40,
+    side: Annotated[int, typer.Option(min=8, help="Side of the square input in pixels, for image files.")] = 224,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images in a batch.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of batches that are timed.")] = 40,
     out: cli.Out = Path("results"),
     smoke: cli.Smoke = False,
 ) -> None:
@@ -59,7 +59,7 @@ def main(
         for workers in (1, 2, 4):
             options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
             iterator = iter(pipeline.to_iter_dataset(options))
-            # What lies ready when the clock starts would count as made in no time: few batches of many.
+            # Batches that were prefetched before the clock starts are few among many.
             speed = pictures_a_second(lambda iterator=iterator: next(iterator), batch_size, rounds, untimed=rounds // 2)
             rows.append(common | {"what": name, "threads": workers, "pictures a second": speed})
             iterator.close()
@@ -71,8 +71,7 @@ def main(
     speed = pictures_a_second(lambda: model.train_on_batch(x, y), batch_size, 1 if smoke else 3, untimed=1)
     rows.append(common | {"what": "step of ViT-Tiny", "pictures a second": speed})
     path = out / "input_speed.csv"
-    before = pd.read_csv(path).to_dict("records") if path.exists() else []
-    tracking.write(pd.DataFrame([*before, *rows]), path)
+    files.append_rows(rows, path)
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".0f"))
 
 

@@ -1,19 +1,21 @@
-"""The Levy function in one dimension: how far do activation boundaries jump while a network learns it?
+"""The Levy function in one dimension: largest steps of activation boundaries during training.
 
 Figure 2 of Chen and Ge (2024). The target is levy(x) = sin²(πw) + (w - 1)² (1 + sin²(2πw)) with w = 1 + (x - 1) / 4,
-plus noise of deviation 0.1. A network of one hidden layer with 100 ReLU units is trained by Adam on all examples at
-once, for at most 10,000 epochs, which are steps.
+plus noise with a standard deviation of 0.1. A network of one hidden layer with 100 ReLU units is trained by Adam on
+full batches, for at most 10,000 epochs, each of which is one step.
 
-Data: each of ten splits draws 50 points of its own, uniformly on [-10, 10]. Ten of them validate: they choose, for
-every method alike, the rate out of six and the number of epochs out of 100, 200, ..., 10,000. The choice is trained
-again on all 50 and tested once, without noise, on a grid of step 0.1. The paper does not say how it chose its rates.
+Data: each of ten splits draws its own 50 points, uniformly on [-10, 10]. Ten of them are the validation part, which
+chooses, for every method alike, the learning rate among six and the number of epochs among 100, 200, ..., 10,000. The
+choice is trained again on all 50 points and tested once, without noise, on a grid with a spacing of 0.1. The paper does
+not state how its learning rates were chosen.
 
 Methods: standard weights (SP), weight normalization (WN), batch normalization (BN), geometric weights with the paper's
-start, with that of its authors' code, and with input mean normalization. The output layer is a plain one in all.
+initialization, with that of its authors' code, and with input mean normalization. The output layer is a plain Dense
+layer in all of them.
 
-Boundaries: in the final fits a `BoundaryTracker` looks after every step. A unit's boundary is the point where it
-switches; its largest step is the longest way that any of the 100 boundaries moves within one step of training. Under
-batch normalization it is the point for the moving averages, as at inference.
+Boundaries: in the final fits, a `BoundaryTracker` records after every step. A unit's boundary is the input at which its
+activation changes between 0 and positive. The largest step is the longest distance that any of the 100 boundaries moves
+within one step of training. With batch normalization, the boundary is that of the moving averages, as at inference.
 """
 
 from collections.abc import Callable
@@ -29,14 +31,14 @@ from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
 from keras_actlab.colours import COLOURS
-from recipes import cli, tracking
-from recipes.parameterizations import HIDDEN
+from recipes.common import cli, files, tracking
+from recipes.common.parameterizations import HIDDEN
 
 UNITS = 100
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 GRID = np.linspace(-10.0, 10.0, 201)[:, None].astype("float32")
 SMOKE_METHODS = ("SP", "WN", "GmP")
-MOMENTS = 12  # of a training at which the figure shows the boundaries
+MOMENTS = 12  # number of steps at which the figure shows the boundaries
 
 
 def levy(x: np.ndarray) -> np.ndarray:
@@ -46,7 +48,7 @@ def levy(x: np.ndarray) -> np.ndarray:
 
 
 def data(split: int) -> experiments.Split:
-    """Draws the points of a split: 40 to train, 10 to validate; the test is the grid."""
+    """Draws the points of a split: 40 for training and 10 for validation. The test part is the grid."""
     rng = np.random.default_rng(split)
     x = rng.uniform(-10.0, 10.0, (50, 1)).astype("float32")
     y = (levy(x) + rng.normal(0.0, 0.1, len(x))).astype("float32")
@@ -54,7 +56,7 @@ def data(split: int) -> experiments.Split:
 
 
 def network(method: str) -> Callable[[float], keras.Model]:
-    """Returns the function that builds a method's network at a rate."""
+    """Returns the function that builds a method's network with a learning rate."""
 
     def build(learning_rate: float) -> keras.Model:
         model = keras.Sequential([keras.Input((1,)), *HIDDEN[method](UNITS), keras.layers.Dense(1)])
@@ -76,16 +78,16 @@ def comparison(folder: Path, smoke: bool = False) -> experiments.Comparison:
         independent_splits=True,
         epochs=20 if smoke else 10_000,
         validate_every=10 if smoke else 100,
-        together=10,
+        vectorize=10,
         callbacks=tracking.callbacks(folder, GRID, megabytes=6.5),  # 1,250 records
     )
 
 
 def picture(methods: list[str], folder: Path, split: int) -> pd.DataFrame:
-    """Returns what the figure shows of one split, one point a row.
+    """Returns the points that the figure shows of one split, one in each row.
 
-    The kinds: "data", and for each method "prediction", "boundary" (y is the number of a moment, from the first step to
-    the last) and "largest" (the largest step of a boundary; x is the training step).
+    The kinds: "data", and for each method "prediction", "boundary" (y counts the shown steps, from the first one to the
+    last) and "largest" (the largest step of a boundary; x is the training step).
     """
     points, targets = data(split).development
     parts = [pd.DataFrame({"kind": "data", "x": points[:, 0], "y": targets})]
@@ -142,12 +144,12 @@ def main(out: cli.Out = Path("results"), jobs: cli.Jobs = 1, smoke: cli.Smoke = 
     folder = out / "levy_regression-tracks"
     folder.mkdir(parents=True, exist_ok=True)
     results = experiments.run(comparison(folder, smoke), out / "levy_regression.jsonl", jobs)
-    table = tracking.write(tracking.summarize(results, folder), out / "levy_regression-boundaries.csv")
+    table = files.write_table(tracking.summarize(results, folder), out / "levy_regression-boundaries.csv")
     print(table.groupby("method", sort=False)["largest step"].describe().to_string(float_format="{:.3g}".format))
     drawn, split = None, tracking.shown_split(table)
     if split is not None:
         points = picture(list(table["method"].unique()), folder, split)
-        drawn = figure(tracking.write(points, out / "levy_regression-figure.csv"), table)
+        drawn = figure(files.write_table(points, out / "levy_regression-figure.csv"), table)
     cli.finish(results, out, "levy_regression", drawn)
 
 

@@ -1,18 +1,18 @@
-"""MNIST with trainable matrix activations: do they read digits better than ReLU and its relatives, and at what cost?
+"""MNIST with trainable matrix activations: accuracy and cost beside ReLU and similar activations.
 
-Liu et al. (2024) classify MNIST with TMAF against ReLU. Their networks could not be recovered, so these are our own,
-and no agreement with a published figure is claimed:
+Liu et al. (2024) compare TMAF with ReLU on MNIST. Their networks are not available, so these are our own, and there are
+no published numbers to compare with:
 
 - dense: 784 pixels, two hidden layers of 128 units, 10 outputs;
 - convolutional: two 3 x 3 convolutions of stride 2 with 8 and 16 channels, a hidden layer of 64 units, 10 outputs.
 
 The methods differ in the activation of every hidden layer: ReLU, leaky ReLU (slope 0.01), PReLU (a slope for each
-channel, which starts at 0.25), GELU, CRReLU (one epsilon a layer), and diagonal and tri-diagonal TMAF with thresholds
--1, 0, 1, which both start as ReLU.
+channel, which starts at 0.25), GELU, CRReLU (one epsilon for each layer), and diagonal and tri-diagonal TMAF with
+thresholds -1, 0, 1, which both start as ReLU.
 
-Each split draws its training examples from the official 60,000, and half as many for validation. The test part is the
-official one in all of them. Adam takes batches of 100 from pixels scaled to [0, 1]. In each split the validation
-examples choose, for every method alike, the rate out of three and the number of epochs, at most five. The chosen
+Each split draws its training examples from the official 60,000, and half as many for validation. All splits have the
+official test part. Adam trains on batches of 100, with pixels scaled to [0, 1]. In each split, the validation examples
+choose, for every method alike, the learning rate among three and the number of epochs, at most five. The chosen
 settings are trained again on training and validation examples together, and tested once.
 
 Data: `--data-dir` names a folder with `mnist.npz`, the file of `keras.datasets.mnist`. Without it Keras downloads it.
@@ -27,16 +27,16 @@ import pandas as pd
 import typer
 
 from keras_actlab import experiments
-from keras_actlab.files import atomic_write
+from keras_actlab.files import write
 from keras_actlab.layers import TMAF, CRReLU
-from recipes import cli, mnist
-from recipes.digit_networks import Activation, digit_network
+from recipes.common import cli, mnist
+from recipes.common.digit_networks import Activation, digit_network
 
 RATES = (0.001, 0.003, 0.01)
 SPLITS = 5
-# Fits that are trained as one program. On two cores with JAX it took two thirds of the time for the dense network and
-# seven times as long for the convolutional one, for kernels that differ from fit to fit make slow convolutions on CPUs.
-TOGETHER = {"dense": 5, "convolutional": 1}
+# Number of fits that are trained as one program. On two cores with JAX, five took two thirds of the time for the dense
+# network, and seven times as long for the convolutional one: on CPUs, convolutions are slow if each fit has its kernel.
+VECTORIZE = {"dense": 5, "convolutional": 1}
 
 METHODS: dict[str, Activation] = {
     "ReLU": lambda space: keras.layers.ReLU(),
@@ -51,7 +51,7 @@ SMOKE_METHODS = ("ReLU", "TMAF tri-diagonal")
 
 
 def network(task: str, method: str) -> Callable[[float], keras.Model]:
-    """Returns the function that builds a task's network with a method's activation at a rate."""
+    """Returns the function that builds a task's network with a method's activation and a learning rate."""
 
     def build(learning_rate: float) -> keras.Model:
         return digit_network(task, (28, 28, 1), 128, METHODS[method], learning_rate)
@@ -85,17 +85,17 @@ def comparisons(
             epochs=1 if smoke else 5,
             batch_size=100,
             validate_every=1,
-            together=together,
+            vectorize=vectorize,
         )
-        for task, together in TOGETHER.items()
+        for task, vectorize in VECTORIZE.items()
     ]
 
 
 def cost(results: experiments.Results) -> pd.DataFrame:
     """Returns test accuracy, parameters, and seconds per epoch, also as a ratio to the first method's.
 
-    The seconds are those of the fastest fit, since whatever else a machine does can only slow a fit down, among those
-    on the training part, which all have equally many examples and full groups.
+    The seconds are those of the fastest fit on the training part, because other load on the machine only slows fits
+    down. All fits on that part have equal numbers of examples and full groups.
     """
     places = ["task", "method"]
     final, tuning = (
@@ -114,12 +114,11 @@ def cost(results: experiments.Results) -> pd.DataFrame:
 
 
 def save_cost(results: experiments.Results, out: Path) -> None:
-    """Prints the table of costs and writes it, each file as a whole."""
+    """Prints the table of costs and writes it."""
     table = cost(results)
     text = table.reset_index().to_markdown(index=False, floatfmt=("", "", ".2f", ",.0f", ".3f", ".2f"))
     for ending, content in (("csv", table.to_csv()), ("md", f"{text}\n")):
-        with atomic_write(out / f"mnist_classification-cost.{ending}") as unfinished:
-            unfinished.write_text(content)
+        write(out / f"mnist_classification-cost.{ending}", content)
     print(f"\n{text}")
 
 
@@ -128,9 +127,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    examples: Annotated[
-        int, typer.Option(min=2, help="Training examples of a split; half as many more validate.")
-    ] = 10_000,
+    examples: Annotated[int, typer.Option(min=2, help="Number of training examples; half as many validate.")] = 10_000,
     data_dir: cli.DataDir = None,
     out: cli.Out = Path("results"),
     jobs: cli.Jobs = 1,

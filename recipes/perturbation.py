@@ -1,13 +1,13 @@
-"""What a small step of the parameters does to the boundary of one unit, under four parameterizations.
+"""Changes of one unit's boundary by a small step of the parameters, under four parameterizations.
 
-Figure 1 of Chen and Ge (2024), with its propositions 2.3 to 2.5 and theorem 3.7 in numbers. No training.
+Figure 1 of Chen and Ge (2024), with numbers for its propositions 2.3 to 2.5 and its theorem 3.7. Nothing is trained.
 
-A unit has two inputs. Its weights w and bias b are drawn from a normal distribution of deviation 0.001, as in the
-paper, or 1. The same boundary is then written in four ways: standard weights (SP: w, b), weight normalization (WN:
-v = w, scale = norm(w), b), batch normalization (BN: w, gamma = 1, beta = b / norm(w), statistics of inputs with mean 0
-and covariance 1, which follow w), and geometric weights (GmP: angle of w, radius = b / norm(w)). A step of fixed length
-and random direction is added to the parameters that the boundary depends on. Each of ten seeds draws 1,000 units and
-steps.
+A unit has two inputs. Its weights w and bias b are drawn from a normal distribution with a standard deviation of 0.001,
+as in the paper, or 1. The same boundary is then expressed in four ways: standard weights (SP: w, b), weight
+normalization (WN: v = w, scale = norm(w), b), batch normalization (BN: w, gamma = 1, beta = b / norm(w), statistics of
+inputs with mean 0 and covariance 1, which follow w), and geometric weights (GmP: angle of w, radius = b / norm(w)). A
+step of fixed length and random direction is added to the parameters that the boundary depends on. Each of ten seeds
+draws 1,000 units and 1,000 steps.
 """
 
 import itertools
@@ -27,11 +27,11 @@ from keras_actlab import cab
 from keras_actlab.colours import COLOURS
 from keras_actlab.layers import GmPDense, WeightNormalization
 from keras_actlab.ops import direction_to_angles
-from recipes import cli, tracking
+from recipes.common import cli, files
 
 SIZES = (1e-4, 1e-3, 1e-2, 1e-1)
 DEVIATIONS = (0.001, 1.0)
-SHOWN, DRAWS, SEED = 1e-3, 12, 1  # what the upper panels show: a unit whose boundary passes near the origin
+SHOWN, DRAWS, SEED = 1e-3, 12, 1  # in the upper panels: a unit whose boundary passes near the origin
 Layers = tuple[keras.layers.Layer, ...]
 
 
@@ -44,7 +44,7 @@ def sp(weights: np.ndarray, bias: np.ndarray) -> Layers:
 
 
 def wn(weights: np.ndarray, bias: np.ndarray) -> Layers:
-    """Weight normalization, which starts with the norm of the weights as its scale."""
+    """Weight normalization. Its scale starts as the norm of the weights."""
     layer = WeightNormalization(sp(weights, bias)[0])
     layer.build((None, 2))
     return (layer,)
@@ -70,7 +70,7 @@ def gmp(weights: np.ndarray, bias: np.ndarray) -> Layers:
     return (layer,)
 
 
-# For each method how to write a unit, and the parameters that a step moves.
+# For each method the function that makes the layers of a unit, and the parameters that a step changes.
 METHODS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Layers], tuple[str, ...]]] = {
     "SP": (sp, ("kernel", "bias")),
     "WN": (wn, ("kernel", "scale", "bias")),
@@ -82,9 +82,9 @@ METHODS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], Layers], tuple[str, 
 def changes(
     method: str, size: float, seed: int, units: int, deviation: float = DEVIATIONS[0], alike: bool = False
 ) -> pd.DataFrame:
-    """Returns, for each of so many units, its boundary before and after a step, how far it turned and moved.
+    """Returns for each unit its boundary before and after a step, the angle of its turn and the length of its move.
 
-    With `alike`, all units are the same one, and the steps differ.
+    With `alike`, all units are equal, and the steps differ.
     """
     rng = np.random.default_rng(seed)
     drawn = deviation * rng.normal(size=(3, 1 if alike else units))
@@ -117,7 +117,7 @@ def changes(
 
 
 def summarize(found: pd.DataFrame) -> pd.DataFrame:
-    """Returns, for each deviation, method, size and seed, quantiles over units, of turns (degrees) and moves (in x)."""
+    """Returns quantiles over units of turns (degrees) and moves (in x), for each deviation, method, size and seed."""
     groups = found.groupby(["deviation", "method", "size", "seed"], sort=False)
     table = groups[["turn", "move"]].quantile([0.05, 0.5, 0.95]).unstack()
     table.columns = [f"{name}, {100 * quantile:.0f} %" for name, quantile in table.columns]
@@ -169,10 +169,10 @@ def main(out: cli.Out = Path("results"), smoke: cli.Smoke = False) -> None:
         changes(method, size, seed, units, deviation)
         for deviation, method, size, seed in itertools.product(DEVIATIONS, METHODS, SIZES, range(seeds))
     )
-    table = tracking.write(summarize(found), out / "perturbation.csv")
+    table = files.write_table(summarize(found), out / "perturbation.csv")
     shown = pd.concat(changes(method, SHOWN, SEED, DRAWS, alike=True) for method in METHODS)
-    shown = tracking.write(shown, out / "perturbation-figure.csv")
-    tracking.write_figure(figure(table, shown), out / "perturbation.png")
+    shown = files.write_table(shown, out / "perturbation-figure.csv")
+    files.write_figure(figure(table, shown), out / "perturbation.png")
     means = table.groupby(["deviation", "size", "method"], sort=False).agg(["mean", "sem"]).drop(columns="seed")
     print(means.to_string(float_format="{:.3g}".format))
 

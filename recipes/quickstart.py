@@ -1,11 +1,11 @@
-"""Do trainable activations or geometric weights help a small network? Two real data sets, nine methods, paired splits.
+"""Trainable activations and geometric weights in a small network: two real data sets, nine methods, paired splits.
 
 Every method is the same network of two hidden layers with 64 units: six activations on plain weights (the standard
 parameterization, SP), and ReLU on three others: batch normalization (BN), geometric weights (GmP), and geometric
-weights behind input mean normalization (GmP+IMN). Each of five random splits leaves 20 % of the examples for the test
-and 16 % for validation; it also seeds the start of the weights and the order of the batches. In each split, validation
-chooses every method's learning rate and number of epochs from the same choices; the network is then trained again on
-training and validation data together, and tested once.
+weights behind input mean normalization (GmP+IMN). Each of five random splits has 20 % of the examples in the test part
+and 16 % in the validation part. The split also seeds the initial weights and the order of the batches. In each split,
+the validation part chooses every method's learning rate and number of epochs from the same grid. The network is then
+trained again on training and validation data together, and tested once.
 
 The data come with scikit-learn: handwritten digits (1,797 images of 8 x 8 pixels, error in %) and diabetes progression
 (442 patients, root mean squared error in the target's units). Lower is better for both.
@@ -22,11 +22,11 @@ from sklearn.metrics import root_mean_squared_error, zero_one_loss
 
 from keras_actlab import experiments
 from keras_actlab.layers import TMAF, CRReLU, GmPDense, InputMeanNormalization
-from recipes import cli
+from recipes.common import cli
 
 RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 WIDTH = 64
-# Each gives the layers that make up one hidden layer of the network.
+# For each method the layers of one hidden layer of the network.
 HIDDEN: dict[str, Callable[[], list[keras.Layer]]] = {
     "ReLU, SP": lambda: [keras.layers.Dense(WIDTH), keras.layers.ReLU()],
     "GELU": lambda: [keras.layers.Dense(WIDTH), keras.layers.Activation("gelu")],
@@ -41,7 +41,7 @@ HIDDEN: dict[str, Callable[[], list[keras.Layer]]] = {
 
 
 def network(method: str, features: int, outputs: int, loss: str | keras.Loss) -> Callable[[float], keras.Model]:
-    """Returns the function that builds a method's network at a rate."""
+    """Returns the function that builds a method's network with a learning rate."""
 
     def build(learning_rate: float) -> keras.Model:
         hidden = [layer for _ in range(2) for layer in HIDDEN[method]()]
@@ -67,7 +67,7 @@ def comparisons(splits: int = 5, smoke: bool = False) -> list[experiments.Compar
             batch_size=64,
             grid={"learning_rate": RATES[:2] if smoke else RATES},
             splits=splits,
-            together=splits,
+            vectorize=splits,
         ),
         experiments.Comparison(
             name="diabetes",
@@ -81,7 +81,7 @@ def comparisons(splits: int = 5, smoke: bool = False) -> list[experiments.Compar
             batch_size=64,
             grid={"learning_rate": RATES[:2] if smoke else RATES},
             splits=splits,
-            together=splits,
+            vectorize=splits,
         ),
     ]
 
@@ -91,14 +91,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    splits: Annotated[int, typer.Option(min=2, help="Random splits of the data, each with a start of its own.")] = 5,
+    splits: Annotated[int, typer.Option(min=2, help="Number of random splits, each with its own initial weights.")] = 5,
     out: cli.Out = Path("results"),
     jobs: cli.Jobs = 1,
     smoke: cli.Smoke = False,
 ) -> None:
-    """Compares what the three papers propose on two small data sets, an experiment of our own.
+    """Compares the methods of the three papers on two small data sets, an experiment of our own.
 
-    Prints and writes rows, tables and a figure.
+    Prints tables; writes rows, tables and a figure.
     """
     results = experiments.run(comparisons(2 if smoke else splits, smoke), out / "quickstart.jsonl", jobs)
     cli.finish(results, out, "quickstart")

@@ -1,14 +1,15 @@
 """UCI regression with one hidden layer: standard weights, weight and batch normalization, and geometric weights.
 
-The UCI table of Chen and Ge (2024), with everything chosen on validation data. A network of one hidden layer with 100
-ReLU units is trained by Adam on all training examples at once, for at most 2,000 epochs. Each of ten random splits
-leaves 20 % of the examples for the test. A fifth of the rest validates: in each split it chooses, for every method
-alike, the rate out of the paper's six and the number of epochs out of 50, 100, ..., 2,000. The chosen settings are
-trained again on the whole rest, and tested once. Inputs and targets are standardized; errors are in the target's units.
+The UCI table of Chen and Ge (2024), with all settings chosen on validation data. A network of one hidden layer with 100
+ReLU units is trained by Adam on full batches, for at most 2,000 epochs. Each of ten random splits has 20 % of the
+examples in the test part and a fifth of the others in the validation part. In each split, the validation part chooses,
+for every method alike, the learning rate among the paper's six and the number of epochs among 50, 100, ..., 2,000. The
+chosen settings are trained again on training and validation data together, and tested once. Inputs and targets are
+standardized; errors are in the target's units.
 
 The methods: standard weights (SP), weight normalization (WN), batch normalization (BN), geometric weights with the
-paper's start (directions uniform on the sphere, scale 1), and with that of its authors' code (angles and norm of Glorot
-uniform weights). The output layer is a plain one in all of them.
+paper's initialization (directions uniform on the sphere, scale 1), and with that of its authors' code (angles and norm
+of Glorot uniform weights). The output layer is a plain Dense layer in all of them.
 
 Data: `--data-dir` names a folder with `boston.csv`, `concrete.csv`, `energy.csv`, `naval.csv`, `power.csv`,
 `wine-red.csv` and `yacht.csv`, each also as `.csv.gz`: a header, numbers, the target last. Without it, five of the sets
@@ -28,8 +29,8 @@ from sklearn.datasets import fetch_openml
 from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
-from recipes import cli, tables
-from recipes.parameterizations import HIDDEN
+from recipes.common import cli, files
+from recipes.common.parameterizations import HIDDEN
 
 UNITS = 100
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -38,15 +39,15 @@ METHODS = ("SP", "WN", "BN", "GmP", "GmP, code's start")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set is, and what it must look like."""
+    """Where a data set is, and its expected columns and rows."""
 
     file: str
     rows: int
     features: int
     target: str
-    openml: int | None  # the number of the OpenML data set, whose version it pins
+    openml: int | None  # ID of the OpenML data set, which fixes its version
     openml_target: str = ""
-    left_out: tuple[str, ...] = ()  # a second target there
+    left_out: tuple[str, ...] = ()  # a second target
     page: str = "https://archive.ics.uci.edu"
 
 
@@ -80,8 +81,8 @@ def load(name: str, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
         table = frame.drop(columns=list(source.left_out), errors="ignore").assign(**{source.target: targets})
     else:
         raise ValueError(
-            f"`data_dir` must name a folder with {source.file}.csv, which OpenML does not have under a number known "
-            f"here; the data are on {source.page}. Received: data_dir=None"
+            f"`data_dir` must name a folder with {source.file}.csv, because no OpenML ID of this data set is "
+            f"known; the data are on {source.page}. Received: data_dir=None"
         )
     if table.shape[1] != source.features + 1 or table.columns[-1] != source.target:
         raise ValueError(
@@ -99,15 +100,15 @@ def load(name: str, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read(source: Source, folder: Path) -> pd.DataFrame:
-    files = [folder / f"{source.file}{ending}" for ending in (".csv", ".csv.gz")]
-    for file in files:
-        if file.exists():
-            return tables.read(file, source.rows)
-    raise ValueError(f"`data_dir` must hold {files[0].name} or {files[1].name}. Received: data_dir={str(folder)!r}")
+    names = [f"{source.file}{ending}" for ending in (".csv", ".csv.gz")]
+    for name in names:
+        if (folder / name).exists():
+            return files.read_table(folder / name, source.rows)
+    raise ValueError(f"`data_dir` must hold {' or '.join(names)}. Received: data_dir={str(folder)!r}")
 
 
 def network(method: str, features: int) -> Callable[[float], keras.Model]:
-    """Returns the function that builds a method's network at a rate."""
+    """Returns the function that builds a method's network with a learning rate."""
 
     def build(learning_rate: float) -> keras.Model:
         model = keras.Sequential([keras.Input((features,)), *HIDDEN[method](UNITS), keras.layers.Dense(1)])
@@ -129,7 +130,7 @@ def comparison(name: str, folder: Path | None = None, smoke: bool = False) -> ex
         splits=2 if smoke else 10,
         epochs=20 if smoke else 2000,
         validate_every=10 if smoke else 50,
-        together=2 if len(x) > 5000 else 10,  # more members of that size do not fit into a processor's cache
+        vectorize=2 if len(x) > 5000 else 10,  # more of that size do not fit into a processor's cache
     )
 
 
@@ -139,7 +140,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     sets: Annotated[
-        list[str] | None, typer.Argument(help=f"Any of {', '.join(SOURCES)}. All if none is given.")
+        list[str] | None, typer.Argument(help=f"Data sets: any of {', '.join(SOURCES)}. The default is all.")
     ] = None,
     data_dir: cli.DataDir = None,
     out: cli.Out = Path("results"),
@@ -155,7 +156,7 @@ def main(
         raise typer.BadParameter(f"must be any of {', '.join(SOURCES)}. Received: {', '.join(sorted(unknown))}")
     missing = [] if sets or data_dir else [name for name, source in SOURCES.items() if source.openml is None]
     if missing:
-        print(f"Left out, as they cannot be downloaded: {', '.join(missing)}. Give a folder with them by --data-dir.")
+        print(f"Skipped, as they cannot be downloaded: {', '.join(missing)}. --data-dir can name their folder.")
     names = sets or [name for name in SOURCES if name not in missing]
     comparisons = [comparison(name, data_dir, smoke) for name in names]
     cli.finish(experiments.run(comparisons, out / "uci_regression.jsonl", jobs), out, "uci_regression")

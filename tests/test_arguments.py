@@ -289,7 +289,7 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
          "metrics": [*MAPPING, {}, {"a": 3}], "epochs": COUNT, "grid": [None, 3, "text", {"a": []}, {"a": 3}],
          "splits": COUNT, "seeds": COUNT, "independent_splits": BOOLEAN, "batch_size": OPTIONAL_COUNT,
          "monitor": [3, "unheard of", []], "mode": [*CHOICE, None], "validate_every": OPTIONAL_COUNT,
-         "together": COUNT, "callbacks": OTHER},
+         "vectorize": COUNT, "callbacks": OTHER, "steps_per_epoch": OPTIONAL_COUNT, "fit": OTHER},
     ),
     "experiments.Ensemble": (
         experiments.Ensemble, {"members": lambda: [dense()]}, {"members": [None, 3, "text", [], [3], OBJECT]}
@@ -299,7 +299,7 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     ),
     "experiments.Split": (
         experiments.Split, split(),
-        {part: [None, 3, "text", [], (np.zeros((4, 2)), np.zeros(3)), (np.zeros((4, 2)), None)] for part in split()}
+        {part: [3, "text", [], (np.zeros((4, 2)), np.zeros(3)), (np.zeros((4, 2)), None)] for part in split()}
         | {"to_units": FUNCTION},
     ),
     "experiments.holdout": (
@@ -318,8 +318,12 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     "experiments.curves": (
         experiments.curves, {"results": results}, {"results": [None, *OTHER], "metric": CHOICE, "task": CHOICE}
     ),
-    "experiments.long_run": (
-        experiments.long_run,
+    "experiments.Resumable": (
+        experiments.Resumable, {"folder": "runs", "steps_per_epoch": 1},
+        {"folder": PATH, "steps_per_epoch": COUNT, "save_every": COUNT, "workers": [-1, 1.5, "2", True]},
+    ),
+    "experiments.fit_resumable": (
+        experiments.fit_resumable,
         {"model": dense, "batches": lambda: grain.MapDataset.range(8), "folder": "run",
          "steps_per_epoch": 1, "epochs": 1},
         {"model": MODEL, "batches": [None, *OTHER], "folder": PATH, "steps_per_epoch": COUNT, "epochs": COUNT,
@@ -332,6 +336,7 @@ WITHOUT = {
     *("conversion.Report", "cab.Boundaries", "cab.Slice", "cab.Track", "cab.plots.features"),
     *("eafo.Correction", "eafo.PushForward", "eafo.Improvement"),
     *("constraints.CanonicalAngles", "constraints.Increasing", "constraints.NonDecreasing"),
+    "experiments.Fit",
     *("distribution.data_parallel", "distribution.data_shard"),
     *("distribution.is_first_process", "distribution.of_first_process"),
 }

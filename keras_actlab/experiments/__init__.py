@@ -1,9 +1,12 @@
-"""Comparisons of methods over seeds and splits: described once, run safely, reported with error bars.
+"""Comparisons of methods over seeds and splits, with error bars.
 
-A `Comparison` names the methods, the data and what is tuned. `run` trains what is missing and keeps every row in a
-file. `Results` makes tables and figures of it.
-`long_run` is for a single training of hours or days, which continues after a crash.
+A `Comparison` names the methods, the data, the hyper-parameters to tune, and how a fit is done. `run` does the fits
+that are missing in a file and appends their rows. `Results` makes tables and figures of the rows.
+`fit_resumable` trains a single model for hours or days, and continues after a crash.
 """
+
+import warnings
+from typing import Any
 
 try:
     import joblib as _joblib  # noqa: F401
@@ -18,11 +21,36 @@ except ImportError as error:
         f"keras_actlab.experiments needs {error.name}. Install the extra [lab]: pip install 'keras-actlab[lab]'"
     ) from error
 
-from keras_actlab.experiments.comparison import Comparison, Split, holdout
+from keras_actlab.experiments.comparison import Comparison, Fit, Fitting, Method, Metrics
+from keras_actlab.experiments.data import Examples, Split, holdout
 from keras_actlab.experiments.ensemble import Ensemble
 from keras_actlab.experiments.figures import curves, dots
-from keras_actlab.experiments.long_run import long_run
 from keras_actlab.experiments.results import Results, load
+from keras_actlab.experiments.resumable import Resumable, fit_resumable
 from keras_actlab.experiments.running import run
 
-__all__ = ["Comparison", "Ensemble", "Results", "Split", "curves", "dots", "holdout", "load", "long_run", "run"]
+__all__ = [
+    "Comparison",
+    "Ensemble",
+    "Examples",
+    "Fit",
+    "Fitting",
+    "Method",
+    "Metrics",
+    "Results",
+    "Resumable",
+    "Split",
+    "curves",
+    "dots",
+    "fit_resumable",
+    "holdout",
+    "load",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "long_run":
+        warnings.warn("`long_run` is deprecated: use `fit_resumable`", DeprecationWarning, stacklevel=2)
+        return fit_resumable
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

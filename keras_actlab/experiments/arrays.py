@@ -23,7 +23,7 @@ def as_arrays(name: str, values: Any) -> Any:
 
     Raises:
         TypeError: If a leaf is no array: a single number, a generator, rows of different lengths, a sparse matrix.
-        ValueError: If it holds something else than numbers or strings (categories, dates), or values are missing.
+        ValueError: If it holds other values than numbers or strings (categories, dates), or values are missing.
 
     Example:
 
@@ -58,12 +58,12 @@ def as_array(name: str, values: Any) -> np.ndarray:
         raise ValueError(
             f"`{name}` must have no masked entries. Received: {name} with {_count(np.ma.getmaskarray(values))}"
         )
-    if hasattr(values, "detach"):  # PyTorch: NumPy reads no tensor that has gradients or lies on a GPU
+    if hasattr(values, "detach"):  # PyTorch: NumPy reads no tensor with gradients or on a GPU
         values = values.detach().cpu()
         values = values.float() if "bfloat16" in str(values.dtype) else values
     try:
         array = np.asarray(values)
-    except Exception as error:  # each library raises its own
+    except Exception as error:  # each library raises its own type
         raise TypeError(
             f"`{name}` must be an array, or something that NumPy reads as one, with rows of equal length. "
             f"Received: {name}={_short(values)}, for which NumPy raises {type(error).__name__}: {error}"
@@ -78,7 +78,7 @@ def as_array(name: str, values: Any) -> np.ndarray:
         array = _of_objects(name, array)
     if array.dtype.kind == "c":
         raise ValueError(f"`{name}` must hold real numbers. Received: {name} of dtype {array.dtype}")
-    return array if array.flags.writeable else array.copy()  # PyTorch warns of arrays that it cannot write to
+    return array if array.flags.writeable else array.copy()  # PyTorch warns about arrays that it cannot write to
 
 
 def _column(name: str, values: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A file of weights that proves that it is whole: with a checksum, and with notes about the run."""
+"""A file of weights with a checksum and with notes about the run."""
 
 import json
 import zlib
@@ -15,9 +15,9 @@ NOTES = "notes"
 
 
 def save(model: keras.Model, notes: dict[str, Any], path: Path) -> None:
-    """Writes weights, the state of the optimizer and notes, and returns when they are on the disk.
+    """Writes weights, the state of the optimizer and notes, and flushes them to the disk.
 
-    The file can be read by `keras.Model.load_weights`, too.
+    `keras.Model.load_weights` can read the file, too.
 
     Args:
         model: A built model.
@@ -36,7 +36,7 @@ def read_notes(path: Path) -> dict[str, Any]:
     """Returns the notes of a file.
 
     Raises:
-        ValueError: If anything in the file is not as it was written.
+        ValueError: If the file is damaged.
     """
     try:
         with h5py.File(path) as file:

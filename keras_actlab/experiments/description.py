@@ -1,6 +1,7 @@
-"""A text that tells compiled models apart."""
+"""A text that identifies the architecture and compilation of a model."""
 
 import json
+import re
 from typing import Any
 
 import keras
@@ -9,9 +10,9 @@ import keras
 def describe(model: keras.Model, learning_rate: bool = True) -> str | None:
     """Returns a text that is equal for models that are built and compiled alike.
 
-    It holds what Keras saves of a model and the shapes of its variables, but neither their values nor the bodies of
-    custom layers and functions. Names of layers and of the optimizer do not count: Keras numbers them over the life of
-    a process, and no result depends on them. Every other name, such as that of a custom function, does.
+    It holds the configuration that Keras saves and the shapes of the variables. It does not hold their values or the
+    code of custom layers and functions. Names of layers and of the optimizer are replaced, because Keras numbers them
+    over the life of a process and no result depends on them. Other names, such as that of a custom function, are kept.
 
     Args:
         model: A compiled model.
@@ -45,23 +46,35 @@ def describe(model: keras.Model, learning_rate: bool = True) -> str | None:
 
 def _names(model: keras.Model) -> dict[str, str]:
     """Gives each layer, operation and optimizer a name by its place in the model."""
-    layers = model._flatten_layers()  # which has no public name that enters custom layers
+    layers = model._flatten_layers()  # Keras has no public function that enters custom layers
     operations = [each for layer in layers for each in getattr(layer, "operations", ())]
     named = [*layers, *operations, *([model.optimizer] if getattr(model, "optimizer", None) else [])]
     return {name: f"#{place}" for place, name in enumerate(dict.fromkeys(each.name for each in named))}
 
 
-def _renamed(saved: Any, names: dict[str, str]) -> Any:
-    """Replaces names where a configuration holds one: under "name", and at the head of references to a tensor."""
+def _renamed(saved: Any, names: dict[str, str], of_class: str = "") -> Any:
+    """Replaces names where a configuration holds one: under "name", and at the head of references to a tensor.
+
+    Objects that are no layers of the model, such as the preprocessor of a keras-hub task, lose their number only.
+    """
     if isinstance(saved, dict):
+        inner = str(saved.get("class_name", ""))
         return {
-            key: names.get(value, value) if key == "name" and isinstance(value, str) else _renamed(value, names)
+            key: names.get(value, _unnumbered(value, of_class))
+            if key == "name" and isinstance(value, str)
+            else _renamed(value, names, inner if key == "config" else "")
             for key, value in saved.items()
         }
     if isinstance(saved, list):
         is_reference = len(saved) == 3 and isinstance(saved[0], str) and all(type(part) is int for part in saved[1:])
         return [names.get(saved[0], saved[0]), *saved[1:]] if is_reference else [_renamed(v, names) for v in saved]
     return saved
+
+
+def _unnumbered(name: str, of_class: str) -> str:
+    """Removes the number with which Keras makes the name of a further object of a class unique."""
+    stem = re.sub(r"_\d+$", "", name)
+    return stem if stem.replace("_", "") == of_class.lower() else name
 
 
 def _forget_number(saved: Any, name: str) -> None:

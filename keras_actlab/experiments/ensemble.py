@@ -1,8 +1,8 @@
 """Trains several models of one architecture as one program.
 
-A small network spends its step waiting for operations to be launched. Here models that are alike in everything but
-their weights and data become one model, whose variables have an additional first axis with one entry a member. Each
-operation works on all members at once, and a whole block of training steps runs in one call.
+The step of a small network takes as long as launching its operations. Here, models that differ only in weights and data
+become one model, whose variables have an additional first axis with one entry for each member. Each operation computes
+all members, and a block of training steps runs in one call.
 
 Backends are imported here because Keras has no common name for compiling a loop of training steps.
 """
@@ -17,7 +17,7 @@ from keras.src.backend import get_keras_mask  # which has no public name
 
 from keras_actlab.experiments.description import describe
 
-# Their update of an entry looks at that entry alone, so stacked variables train as the separate ones would.
+# Their update of an entry depends on that entry only, so stacked variables train as separate ones do.
 ELEMENTWISE_OPTIMIZERS = (
     keras.optimizers.SGD,
     keras.optimizers.Adam,
@@ -47,7 +47,7 @@ def _check(members: Sequence[keras.Model]) -> None:
         raise ValueError(f"`members` must have one loss, without weights. Received: loss={first.loss}")
     optimizer = first.optimizer
     depends = optimizer.clipnorm or optimizer.global_clipnorm or optimizer.use_ema
-    # Variables are excluded by what they are or are called here, which a copy of the optimizer does not know.
+    # Variables are excluded by identity or name, which a copy of the optimizer does not have.
     excluded = hasattr(optimizer, "_exclude_from_weight_decay_cache") and optimizer.weight_decay
     if not isinstance(optimizer, ELEMENTWISE_OPTIMIZERS) or depends or excluded:
         allowed = ", ".join(each.__name__ for each in ELEMENTWISE_OPTIMIZERS)
@@ -59,9 +59,9 @@ def _check(members: Sequence[keras.Model]) -> None:
 
 
 class Ensemble(keras.Model):
-    """Models of one architecture, trained and evaluated side by side, each on data of its own.
+    """Models of one architecture that are trained and evaluated as one program, each on its own data.
 
-    The loss is the sum of the members' losses, so each member receives the gradient that it would have alone.
+    The loss is the sum of the members' losses, so each member has the same gradient as in separate training.
 
     Args:
         members: Compiled models whose variables have the same shapes and whose optimizers have the same
@@ -96,9 +96,9 @@ class Ensemble(keras.Model):
     def __init__(self, members: Sequence[keras.Model]):
         super().__init__(dtype="float32", autocast=False)
         _check(members)
-        # A bound method, not the model: Keras would count the variables of a model kept as an attribute.
+        # A bound method, because Keras would count the variables of a model that is an attribute.
         self._call_member = members[0].stateless_call
-        self._judge = keras.Model()  # knows the loss, and none of the members' regularizers, which `call` adds
+        self._judge = keras.Model()  # has the loss, but no regularizers of members, which `call` adds
         self._judge.compile(loss=members[0].loss)
         self._trained = [self._stacked(each, len(members)) for each in members[0].trainable_variables]
         self._fixed = [self._stacked(each, len(members)) for each in members[0].non_trainable_variables]
@@ -110,7 +110,7 @@ class Ensemble(keras.Model):
         self.restart(members)
 
     def build(self) -> None:
-        """Nothing is left to create; Keras registers the variables."""
+        """Creates nothing; Keras registers the variables."""
 
     def _stacked(self, variable: keras.Variable, members: int) -> keras.Variable:
         constraint = variable.constraint
@@ -125,10 +125,10 @@ class Ensemble(keras.Model):
         )
 
     def restart(self, members: Sequence[keras.Model]) -> None:
-        """Starts anew from other members of the same kind; what is compiled stays.
+        """Restarts training from other members of the same kind, without compiling again.
 
         Args:
-            members: Models as at the beginning, as many. Their optimizers may differ from those in the learning rate.
+            members: As many models as at the beginning, built and compiled alike, except for the learning rate.
         """
         for stack, attribute in ((self._trained, "trainable_variables"), (self._fixed, "non_trainable_variables")):
             for variable, *values in zip(stack, *(getattr(member, attribute) for member in members), strict=True):
@@ -166,9 +166,9 @@ class Ensemble(keras.Model):
 
         Args:
             x: Inputs, shape `(members, examples, ...)`, or a nested structure.
-            y: Targets, likewise.
+            y: Targets, in the same form.
             rows: Integers, shape `(steps, members, batch)`: the examples of each member's batch at each step. A batch
-                of 0 stands for all examples in their order.
+                of size 0 stands for all examples in their order.
         """
         self._loop(x, y, ops.convert_to_tensor(rows))
 

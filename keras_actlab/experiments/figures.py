@@ -1,19 +1,24 @@
-"""Pictures of results: every replicate as a dot, and metrics over epochs."""
+"""Figures of results: every replicate as a dot, and metrics over epochs."""
+
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from keras_actlab.arguments import check_choice, check_type
+from keras_actlab.arguments import check_choice, received
 from keras_actlab.colours import COLOURS
-from keras_actlab.experiments.results import Results
+
+if TYPE_CHECKING:  # results call `dots`
+    from keras_actlab.experiments.results import Results
 
 
-def dots(results: Results, metric: str | None = None) -> Figure:
+def dots(results: "Results", metric: str | None = None) -> Figure:
     """Draws the test metric of every replicate, with means, standard errors and the baseline's mean as a line.
 
     Args:
-        results: What was found.
+        results: The results.
         metric: Name of the metric. Without it, each task's monitored one.
 
     Returns:
@@ -37,7 +42,7 @@ def dots(results: Results, metric: str | None = None) -> Figure:
     >>> figure.axes[0].get_title()
     'noise'
     """
-    check_type("results", results, Results, "what `run` or `load` returns")
+    _check(results)
     table = results.table(metric)
     tasks = list(results.configurations)
     methods = list(dict.fromkeys(method for _, method in table.index))
@@ -65,16 +70,19 @@ def dots(results: Results, metric: str | None = None) -> Figure:
     return figure
 
 
-def curves(results: Results, metric: str | None = None, task: str | None = None) -> Figure:
+def curves(results: "Results", metric: str | None = None, task: str | None = None) -> Figure:
     """Draws the validation metric over epochs, at each replicate's chosen hyper-parameters.
 
+    If nothing was chosen, and the final fits were evaluated after several epochs (see `Resumable`), it is the test
+    metric of these.
+
     Args:
-        results: What was found by a run with `history=True`.
-        metric: Name of the metric. Without it, the monitored one.
-        task: Name of the task. Without it, the first one.
+        results: Results of a run with `history=True`.
+        metric: Name of the metric. Without it, each task's monitored one.
+        task: Name of the task. Without it, all tasks, one panel each.
 
     Returns:
-        A figure with one line a method, the mean over replicates, within a band of one standard error.
+        A figure with one line for each method, the mean over replicates, in a band of one standard error.
 
     Raises:
         ValueError: If `task` or `metric` is unknown, or the rows hold no history.
@@ -97,30 +105,43 @@ def curves(results: Results, metric: str | None = None, task: str | None = None)
     >>> experiments.curves(results).axes[0].get_ylabel()
     'validation RMSE'
     """
-    check_type("results", results, Results, "what `run` or `load` returns")
-    if task is None:
-        task = next(iter(results.configurations))
-    check_choice("task", task, results.configurations)
-    configuration = results.configurations[task]
-    if metric is None:
-        metric = str(configuration["monitor"])
-    check_choice("metric", metric, configuration["metrics"])
-    figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    _check(results)
+    if task is not None:
+        check_choice("task", task, results.configurations)
+    tasks = [task] if task is not None else list(results.configurations)
+    for each in tasks if metric is not None else ():
+        check_choice("metric", metric, results.configurations[each]["metrics"])
+    figure, axes = plt.subplots(1, len(tasks), figsize=(6 * len(tasks), 4), squeeze=False, layout="constrained")
     plt.close(figure)
-    for index, method in enumerate(configuration["methods"]):
-        chosen = [row for place, row in results.choices.items() if place[:2] == (task, method)]
-        if not all("history" in row for row in chosen):
+    for ax, each in zip(axes[0], tasks, strict=True):
+        _draw_curves(ax, results, each, metric or str(results.configurations[each]["monitor"]))
+    return figure
+
+
+def _draw_curves(ax: Axes, results: "Results", task: str, metric: str) -> None:
+    part = "validation"
+    for index, method in enumerate(results.configurations[task]["methods"]):
+        fits = [row for place, row in results.choices.items() if place[:2] == (task, method)]
+        if not fits:  # nothing was chosen, or fits failed
+            finals = [row for row in results.rows if (row["task"], row["method"]) == (task, method)]
+            fits = [row for row in finals if row["stage"] == "final" and not row["failure"]]
+            part = "test" if fits else part
+        if not all("history" in row for row in fits):
             raise ValueError(
                 "`results` must be of a run with history=True, from its beginning. Received: rows without a history"
             )
-        if not chosen:
-            continue  # its fits failed
-        epochs = chosen[0]["history"]["epoch"]
-        values = np.array([row["history"][metric] for row in chosen], "float64")
+        if not fits:
+            continue  # all failed
+        epochs = fits[0]["history"]["epoch"]
+        values = np.array([row["history"][metric] for row in fits], "float64")
         mean, error = values.mean(axis=0), values.std(axis=0, ddof=min(1, len(values) - 1)) / np.sqrt(len(values))
         colour, line = COLOURS[index % len(COLOURS)], ("-", "--", ":")[index // len(COLOURS) % 3]
         ax.plot(epochs, mean, line, color=colour, label=method)
         ax.fill_between(epochs, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
-    ax.set(title=task, xlabel="epoch", ylabel=f"validation {metric}")
+    ax.set(title=task, xlabel="epoch", ylabel=f"{part} {metric}")
     ax.legend(fontsize="small", title="mean ± standard error", title_fontsize="small")
-    return figure
+
+
+def _check(results: Any) -> None:
+    if not hasattr(results, "configurations"):
+        raise TypeError(f"`results` must be what `run` or `load` returns. {received('results', results)}")

@@ -1,4 +1,4 @@
-"""The file that a run appends to: one JSON object a line, safe against a crash at any moment."""
+"""The file to which a run appends: one JSON object in each line, safe against a crash at any time."""
 
 import json
 import math
@@ -8,35 +8,36 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from keras_actlab.distribution import is_first_process
 from keras_actlab.files import flush_folder
 
 try:
     import fcntl
-except ImportError:  # on Windows; two processes that write in the same millisecond are not noticed there
+except ImportError:  # on Windows, where two processes that write in the same millisecond are not detected
     fcntl = None  # type: ignore[assignment]
 
-# How the lines begin that a crash may have cut off.
+# Beginnings of the lines that a crash may truncate.
 BEGINNINGS = (b'{"rows": [', b'{"task": "')
 CHECKSUM = re.compile(rb', "checksum": "([0-9a-f]{8})"}\n?$')
 
 
 class Journal:
-    """A file of records that is only ever appended to.
+    """A file to which records are appended.
 
-    A record holds rows, or the configuration of a task. It is one line, written and flushed to the disk in one call,
-    while no other process writes to the file. The line ends with a checksum of itself. A crash in the middle of it
-    leaves a last line without its end, or with a run of NUL bytes where the disk was not reached; that line is ignored
-    here and overwritten by the next record. Everything before it stays.
+    A record holds rows, or the configuration of a task. It is one line, which is written and flushed to the disk in one
+    call, while the file is locked against other processes. The line ends with its checksum. A crash while it is written
+    leaves an incomplete last line, or NUL bytes for data that did not reach the disk. Such a line is ignored and
+    overwritten by the next record. All lines before it are kept.
 
     NaN and infinity are written as null, since JSON has neither, and are read back as NaN in metrics and histories.
     Lines without a checksum, which version 0.1 wrote, are read as they are.
 
     Args:
-        path: The file. It need not exist, nor its folder.
+        path: The file. It and its folder may be missing.
 
     Raises:
-        ValueError: If a line is neither a record nor the beginning of a last one, or does not match its checksum. The
-            message names the file and the line.
+        ValueError: If a line is no record and no incomplete last line, or does not match its checksum. The message
+            names the file and the line.
 
     Example:
 
@@ -55,7 +56,7 @@ class Journal:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.records: list[dict[str, Any]] = []
-        if self.path.exists() and not self.path.is_file():  # some devices never end
+        if self.path.exists() and not self.path.is_file():  # reading some devices never ends
             kind = "a folder" if self.path.is_dir() else "a device or a pipe"
             raise ValueError(f"`path` must be a file. Received: path={str(path)!r}, which is {kind}")
         content = self.path.read_bytes() if self.path.exists() else b""
@@ -77,14 +78,18 @@ class Journal:
         self._complete = not content[: self._end] or content[: self._end].endswith(b"\n")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Writes one record, and returns when it is on the disk.
+        """Writes one record, and returns when it is on the disk. In a distributed run, the first process writes.
 
         Raises:
-            RuntimeError: If something else has written to the file since it was read.
+            RuntimeError: If another process has written to the file since it was read.
         """
         line = _line(record)
-        record = _parsed(line)
-        if not self._complete:  # an editor has taken the last line's end
+        if is_first_process():
+            self._write(line)
+        self.records.append(_parsed(line))
+
+    def _write(self, line: bytes) -> None:
+        if not self._complete:  # an editor has removed the last line's end
             line = b"\n" + line
         is_new = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +103,6 @@ class Journal:
             os.fsync(file.fileno())
         if is_new:
             flush_folder(self.path.parent)
-        self.records.append(record)
         self._end = self._size = self._end + len(line)
         self._complete = True
 
@@ -109,7 +113,7 @@ def _line(record: dict[str, Any]) -> bytes:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """Reads a line. Raises a ValueError whose message ends a sentence that begins with "line 3 ..."."""
+    """Reads a line. The message of its ValueError continues a sentence that begins with "line 3"."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -125,6 +129,8 @@ def _parsed(line: bytes) -> dict[str, Any]:
             raise ValueError("is damaged: it does not match its checksum")
         del record["checksum"]
     for row in rows:
+        if "together" in row:  # the name in version 0.1
+            row["vectorized"] = row.pop("together")
         for part in {"metrics", "history"} & row.keys():
             row[part] = {name: _number(value) for name, value in row[part].items()}
     return record
@@ -135,10 +141,10 @@ def _is_row(row: Any) -> bool:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether a crash may have left this last line: a beginning without its end, or a run of NUL bytes.
+    """Whether a crash may have left this last line: it is incomplete, or ends with several NUL bytes.
 
-    A line with an end and at most one NUL byte is damaged otherwise, as by a flipped bit; so is one that goes on after
-    its checksum.
+    A complete line with at most one NUL byte has other damage, such as a flipped bit. So has a line with text after its
+    checksum.
     """
     written, _, lost = line.partition(b"\0")
     begins = any(written[: len(words)] == words[: len(written)] for words in BEGINNINGS)

@@ -1,4 +1,4 @@
-"""Processes that work on one task at a time, so that the end of one is the end of no other task."""
+"""Processes that work on one task each, so that a process that ends fails one task only."""
 
 import os
 import re
@@ -17,7 +17,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass
 class _Worker:
-    """A process, and what it does."""
+    """A process and its task."""
 
     executor: ProcessPoolExecutor | None = None
     task: Any = None
@@ -26,16 +26,16 @@ class _Worker:
 
 
 class Processes:
-    """Several processes, each with one task at a time. One that dies or takes too long is replaced.
+    """Several processes, each with one task at a time. A process that dies or takes too long is replaced.
 
-    An executor with several processes fails as a whole when one of them is killed, and does not say which task was to
-    blame. So each process has an executor of its own. A process ends within seconds after the one that started it,
-    even if that one was killed.
+    An executor with several processes fails as a whole when one of them is killed, and does not report the task. So
+    each process has its own executor. A process ends within seconds after the one that started it, even if that one was
+    killed.
 
     Args:
-        count: Number of processes. They start when there are tasks for them.
-        prepare: Function that a process calls when it starts.
-        arguments: Arguments of `prepare`, which are sent once to each process.
+        count: Number of processes. Each starts with its first task.
+        prepare: Function that each process calls when it starts.
+        arguments: Arguments of `prepare`, which are sent to each process once.
     """
 
     def __init__(self, count: int, prepare: Callable[..., None], arguments: tuple[Any, ...]):
@@ -55,12 +55,12 @@ class Processes:
     def map(
         self, function: Callable[[Any], Any], tasks: Iterable[Any], limit: Callable[[Any], float]
     ) -> Iterator[tuple[Any, Any, str | None]]:
-        """Yields each task, its result, and None or what ended its process; in the order in which they finish.
+        """Yields each task, its result, and the failure of its process or None, in the order in which tasks finish.
 
         Args:
-            function: Function that a process calls. An exception that it raises is raised here.
-            tasks: Its arguments.
-            limit: Function of a task that returns after how many seconds its process is ended, or infinity.
+            function: Function that a process calls. Its exceptions are raised here.
+            tasks: Arguments of the calls.
+            limit: Function of a task that returns its time limit in seconds, or infinity.
         """
         remaining = iter(tasks)
         busy: dict[Future[Any], _Worker] = {}
@@ -72,7 +72,7 @@ class Processes:
             worker.started, worker.deadline = worker.executor is not None, inf
             if worker.started:
                 begin(worker)
-            else:  # imports take seconds, which do not count as the task's
+            else:  # the limit does not include imports, which take seconds
                 worker.executor = ProcessPoolExecutor(1, **self._options)
                 busy[worker.executor.submit(bool)] = worker  # done once the process has started
 
@@ -94,7 +94,7 @@ class Processes:
                 if future in late:
                     failure = f"TimeoutError: it took longer than {limit(task):g} s"
                 elif isinstance(error := future.exception(), BrokenProcessPool):
-                    failure = f"its process ended, as by a crash or for want of memory: {_exit_codes(error)}"
+                    failure = f"its process ended, as by a crash or lack of memory: {_exit_codes(error)}"
                 elif error is not None:
                     raise error
                 elif not worker.started:
@@ -109,7 +109,7 @@ class Processes:
 
 
 def _exit_codes(error: BrokenProcessPool) -> str:
-    """The part of a long message that differs from one end to another."""
+    """Returns the exit codes in a long message."""
     found = re.search(r"exit codes of the workers are {(.*?)}", str(error))
     return found[1] if found else " ".join(str(error).split())
 
@@ -121,7 +121,7 @@ def _end(worker: _Worker) -> None:
 
 
 def _beginning() -> Callable[[int, bytes], None]:
-    """Returns what a new process calls first: a function that is sent as a whole, since importing it takes seconds."""
+    """Returns the first function that a new process calls. It is sent by value, because importing it takes seconds."""
 
     def begin(parent: int, work: bytes) -> None:
         import ctypes
@@ -133,14 +133,14 @@ def _beginning() -> Callable[[int, bytes], None]:
         import time
 
         if sys.platform == "linux":
-            # The kernel ends it, even while an import keeps all threads waiting, when the thread that started it ends:
-            # that of `map`, or one of the executor, which ends after it.
+            # The kernel ends this process when the thread that started it ends, even while an import blocks all
+            # threads. That thread is the one of `map`, or one of the executor, which ends later.
             ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
         def end_with_parent() -> None:
-            while os.getppid() == parent:  # who loses its parent gets another one; on Windows the number stays
+            while os.getppid() == parent:  # an orphan gets another parent; on Windows the number stays
                 time.sleep(0.5)
-            os._exit(1)  # as the main thread may hang in a library
+            os._exit(1)  # the main thread may hang in a library
 
         threading.Thread(target=end_with_parent, daemon=True).start()
         prepare, arguments = pickle.loads(work)  # imports the backend

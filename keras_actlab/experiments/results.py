@@ -1,4 +1,4 @@
-"""What a run has found: rows, choices, failures, tables."""
+"""The results of a run: rows, choices, failures, tables."""
 
 import io
 import json
@@ -14,18 +14,19 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from keras_actlab.arguments import as_path, check_choice, received
+from keras_actlab.experiments.figures import dots
 from keras_actlab.experiments.journal import Journal
-from keras_actlab.files import atomic_write
+from keras_actlab.files import write
 
-IDENTITY = ("task", "method", "stage", "split", "seed")
+KEY = ("task", "method", "stage", "split", "seed")
 NESTED = ("hyperparameters", "metrics", "versions")
-# What every row and every configuration has.
-ROW = {*IDENTITY, "hyperparameters", "epochs", "failure"}
+# Keys that every row and every configuration have.
+ROW = {*KEY, "hyperparameters", "epochs", "failure"}
 CONFIGURATION = {"methods", "metrics", "monitor", "mode", "grid", "sizes"}
 
 
 class _Printed(pd.DataFrame):
-    """A frame that prints the columns which matter, with their whole text; all others are there."""
+    """A frame that prints selected columns only, with their whole text."""
 
     _metadata: ClassVar = ["_columns_to_print"]
 
@@ -34,7 +35,7 @@ class _Printed(pd.DataFrame):
         self._columns_to_print = columns
 
     @property
-    def _constructor(self) -> type[pd.DataFrame]:  # what is computed from it is an ordinary frame
+    def _constructor(self) -> type[pd.DataFrame]:  # results of its methods are ordinary frames
         return pd.DataFrame
 
     def __repr__(self) -> str:
@@ -45,7 +46,7 @@ class _Printed(pd.DataFrame):
 
 
 class Results:
-    """The rows of a file of results, and what follows from them.
+    """The rows of a results file, and tables made from them.
 
     Args:
         records: Records of the file, as `run` and `load` read them.
@@ -83,11 +84,11 @@ class Results:
                 raise ValueError(f"`records` must be those of a file of results. Received: record {number} has {fault}")
             if "configuration" in record:
                 self.configurations[record["task"]] = record["configuration"]
-            rows |= {identity(row): row for row in record.get("rows", [])}
+            rows |= {row_key(row): row for row in record.get("rows", [])}
         self.rows = list(rows.values())
 
     def _fault(self, record: dict[str, Any]) -> str | None:
-        """What is wrong with a record, in view of those before it."""
+        """Returns what is wrong with a record, given the records before it."""
         if "configuration" in record:
             new, name = record["configuration"], record.get("task")
             if not isinstance(name, str) or not isinstance(new, dict) or not new.keys() >= CONFIGURATION:
@@ -108,7 +109,7 @@ class Results:
     def choices(self) -> dict[tuple[str, str, int, int], dict[str, Any]]:
         """For each task, method, split and seed the row of the candidate with the best validation metric."""
         best: dict[tuple[str, str, int, int], dict[str, Any]] = {}
-        for row in sorted(self.rows, key=self._place):  # equal ones are decided by the grid's order
+        for row in sorted(self.rows, key=self._place):  # in the grid's order, which decides between equal ones
             if row["stage"] != "tune" or row["failure"] or not math.isfinite(self._score(row)):
                 continue
             place = row["task"], row["method"], row["split"], row["seed"]
@@ -130,7 +131,7 @@ class Results:
             packages = " ".join(f"{name} {version}" for name, version in versions.items())
             flat.append({**rest, **point, **metrics, "versions": packages})
         frame = pd.DataFrame(flat)
-        columns = [*IDENTITY, *self._names("grid"), "epochs", *self._names("metrics"), "failure", *frame.columns]
+        columns = [*KEY, *self._names("grid"), "epochs", *self._names("metrics"), "failure", *frame.columns]
         return frame.reindex(columns=list(dict.fromkeys(columns)))
 
     def _names(self, *parts: str) -> list[str]:
@@ -138,7 +139,7 @@ class Results:
         return list(dict.fromkeys(name for part in parts for c in self.configurations.values() for name in c[part]))
 
     def _place(self, row: dict[str, Any]) -> tuple[Any, ...]:
-        """Where a row stands among others, whatever order several processes finished in."""
+        """Sort key of a row, which does not depend on the order in which processes finished."""
         configuration = self.configurations[row["task"]]
         grid = [values.index(row["hyperparameters"][n]) for n, values in configuration["grid"].items() if row["epochs"]]
         tasks, methods, stages = list(self.configurations), list(configuration["methods"]), ["tune", "final"]
@@ -147,21 +148,21 @@ class Results:
 
     @property
     def tuning(self) -> pd.DataFrame:
-        """The rows whose metrics are those of the validation part, with `chosen` where a row decided the final fit."""
-        chosen = {identity(row) for row in self.choices.values()}
+        """The rows with metrics of the validation part. `chosen` is True for the choices of the final fits."""
+        chosen = {row_key(row) for row in self.choices.values()}
         rows = [row for row in sorted(self.rows, key=self._place) if row["stage"] == "tune"]
-        frame = self.frame[self.frame["stage"] == "tune"].assign(chosen=[identity(row) in chosen for row in rows])
+        frame = self.frame[self.frame["stage"] == "tune"].assign(chosen=[row_key(row) in chosen for row in rows])
         return _Printed(frame, ["task", "method", "split", "seed", *self._names("grid", "metrics"), "epochs", "chosen"])
 
     @property
     def final(self) -> pd.DataFrame:
-        """The rows whose metrics are those of the test part."""
+        """The rows with metrics of the test part."""
         return self.frame[self.frame["stage"] == "final"]
 
     @property
     def failures(self) -> pd.DataFrame:
         """The rows of fits that raised an error, or whose final metrics are not finite."""
-        return _Printed(self.frame[self.frame["failure"].notna()], [*IDENTITY, *self._names("grid"), "failure"])
+        return _Printed(self.frame[self.frame["failure"].notna()], [*KEY, *self._names("grid"), "failure"])
 
     def table(self, metric: str | None = None) -> pd.DataFrame:
         """Compares every method with the first one, on the test part.
@@ -170,7 +171,7 @@ class Results:
         differences of a method to the baseline have a mean and a standard deviation s. Random splits overlap, so their
         differences are not independent; the variance of the mean is taken as
 
-        `s**2 * (1 / n + test examples / examples that the final fit learns from)`
+        `s**2 * (1 / n + test examples / training examples of the final fit)`
 
         (Nadeau and Bengio), without the second term for seeds and for splits that are drawn independently. The
         interval and the p-value are those of Student's t with n - 1 degrees of freedom. "p, corrected" allows for
@@ -216,7 +217,7 @@ class Results:
         return table.set_index(["task", "method"])
 
     def _unit(self, task: str) -> str:
-        """What a replicate is, also of a run that has not finished."""
+        """The unit of a replicate, "split" or "seed", also for an unfinished run."""
         return "split" if len({row["split"] for row in self.rows if row["task"] == task}) > 1 else "seed"
 
     def _values(self, task: str, metric: str) -> pd.DataFrame:
@@ -230,8 +231,8 @@ class Results:
         """The test metric of each replicate (rows) and method (columns, the baseline first)."""
         return self._values(task, metric).groupby(level=self._unit(task)).mean()
 
-    def restricted_to(self, plan: dict[str, tuple[list[str], list[tuple[int, int]]]]) -> "Results":
-        """Returns the results of the given methods and pairs of split and seed of each task, and no others."""
+    def filter(self, plan: dict[str, tuple[list[str], list[tuple[int, int]]]]) -> "Results":
+        """Returns the results of the given methods and pairs of split and seed of each task."""
         records: list[dict[str, Any]] = []
         for task, (methods, _) in plan.items():
             configuration = self.configurations[task]
@@ -258,51 +259,54 @@ class Results:
     def to_markdown(self, metric: str | None = None) -> str:
         """The table in Markdown."""
         table = self.table(metric).reset_index()
-        table = table.astype(object).where(table.notna(), None)  # which is left empty, while NaN is spelled out
+        table = table.astype(object).where(table.notna(), None)  # None is printed as an empty cell, NaN as text
         table["method"] = table["method"].str.replace("|", r"\|")
         return table.to_markdown(index=False, floatfmt=".4g", missingval="")
 
+    def _all_tables(self) -> str:
+        """The tables of every metric in Markdown, each under its name if there are several."""
+        metrics = self._names("metrics")
+        texts = [f"{self.overview(metric).to_markdown()}\n\n{self.to_markdown(metric)}\n" for metric in metrics]
+        return texts[0] if len(texts) == 1 else "\n".join(f"## {m}\n\n{t}" for m, t in zip(metrics, texts, strict=True))
+
     def save(self, folder: str | Path, name: str, figure: Figure | None = None) -> list[Path]:
-        """Writes all rows, the tables, and a figure; each file is replaced as a whole.
+        """Writes all rows, the tables, and a figure. Each file is replaced as a whole.
 
         Args:
-            folder: Where to write. It is made if it does not exist.
-            name: Beginning of the files' names.
-            figure: What `name.png` shows. Without it, `dots` of all replicates.
+            folder: The folder, which is made if it does not exist.
+            name: Beginning of the names of the files.
+            figure: Figure for `name.png`. The default is `dots` of all replicates.
 
         Returns:
             The files: `name.csv` (rows), `name-table.csv`, `name-table.md`, `name.png`.
         """
-        from keras_actlab.experiments.figures import dots  # which reads results
-
         folder = Path(folder)
         figure = figure or dots(self)
         picture = io.BytesIO()
         figure.savefig(picture, dpi=150)
         contents = {
-            f"{name}.csv": self.frame.to_csv(index=False).encode(),
-            f"{name}-table.csv": self.table().to_csv().encode(),
-            f"{name}-table.md": f"{self.overview().to_markdown()}\n\n{self.to_markdown()}\n".encode(),
+            f"{name}.csv": self.frame.to_csv(index=False),
+            f"{name}-table.csv": self.table().to_csv(),
+            f"{name}-table.md": self._all_tables(),
             f"{name}.png": picture.getvalue(),
         }
         for file, content in contents.items():
-            with atomic_write(folder / file) as unfinished:
-                unfinished.write_bytes(content)
+            write(folder / file, content)
         return [folder / file for file in contents]
 
 
 def load(path: str | Path) -> Results:
-    r"""Reads a file of results.
+    r"""Reads a results file.
 
     Args:
-        path: The file that `run` wrote.
+        path: A file that `run` wrote.
 
     Returns:
-        Its rows, with tables and figures. A last line that was cut off by a crash is left out.
+        Its rows, with tables and figures. An incomplete last line, from a crash, is skipped.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no file of results.
+        ValueError: If it is no results file.
 
     Example:
 
@@ -320,24 +324,24 @@ def load(path: str | Path) -> Results:
 
 
 def results_of(journal: Journal) -> Results:
-    """Returns the results in a file. An error names the file and the record, which is a line of it."""
+    """Returns the results in a file. Errors name the file and the record, which is a line of it."""
     try:
         return Results(journal.records)
     except ValueError as error:
         raise ValueError(f"`path` must be a file of results. Received: path={str(journal.path)!r}: {error}") from error
 
 
-def identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes two rows the same fit. The hyper-parameters of a final fit follow from the rest."""
+def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Returns the key of a fit, without the hyper-parameters of a final fit, which follow from the rest."""
     point = json.dumps(row["hyperparameters"], sort_keys=True) if row["stage"] == "tune" else None
-    return *(row[name] for name in IDENTITY), point
+    return *(row[name] for name in KEY), point
 
 
 def _paired(differences: pd.Series, overlap: float) -> dict[str, float]:
     n, mean = len(differences), differences.mean()
     found = {"pairs": n, "difference": mean}
     error = differences.std() * np.sqrt(1 / n + overlap) if n > 1 else np.nan
-    if not error > 1e-9 * abs(mean):  # one pair, or the same difference in all, has no distribution
+    if not error > 1e-9 * abs(mean):  # one pair, or equal differences: no distribution
         return found | ({"p": 1.0} if n > 1 and mean == 0 else {})
     student = stats.t(n - 1, mean, error)
     low, high = student.interval(0.95)
@@ -345,7 +349,7 @@ def _paired(differences: pd.Series, overlap: float) -> dict[str, float]:
 
 
 def _with_error(mean: float, error: float) -> str:
-    """States an error with two significant digits, and the mean as finely."""
+    """Formats an error with two significant digits, and the mean with as many decimals."""
     if not error > 0:
         return "" if np.isnan(mean) else f"{mean:.4g}"
     decimals = max(0, 1 - math.floor(math.log10(error)))

@@ -1,11 +1,10 @@
-"""Runs comparisons: what is to be trained, in which order, in how many processes, and what is done already."""
+"""Runs comparisons: finds the fits that are missing in a file, and does them in order, in one or several processes."""
 
 import functools
 import itertools
 import json
 import math
 import os
-import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -17,11 +16,12 @@ import keras
 from tqdm import tqdm
 
 from keras_actlab.arguments import as_path, boolean, check_number
-from keras_actlab.experiments.comparison import Comparison
+from keras_actlab.distribution import is_first_process
+from keras_actlab.experiments.comparison import Comparison, Fit
 from keras_actlab.experiments.journal import Journal
 from keras_actlab.experiments.processes import Processes
-from keras_actlab.experiments.results import Results, identity, results_of
-from keras_actlab.experiments.training import Fit, failed, forget_programs, train
+from keras_actlab.experiments.results import Results, results_of, row_key
+from keras_actlab.experiments.training import Programs, failed, train
 
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -34,38 +34,38 @@ def run(
     progress: bool = True,
     time_limit: float | None = None,
 ) -> Results:
-    """Trains what is missing in a file of results, and returns all that is in it.
+    """Does the fits that are missing in a results file, and returns the results.
 
-    Rows are appended to the file as soon as they are there. A run that was killed goes on where it stopped when it is
-    started again, and ends with the same table as one that was not. A row that is there is not trained again; a row
-    whose fit failed is. A fit that fails does not stop the others: its row holds the error, and `Results.failures`
-    lists it. An error is whatever the fit raises, `sys.exit` included; in processes of their own (`jobs` above 1, or
-    with `time_limit`), also a process that is killed, for example for want of memory, and a fit that takes too long.
-    Without such processes, what ends a fit's process ends the run. Every fit sets the global random seeds.
+    Each row is appended to the file when its fit ends. A run that was killed continues when it is started again, and
+    ends with the same table as an uninterrupted one. Finished fits are skipped; failed fits are retried. A fit that
+    fails does not stop the others: its row holds the error, and `Results.failures` lists it. A failure is any exception
+    of the fit, `sys.exit` included. In separate processes (`jobs` above 1, or with `time_limit`), it is also a process
+    that is killed, for example because memory runs out, and a fit that takes too long. Without separate processes, a
+    fit that ends its process ends the run. Every fit sets the global random seeds.
 
     Args:
-        comparisons: One comparison or several, each with a name of its own.
-        path: The file, which may hold rows of an earlier run of the same comparisons. Methods, splits and seeds may
-            have been added since then.
-        jobs: Number of processes. Each holds the backend in memory of its own. They end within seconds if this one is
-            killed (not on Windows). With 1, fits are trained in this process.
-        history: Whether rows hold the metrics at each look at the validation part, for `curves`. Rows that are there
-            already stay as they are.
+        comparisons: One comparison or several with different names.
+        path: The file. It may hold rows of an earlier run of the same comparisons. Methods, splits and seeds may be
+            added between runs.
+        jobs: Number of processes. Each loads the backend. They end within seconds if this process is killed (not on
+            Windows). With 1, fits are done in this process.
+        history: Whether rows hold the metrics of each evaluation on the validation part, for `curves`. Existing rows
+            are left unchanged.
         progress: Whether to show a bar with the remaining time.
-        time_limit: Seconds that a fit may take, the compilation included. Fits that are trained together have the sum
-            of theirs, and are trained one by one if that does not suffice. Fits are then trained in other processes,
-            also with one job, as a process that hangs can only be ended from outside.
+        time_limit: Maximum number of seconds for a fit, including compilation. Fits that are trained as one program
+            have the sum of their limits, and are trained one by one if they exceed it. A time limit needs a separate
+            process, even with one job, because a process that hangs can only be ended from outside.
 
     Returns:
-        The rows of these comparisons, with tables and figures; `load` returns all of the file.
+        The rows of these comparisons, with tables and figures. `load` returns all rows of the file.
 
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If the file holds another configuration of a comparison of the same name (other data, metrics,
-            grid, epochs, models, backend), is damaged, or is no file of results. Nothing has been trained or written
-            then.
-        RuntimeError: If no final fit of a comparison has succeeded; all others are finished and written before. Also
-            if another process writes to the file.
+            grid, epochs, models, backend), is damaged, or is no results file. It is raised before any training or
+            writing.
+        RuntimeError: If no final fit of a comparison succeeded (after all other fits are finished and written), or
+            another process writes to the file.
 
     Example:
 
@@ -88,7 +88,7 @@ def run(
     ...     grid={"learning_rate": [0.01, 0.1]},
     ...     splits=3,
     ...     epochs=5,
-    ...     together=3,
+    ...     vectorize=3,
     ... )
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     results = experiments.run(comparison, pathlib.Path(folder) / "results.jsonl", progress=False)
@@ -116,12 +116,18 @@ def run(
     finals = sum(len(comparison.methods) * len(comparison.replicates) for comparison in comparisons)
     total = sum(map(len, tuning)) + finals
     done = sum(row["failure"] is None for row in Results(journal.records).rows if row["task"] in by_name)
-    options = by_name, history, uuid.uuid4().hex
+    programs = Programs()
     processes = None
     if jobs > 1 or time_limit is not None:
-        os.environ["KERAS_BACKEND"] = keras.backend.backend()  # for the processes that start now
+        os.environ["KERAS_BACKEND"] = keras.backend.backend()  # read by new processes
         settings = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format()
-        processes = Processes(jobs, _prepare, (settings, *options))
+        try:
+            processes = Processes(jobs, _prepare, (settings, by_name, history))
+        except Exception as error:  # each library raises its own
+            raise TypeError(
+                "`comparisons` must hold what can be sent to other processes. Datasets cannot: `data` must be a "
+                f"function that makes them. Received: {type(error).__name__}: {error}"
+            ) from error
     with (
         tqdm(total=total, initial=min(done, total), unit="fit", disable=not progress) as bar,
         processes or nullcontext(),
@@ -132,7 +138,7 @@ def run(
             trained = (
                 _train_elsewhere(processes, missing, time_limit or math.inf)
                 if processes
-                else (train(by_name[fits[0].task], fits, *options[1:]) for fits in missing)
+                else (train(by_name[fits[0].task], fits, programs, history) for fits in missing)
             )
             for rows in trained:
                 journal.append({"rows": rows})
@@ -140,14 +146,13 @@ def run(
                 bar.update(len(rows))
 
         complete(tuning)
-        # Only now: the hyper-parameters of the final fits are what the fits above have chosen.
+        # The fits above choose the hyper-parameters of the final fits.
         results = Results(journal.records)
         unchosen = [row for comparison in comparisons for row in _without_choice(comparison, results)]
         if unchosen:
             journal.append({"rows": unchosen})
         complete([group for comparison in comparisons for group in _final(comparison, results)])
-    forget_programs()
-    results = Results(journal.records).restricted_to({c.name: (list(c.methods), c.replicates) for c in comparisons})
+    results = Results(journal.records).filter({c.name: (list(c.methods), c.replicates) for c in comparisons})
     _check_that_something_worked(results, journal.path)
     return results
 
@@ -170,6 +175,8 @@ def _agree(journal: Journal, comparisons: Sequence[Comparison]) -> None:
     for comparison in comparisons:
         now = json.loads(json.dumps(comparison.configuration()))
         before = kept.get(comparison.name, now)
+        if not is_first_process():  # its share of the data differs
+            now["data"] = before["data"]
         methods, different = {}, []
         for method, fingerprints in now["methods"].items():
             kept_ones = before["methods"].get(method)
@@ -197,12 +204,8 @@ def _agree(journal: Journal, comparisons: Sequence[Comparison]) -> None:
         journal.append({"task": name, "configuration": configuration})
 
 
-def _chooses(comparison: Comparison) -> bool:
-    return len(comparison.candidates) > 1 or comparison.validate_every is not None
-
-
 def _tuning(comparison: Comparison) -> Iterator[list[Fit]]:
-    if _chooses(comparison):
+    if comparison.chooses:
         for method, point in itertools.product(comparison.methods, comparison.candidates):
             yield [
                 Fit(comparison.name, method, "tune", split, seed, point, comparison.epochs)
@@ -211,14 +214,14 @@ def _tuning(comparison: Comparison) -> Iterator[list[Fit]]:
 
 
 def _without_choice(comparison: Comparison, results: Results) -> Iterator[dict[str, Any]]:
-    """Rows for the final fits that cannot be, as no candidate has a finite metric; those that are not there yet."""
-    if not _chooses(comparison):
+    """Yields new rows for the final fits that cannot be done, because no candidate has a finite metric."""
+    if not comparison.chooses:
         return
-    there = {identity(row): row["failure"] for row in results.rows}
+    there = {row_key(row): row["failure"] for row in results.rows}
     for method, (split, seed) in itertools.product(comparison.methods, comparison.replicates):
         fit = asdict(Fit(comparison.name, method, "final", split, seed, {}, 0))
         failure = "no candidate has a finite validation metric"
-        if (comparison.name, method, split, seed) not in results.choices and there.get(identity(fit)) != failure:
+        if (comparison.name, method, split, seed) not in results.choices and there.get(row_key(fit)) != failure:
             yield fit | {"failure": failure}
 
 
@@ -228,7 +231,7 @@ def _final(comparison: Comparison, results: Results) -> Iterator[list[Fit]]:
         groups: dict[str, list[Fit]] = {}
         for split, seed in comparison.replicates:
             point, epochs = comparison.candidates[0], comparison.epochs
-            if _chooses(comparison):
+            if comparison.chooses:
                 row = results.choices.get((comparison.name, method, split, seed))
                 if row is None:
                     continue
@@ -239,13 +242,13 @@ def _final(comparison: Comparison, results: Results) -> Iterator[list[Fit]]:
 
 
 def _missing(groups: Iterable[list[Fit]], comparisons: dict[str, Comparison], journal: Journal) -> Iterator[list[Fit]]:
-    """What of each group is not in the file, in chunks of what is trained together."""
-    done = {identity(row): row for row in Results(journal.records).rows if row["failure"] is None}
+    """Yields the fits of each group that are not in the file, in chunks that are trained as one program."""
+    done = {row_key(row): row for row in Results(journal.records).rows if row["failure"] is None}
     for group in groups:
-        missing = [fit for fit in group if not _is(fit, done.get(identity(asdict(fit))))]
-        together = comparisons[group[0].task].together
-        for start in range(0, len(missing), together):
-            yield missing[start : start + together]
+        missing = [fit for fit in group if not _is(fit, done.get(row_key(asdict(fit))))]
+        size = comparisons[group[0].task].vectorize
+        for start in range(0, len(missing), size):
+            yield missing[start : start + size]
 
 
 def _is(fit: Fit, row: dict[str, Any] | None) -> bool:
@@ -257,7 +260,7 @@ def _is(fit: Fit, row: dict[str, Any] | None) -> bool:
 def _train_elsewhere(
     processes: Processes, groups: Iterable[list[Fit]], time_limit: float, alone: bool = False
 ) -> Iterator[Rows]:
-    """Trains groups in other processes. The fits of a group whose process ended are trained again, one by one."""
+    """Trains groups in other processes. If a process ends, the fits of its group are retried one by one."""
     again = []
     work = functools.partial(_train_here, alone=alone)
     with warnings.catch_warnings():
@@ -274,24 +277,24 @@ def _train_elsewhere(
         yield from _train_elsewhere(processes, again, time_limit, alone=True)
 
 
-# What a process trains: comparisons by their names, and the options of `train`.
-_work: tuple[dict[str, Comparison], bool, str] = ({}, False, "")
+# What a process trains: comparisons by their names, and further arguments of `train`.
+_work: tuple[dict[str, Comparison], Programs, bool] = ({}, Programs(), False)
 
 
-def _prepare(settings: tuple[str, str, str], *work: Any) -> None:
-    """Makes another process like the one that started it."""
+def _prepare(settings: tuple[str, str, str], comparisons: dict[str, Comparison], history: bool) -> None:
+    """Gives another process the settings of the one that started it."""
     global _work  # a process has one run
     floatx, policy, data_format = settings
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
     keras.config.set_image_data_format(data_format)
     # Keras imports TensorFlow, where that is installed, before it serializes its first object, as fits do. It has to
-    # happen here: loky takes the growth of memory in a task for a leak, and replaces the process.
+    # happen here, because loky takes the growth of memory in a task for a leak, and replaces the process.
     keras.saving.serialize_keras_object(keras.Sequential())
-    _work = work
+    _work = comparisons, Programs(), history
 
 
 def _train_here(fits: list[Fit], alone: bool) -> Rows:
-    comparisons, history, run_name = _work
+    comparisons, programs, history = _work
     comparison = comparisons[fits[0].task]
-    return train(replace(comparison, together=1) if alone else comparison, fits, history, run_name)
+    return train(replace(comparison, vectorize=1) if alone else comparison, fits, programs, history)

@@ -47,7 +47,7 @@ def comparison(**changes) -> experiments.Comparison:
         "epochs": 4,
         "validate_every": 2,
         "batch_size": 16,
-        "together": 3,
+        "vectorize": 3,
     }
     return experiments.Comparison(**arguments | changes)
 

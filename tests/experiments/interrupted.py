@@ -42,7 +42,7 @@ def run(folder: Path, fatal: int | None = None) -> tuple[keras.Model, list]:
         return x[rows], y[rows]
 
     rows = grain.MapDataset.range(len(x)).seed(0).shuffle().batch(8, drop_remainder=True)
-    experiments.long_run(
+    experiments.fit_resumable(
         model,
         rows.repeat().map_with_index(take),
         folder,

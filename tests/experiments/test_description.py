@@ -76,3 +76,21 @@ def test_models_that_are_built_alike_are_described_alike(build):
 )
 def test_models_that_differ_are_described_otherwise(one, other):
     assert describe(one()) != describe(other())
+
+
+def test_numbers_of_objects_that_are_no_layers_do_not_count():
+    """The preprocessor of a keras-hub task is no layer of it, and is numbered by Keras all the same."""
+
+    class Holder(keras.layers.Layer):
+        def get_config(self):
+            config = {"name": next(names), "trainable": True}
+            held = {"module": "hub", "class_name": "GPT2Preprocessor", "config": config, "registered_name": None}
+            return super().get_config() | {"held": held}
+
+    def built():
+        return keras.Sequential([keras.Input((3,)), Holder()])
+
+    names = iter(["gpt2_preprocessor", "gpt2_preprocessor_7", "chosen_7", "chosen_8"])
+    texts = [describe(built()) for _ in range(4)]
+    assert texts[0] == texts[1]
+    assert len({*texts}) == 3

@@ -143,9 +143,11 @@ def test_every_line_is_json_without_nan(tmp_path):
 def test_lines_without_a_checksum_are_read(tmp_path):
     """Version 0.1 wrote none, and NaN as it stands."""
     path = tmp_path / "results.jsonl"
-    path.write_text('{"rows": [{"metrics": {"RMSE": NaN}}]}\n')
+    path.write_text('{"rows": [{"metrics": {"RMSE": NaN}, "together": 3}]}\n')
     journal = Journal(path)
-    assert math.isnan(journal.records[0]["rows"][0]["metrics"]["RMSE"])
+    (row,) = journal.records[0]["rows"]
+    assert math.isnan(row["metrics"]["RMSE"])
+    assert row["vectorized"] == 3
     journal.append(RECORDS[1])
     assert len(Journal(path).records) == 2
 

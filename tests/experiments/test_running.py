@@ -17,7 +17,7 @@ from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
 from keras_actlab.experiments import running
-from keras_actlab.experiments.training import Fit, _batches
+from keras_actlab.experiments.training import _rows
 from tests.experiments.examples import comparison, data, deep, killed, linear
 
 TIMES = ["seconds", "seconds_per_epoch"]
@@ -72,7 +72,7 @@ def test_a_row_tells_where_it_comes_from(found):
     assert row["backend"] == keras.backend.backend()
     assert f"keras {keras.__version__}" in row["versions"]
     assert row["parameters"] == 4
-    assert row["together"] == 3
+    assert row["vectorized"] == 3
     assert row["seconds"] > 0
     assert "cores" in row["device"]
 
@@ -118,19 +118,19 @@ def test_metrics_are_those_of_the_trained_model(tmp_path):
 
 def test_a_seed_decides_the_start_and_the_order_for_all_methods_alike(tmp_path):
     methods = dict.fromkeys(("one", "other"), lambda: linear(0.1))
-    description = comparison(methods=methods, splits=1, seeds=2, together=2, grid={})
+    description = comparison(methods=methods, splits=1, seeds=2, vectorize=2, grid={})
     values = run(description, tmp_path / "results.jsonl").final.pivot(index="seed", columns="method", values="RMSE")
     np.testing.assert_allclose(values["one"], values["other"], rtol=1e-6)
     assert abs(values["one"][0] - values["one"][1]) > 1e-3
 
 
 def test_together_or_one_by_one_is_the_same(found, tmp_path):
-    alone = run(comparison(together=1, methods={"linear": linear}), tmp_path / "results.jsonl").frame
-    together = found[0].frame
-    together = together[together["method"] == "linear"]
-    np.testing.assert_allclose(alone["RMSE"], together["RMSE"], rtol=1e-4)
-    np.testing.assert_array_equal(alone["epochs"], together["epochs"])
-    assert (alone["together"] == 1).all()
+    alone = run(comparison(vectorize=1, methods={"linear": linear}), tmp_path / "results.jsonl").frame
+    vectorized = found[0].frame
+    vectorized = vectorized[vectorized["method"] == "linear"]
+    np.testing.assert_allclose(alone["RMSE"], vectorized["RMSE"], rtol=1e-4)
+    np.testing.assert_array_equal(alone["epochs"], vectorized["epochs"])
+    assert (alone["vectorized"] == 1).all()
 
 
 @pytest.mark.one_backend
@@ -220,7 +220,7 @@ class Broken:
 def test_a_method_that_raises_in_one_replicate_stops_no_other(tmp_path, found):
     path = tmp_path / "results.jsonl"
     broken = Broken()
-    description = comparison(methods={"linear": linear, "broken": broken}, together=1)
+    description = comparison(methods={"linear": linear, "broken": broken}, vectorize=1)
     results = run(description, path)
     failed = results.failures
     assert 0 < len(failed) < 9
@@ -245,7 +245,7 @@ def test_failures_and_choices_are_printed(tmp_path):
     def fails(learning_rate):
         raise RuntimeError(long + "that ends here")
 
-    results = run(comparison(methods={"linear": linear, "fails": fails}, splits=1, together=1), path)
+    results = run(comparison(methods={"linear": linear, "fails": fails}, splits=1, vectorize=1), path)
     assert f"RuntimeError: {long}that ends here" in str(results.failures)
     assert "4 fits failed" not in str(results)
     assert "3 fits failed; see `failures`" in str(results)
@@ -264,7 +264,7 @@ def test_what_would_end_the_run_is_a_failure(ends, tmp_path):
         raise ends
 
     methods = {"ends": method, "linear": lambda: linear(0.1)}
-    description = comparison(methods=methods, grid={}, splits=1, validate_every=None, together=2)
+    description = comparison(methods=methods, grid={}, splits=1, validate_every=None, vectorize=2)
     with pytest.warns(UserWarning, match=f"one by one.*{type(ends).__name__}"):
         results = run(description, tmp_path / "results.jsonl")
     assert results.failures["method"].tolist() == ["ends"]
@@ -307,8 +307,8 @@ def scores(method, y, metrics, path, **changes):
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize(("shape", "together"), [((3,), 1), ((3, 1), 1), ((3,), 2)])
-def test_a_column_does_not_broadcast_in_metrics(shape, together, tmp_path):
+@pytest.mark.parametrize(("shape", "vectorize"), [((3,), 1), ((3, 1), 1), ((3,), 2)])
+def test_a_column_does_not_broadcast_in_metrics(shape, vectorize, tmp_path):
     weights = np.array([[1.0], [2.0], [5.0]])
     exact = fixed("mse", units=1, kernel_initializer=lambda shape, dtype: ops.convert_to_tensor(weights, dtype))
     metrics = {
@@ -316,7 +316,7 @@ def test_a_column_does_not_broadcast_in_metrics(shape, together, tmp_path):
         "column": lambda targets, predictions: np.abs(np.ravel(targets) - predictions[:, 0]).max(),
         "sklearn": root_mean_squared_error,
     }
-    found = scores(exact, weights.reshape(shape), metrics, tmp_path / "r.jsonl", together=together, seeds=together)
+    found = scores(exact, weights.reshape(shape), metrics, tmp_path / "r.jsonl", vectorize=vectorize, seeds=vectorize)
     assert found == {"difference": 0, "column": 0, "sklearn": 0}
 
 
@@ -328,7 +328,7 @@ def test_class_numbers_do_not_broadcast_in_metrics(shape, tmp_path):
         "accuracy": lambda targets, predictions: np.mean(targets == predictions.argmax(axis=1)),
         "own shape": lambda targets, predictions: np.take_along_axis(predictions, targets.reshape(-1, 1), 1).mean(),
     }
-    found = scores(right, np.arange(3).reshape(shape), metrics, tmp_path / "r.jsonl", together=1)
+    found = scores(right, np.arange(3).reshape(shape), metrics, tmp_path / "r.jsonl", vectorize=1)
     assert found == {"accuracy": 1, "own shape": pytest.approx(np.e / (np.e + 2))}
 
 
@@ -336,7 +336,7 @@ def test_class_numbers_do_not_broadcast_in_metrics(shape, tmp_path):
 def test_shapes_that_broadcast_are_warned_of(tmp_path):
     metrics = {"difference": lambda targets, predictions: np.abs(targets - predictions).max()}
     with pytest.warns(UserWarning, match=r"targets of shape \(3, 2\) and predictions of shape \(3, 1\)"):
-        scores(fixed("mse", units=1), np.ones((3, 2)), metrics, tmp_path / "r.jsonl", together=1)
+        scores(fixed("mse", units=1), np.ones((3, 2)), metrics, tmp_path / "r.jsonl", vectorize=1)
 
 
 @pytest.mark.one_backend
@@ -376,7 +376,7 @@ def test_what_works_in_place_changes_neither_data_nor_the_next_metric(tmp_path):
 )
 def test_functions_that_return_something_else_are_named(metric, to_units, words, tmp_path):
     split = experiments.Split(*[(np.eye(3), np.arange(3.0))] * 3, to_units=to_units)
-    plan = {"grid": {}, "splits": 1, "epochs": 1, "validate_every": None, "batch_size": None, "together": 1}
+    plan = {"grid": {}, "splits": 1, "epochs": 1, "validate_every": None, "batch_size": None, "vectorize": 1}
     description = comparison(methods={"m": fixed("mse", units=1)}, data=split, metrics={"score": metric}, **plan)
     failures = failures_of(description, tmp_path / "r.jsonl")
     assert re.search(words, failures.item())
@@ -427,9 +427,9 @@ def test_a_choice_that_changes_is_tested_anew(tmp_path):
     assert final["failure"].isna().all()
 
 
-def test_every_fit_has_its_own_order_of_batches():
-    fits = [Fit("plane", "linear", "tune", split, seed, {}, 2) for split in range(2) for seed in range(2)]
-    rows = _batches(50, 16, range(2), fits)
+def test_every_fit_has_its_own_order_of_rows():
+    fits = [experiments.Fit("plane", "linear", "tune", split, seed, {}, 2) for split in range(2) for seed in range(2)]
+    rows = _rows(50, 16, range(2), fits)
     assert rows.shape == (2 * 3, 4, 16)  # two epochs of three whole batches
     epochs = rows.swapaxes(0, 1).reshape(4 * 2, 48)
     assert all(len(set(epoch)) == 48 for epoch in epochs)  # no example twice
@@ -445,7 +445,7 @@ def test_what_cannot_be_stacked_is_trained_one_by_one(tmp_path):
     description = comparison(methods={"clipped": clipped}, grid={"learning_rate": [0.1]}, validate_every=None)
     with pytest.warns(UserWarning, match="trained one by one.*clipnorm"):
         results = run(description, tmp_path / "results.jsonl")
-    assert results.frame["together"].tolist() == [1, 1, 1]
+    assert results.frame["vectorized"].tolist() == [1, 1, 1]
     assert not len(results.failures)
 
 
@@ -506,7 +506,7 @@ def test_a_methods_callbacks_act_in_both_stages_and_all_blocks(found, counted, t
     assert tuned == [(2, 4 * 2)] * 6  # 4 epochs of 2 batches of 16 out of 38 examples, in two blocks
     final = sorted((counter.blocks, counter.batches) for counter in used[6:])
     assert final == sorted((epochs // 2, epochs * 3) for epochs in results.final["epochs"])
-    assert (results.frame["together"] == 1).all()
+    assert (results.frame["vectorized"] == 1).all()
     expected = found[0].frame[found[0].frame["method"] == "linear"]
     np.testing.assert_allclose(results.frame["RMSE"], expected["RMSE"], rtol=1e-4)
 
@@ -537,7 +537,7 @@ def test_a_methods_callbacks_come_before_those_that_watch(counted, tmp_path):
 @pytest.mark.one_backend
 @pytest.mark.parametrize("second", [Counter(), ["early"], None, Counter])
 def test_what_is_no_list_of_callbacks_is_a_failure(second, tmp_path):
-    description = comparison(methods={"pair": lambda: (linear(0.1), second)}, grid={}, validate_every=None, together=1)
+    description = comparison(methods={"pair": lambda: (linear(0.1), second)}, grid={}, validate_every=None, vectorize=1)
     failures = failures_of(description, tmp_path / "results.jsonl")
     assert len(failures) == 3
     assert failures.str.contains("TypeError: `methods` must return compiled models, or pairs of one and a list").all()
@@ -572,7 +572,7 @@ def test_something_else_than_a_compiled_model_is_a_failure(tmp_path):
     def forgot(learning_rate):
         return keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
 
-    failures = failures_of(comparison(methods={"forgot": forgot}, together=1), tmp_path / "results.jsonl")
+    failures = failures_of(comparison(methods={"forgot": forgot}, vectorize=1), tmp_path / "results.jsonl")
     assert len(failures) == 2 * 3 + 3
     assert failures.str.contains("`methods` must return compiled models|no candidate").all()
 
@@ -580,7 +580,7 @@ def test_something_else_than_a_compiled_model_is_a_failure(tmp_path):
 @pytest.mark.one_backend
 def test_a_model_that_comes_twice_is_a_failure(tmp_path):
     model = linear(0.1)
-    description = comparison(methods={"same": lambda: model}, grid={}, validate_every=None, together=1)
+    description = comparison(methods={"same": lambda: model}, grid={}, validate_every=None, vectorize=1)
     results = run(description, tmp_path / "results.jsonl")
     assert results.final["failure"].isna().tolist() == [True, False, False]
     assert results.failures["failure"].str.contains("new model at each call").all()
@@ -593,11 +593,11 @@ def test_programs_are_shared_only_by_models_that_are_alike(tmp_path):
         model.compile(keras.optimizers.Adam(learning_rate), "mse")
         return model
 
-    alone, together = (
-        run(comparison(methods={"penalized": penalized}, together=count), tmp_path / f"{count}.jsonl").frame["RMSE"]
+    alone, vectorized = (
+        run(comparison(methods={"penalized": penalized}, vectorize=count), tmp_path / f"{count}.jsonl").frame["RMSE"]
         for count in (1, 3)
     )
-    np.testing.assert_allclose(together, alone, rtol=1e-4)
+    np.testing.assert_allclose(vectorized, alone, rtol=1e-4)
 
 
 @pytest.mark.one_backend

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recipes import banana_classification as recipe
-from recipes import tracking
+from recipes.common import files, tracking
 from tests.recipes.choices import assert_test_labels_decide_nothing
 
 pytestmark = pytest.mark.one_backend
@@ -43,7 +43,7 @@ def test_smoke(finished):
 def test_the_figure_comes_from_its_files(finished):
     folder, _ = finished
     points, table = (pd.read_csv(folder / f"banana_classification-{name}.csv") for name in ("figure", "boundaries"))
-    tracking.write_figure(recipe.figure(points, table), folder / "again.png")
+    files.write_figure(recipe.figure(points, table), folder / "again.png")
     assert (folder / "again.png").read_bytes() == (folder / "banana_classification.png").read_bytes()
     track = tracking.load_track(folder / "banana_classification-tracks" / "Banana", "BN", 0)
     drawn = points[(points["method"] == "BN") & (points["kind"] == "boundary")]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from keras_actlab import eafo
 from keras_actlab.layers import CRReLU, EntropyActivation
 from recipes import entropy_search as recipe
-from recipes import tracking
+from recipes.common import files
 from tests.recipes.choices import assert_test_labels_decide_nothing
 from tests.recipes.made_up import save
 
@@ -58,7 +58,7 @@ def test_smoke(finished):
     assert len(rows) == len(TASKS) * len(recipe.SMOKE_METHODS) * 2 * (1 + 1)  # splits, the rate and the final fit
     assert rows[recipe.ACCURACY].between(0, 100).all()
     assert rows["failure"].isna().all()
-    assert (rows.loc[rows["method"] == "spline, refined", "together"] == 1).all()
+    assert (rows.loc[rows["method"] == "spline, refined", "vectorized"] == 1).all()
     for words in ("standardized after", "correlation", "MNIST, dense"):
         assert words in output
 
@@ -82,7 +82,7 @@ def test_every_final_fit_has_its_entropies(finished):
 
 def test_the_figure_comes_from_its_file(finished):
     folder, _ = finished
-    tracking.write_figure(recipe.figure(read(folder, "-entropies")), folder / "again.png")
+    files.write_figure(recipe.figure(read(folder, "-entropies")), folder / "again.png")
     assert (folder / "again.png").read_bytes() == (folder / "entropy_search.png").read_bytes()
 
 

@@ -1,14 +1,17 @@
+import re
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from keras_actlab import experiments
 from recipes import gpt2_dpo
-from recipes.gpt2_dpo import Study, replicate
+from recipes.gpt2_dpo import Study, comparison
 from tests.backends import numpy
+from tests.recipes.common.test_dpo import bigram, made_up, random_table
 from tests.recipes.dialogues import rows, save, save_vocabulary
-from tests.recipes.test_dpo import bigram, made_up, random_table
 
 pytestmark = pytest.mark.one_backend
 
@@ -24,27 +27,25 @@ def invoke(arguments, **options):
     return CliRunner().invoke(gpt2_dpo.app, arguments, catch_exceptions=False, **options)
 
 
-def test_smoke(arguments, tmp_path, monkeypatch):
+def test_smoke(arguments, tmp_path):
     finished = invoke([*arguments, "--beta", "2", "--beta", "5"])
     assert finished.exit_code == 0
     assert "train: 8 pairs, 8 of them truncated" in finished.output
     assert "test: 8 pairs" in finished.output
 
-    path = tmp_path / "out" / "gpt2_dpo.csv"
-    found = pd.read_csv(path)
+    found = pd.read_csv(tmp_path / "out" / "gpt2_dpo.csv")
     assert found["method"].tolist() == ["ReLU", "CRReLU"]
-    assert (found["beta"] == 2).all()
+    assert found["task"].str.startswith("beta 2, ").all()
     assert found["accuracy"].between(0, 1).all()
-    assert np.isfinite(found[gpt2_dpo.FIGURES]).all(axis=None)
+    assert np.isfinite(found[gpt2_dpo.METRICS]).all(axis=None)
     # Hardly trained: still the policy of the start, and the reference.
     np.testing.assert_allclose(found["loss"], np.log(2), atol=0.01)
     np.testing.assert_allclose(found["fine-tuned nats per token"], np.log(269), atol=0.1)
     assert found["parameters"].diff().iloc[1] == 1  # an epsilon for its one block
-    table = gpt2_dpo.summarize(found)
-    for (_, method), row in table.iterrows():
-        assert row["loss"] == found.loc[found["method"] == method, "loss"].item()
-    text = table.reset_index().to_markdown(index=False, floatfmt=".4g")
-    assert text in finished.output
+    assert [line.split("|")[1].strip() for line in finished.output.splitlines() if re.match(r"\| .* run ", line)] == [
+        *gpt2_dpo.METRICS,
+        "fine-tuned nats per token",
+    ]
     (run,) = (tmp_path / "out" / "gpt2_dpo").iterdir()
     assert sorted(str(path.relative_to(run)) for path in run.glob("*/*.npz")) == [
         f"{method}-0/reference-{part}.npz" for method in ("CRReLU", "ReLU") for part in ("test", "train")
@@ -52,37 +53,32 @@ def test_smoke(arguments, tmp_path, monkeypatch):
     assert not list(run.glob("*/beta-*/*.h5"))
     assert [path.parent.name for path in run.glob("*/*/*.h5")] == ["fine-tuning"] * 2
 
-    monkeypatch.setattr(gpt2_dpo, "replicate", None)  # which would raise
-    again = invoke([*arguments, "--beta", "2"])
-    assert again.output.endswith(f"\n{text}\n")
-    pd.testing.assert_frame_equal(pd.read_csv(path), found)
-
 
 def test_what_is_missing_is_trained(arguments, tmp_path, monkeypatch):
     asked = []
-    figures = {"accuracy": 1, "loss": 2}
 
-    def replicate(study, method, seed, betas):
-        asked.append((method, seed, betas))
-        for beta in betas[:1]:  # and then it is killed
-            yield {"run": study.name, "method": method, "beta": beta, "seed": seed, "margin": seed} | figures
+    def fit(model, fit, train, test, study, beta):
+        if len(asked) == 2:
+            asked.append("killed")
+            raise KeyboardInterrupt
+        asked.append((fit.method, fit.seed, beta))
+        return {1: {"margin": fit.seed, "accuracy": 1, "loss": 2, gpt2_dpo.NATS: 3}}
 
-    monkeypatch.setattr(gpt2_dpo, "replicate", replicate)
-    options = ["--seeds", "2", "--methods", "GELU", "--beta", "0.1", "--beta", "1", "--steps-sft", "3"]
-    first = invoke([*arguments[1:], *options])
-    assert asked == [("GELU", 0, [0.1, 1]), ("GELU", 1, [0.1, 1])]
+    monkeypatch.setattr(gpt2_dpo, "fine_tune_and_align", fit)
+    sizes = ["--layers", "1", "--heads", "2", "--width", "8", "--length", "32", "--batch-size", "4"]
+    options = [*sizes, "--seeds", "2", "--methods", "GELU", "--beta", "0.1", "--beta", "1", "--steps-sft", "3"]
     invoke([*arguments[1:], *options])
-    assert asked[2:] == [("GELU", 0, [1]), ("GELU", 1, [1])]
-    last = invoke([*arguments[1:], *options])
-    assert len(asked) == 4
-    assert len(last.output.splitlines()) == 1 + len(first.output.splitlines())
-    found = gpt2_dpo.summarize(pd.read_csv(tmp_path / "out" / "gpt2_dpo.csv"))
-    np.testing.assert_allclose(found["margin"], 0.5)
-    np.testing.assert_allclose(found["margin ±"], 0.5)
+    assert asked == [("GELU", 0, 0.1), ("GELU", 1, 0.1), "killed"]
+    invoke([*arguments[1:], *options])
+    assert asked[3:] == [("GELU", 0, 1), ("GELU", 1, 1)]
+    invoke([*arguments[1:], *options])
+    assert len(asked) == 5
+    results = experiments.load(tmp_path / "out" / "gpt2_dpo.jsonl")
+    np.testing.assert_allclose(results.table("margin")[["mean", "s.e."]], 0.5)
 
     options[-1] = "4"  # another run, of which nothing is there
-    assert len(invoke([*arguments[1:], *options]).output.splitlines()) == len(first.output.splitlines())
-    assert asked[4:] == [("GELU", 0, [0.1, 1]), ("GELU", 1, [0.1, 1])]
+    invoke([*arguments[1:], *options])
+    assert asked[5:] == [("GELU", seed, beta) for beta in (0.1, 1) for seed in (0, 1)]
 
 
 def test_each_beta_starts_from_the_fine_tuned_network(tmp_path, monkeypatch):
@@ -93,15 +89,16 @@ def test_each_beta_starts_from_the_fine_tuned_network(tmp_path, monkeypatch):
         settings = {"name": "run", "length": 10, "batch_size": 2, "steps_sft": 3, "steps_dpo": 5}
         build = lambda activation: bigram(random_table())  # noqa: E731
         study = Study(train=made_up(4), test=made_up(2), build=build, folder=tmp_path / folder, **settings)
-        rows = list(replicate(study, "ReLU", 0, betas))
-        return pd.DataFrame(rows).set_index("beta")[[*gpt2_dpo.FIGURES, "fine-tuned nats per token"]]
+        comparisons = [comparison(study, ["ReLU"], beta, 1) for beta in betas]
+        results = experiments.run(comparisons, tmp_path / folder / f"{betas}.jsonl", progress=False)
+        return results.final.set_index("task")[[*gpt2_dpo.METRICS, gpt2_dpo.NATS]]
 
     whole = train("whole", [2.0, 1.0])
     assert (whole["margin"] > 0.1).all()
     train("killed", [2.0])
     (checkpoint,) = (tmp_path / "killed").rglob("fine-tuning/step-*")
     written = checkpoint.stat().st_mtime_ns
-    np.testing.assert_allclose(train("killed", [1.0]), whole.loc[[1.0]], rtol=1e-5)
+    np.testing.assert_allclose(train("killed", [1.0]), whole.loc[["beta 1, run run"]], rtol=1e-5)
     assert checkpoint.stat().st_mtime_ns == written  # not trained again
 
 
@@ -149,5 +146,5 @@ def test_bad_options_are_refused_at_the_start(arguments, changes, words):
 
 def test_help_explains_every_option():
     text = invoke(["--help"], env={"COLUMNS": "200"}).output
-    for words in ("--train", "--vocabulary", "--preset", "--beta", "departure from", "--steps-sft", "--smoke"):
+    for words in ("--train", "--vocabulary", "--preset", "--beta", "departing from", "--steps-sft", "--smoke"):
         assert words in text

@@ -4,8 +4,8 @@ import pytest
 
 from keras_actlab import models
 from recipes import input_speed
-from tests.recipes.test_image_classification import invoke
-from tests.recipes.test_images import save_folders
+from tests.recipes.common.test_image_classification import invoke
+from tests.recipes.common.test_images import save_folders
 
 pytestmark = pytest.mark.one_backend
 

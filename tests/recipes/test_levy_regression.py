@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from recipes import levy_regression as recipe
-from recipes import tracking
-from recipes.parameterizations import HIDDEN
+from recipes.common import files, tracking
+from recipes.common.parameterizations import HIDDEN
 from tests.recipes.choices import assert_test_labels_decide_nothing
 
 pytestmark = pytest.mark.one_backend
@@ -56,7 +56,7 @@ def test_weight_normalization_of_one_input_is_the_plain_layer(finished):
 def test_the_figure_comes_from_its_files(finished):
     folder, _ = finished
     points, table = (pd.read_csv(folder / f"levy_regression-{name}.csv") for name in ("figure", "boundaries"))
-    tracking.write_figure(recipe.figure(points, table), folder / "again.png")
+    files.write_figure(recipe.figure(points, table), folder / "again.png")
     assert (folder / "again.png").read_bytes() == (folder / "levy_regression.png").read_bytes()
     curve = points[(points["method"] == "SP") & (points["kind"] == "largest")]
     largest = table.loc[(table["method"] == "SP") & (table["split"] == 0), "largest step"].item()

@@ -21,7 +21,7 @@ def folder(tmp_path):
 @pytest.fixture
 def small(monkeypatch):
     """One of the networks: compiling the other would take half a minute."""
-    monkeypatch.setattr(mnist_classification, "TOGETHER", {"dense": 2})
+    monkeypatch.setattr(mnist_classification, "VECTORIZE", {"dense": 2})
 
 
 @pytest.mark.usefixtures("small")
@@ -50,7 +50,7 @@ def test_smoke(folder):
 
 def test_help_explains_every_option():
     text = CliRunner().invoke(mnist_classification.app, ["--help"], env={"COLUMNS": "200"}).output
-    for words in ("--examples", "half as many more", "--data-dir", "--out", "--jobs", "--smoke", "Everything very"):
+    for words in ("--examples", "half as many", "--data-dir", "--out", "--jobs", "--smoke", "very small"):
         assert words in text
 
 

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from keras_actlab import cab
 from recipes import perturbation as recipe
-from recipes import tracking
+from recipes.common import files
 
 pytestmark = pytest.mark.one_backend
 
@@ -50,5 +50,5 @@ def test_smoke(tmp_path):
     assert len(table) == 2 * 4 * 4 * 2  # deviations, methods, sizes, seeds
     assert len(shown) == 4 * recipe.DRAWS
     assert shown.groupby("method")["offset before"].nunique().tolist() == [1] * 4
-    tracking.write_figure(recipe.figure(table, shown), tmp_path / "again.png")
+    files.write_figure(recipe.figure(table, shown), tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "perturbation.png").read_bytes()

@@ -30,7 +30,7 @@ def test_smoke(tmp_path):
 
 def test_help_explains_every_option():
     text = CliRunner().invoke(quickstart.app, ["--help"], env={"COLUMNS": "200"}).output
-    for words in ("--splits", "Random splits", "--out", "Folder for", "--jobs", "processes", "--smoke", "very small"):
+    for words in ("--splits", "random splits", "--out", "Folder for", "--jobs", "processes", "--smoke", "very small"):
         assert words in text
 
 

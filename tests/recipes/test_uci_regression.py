@@ -111,7 +111,7 @@ def test_what_cannot_be_downloaded_is_left_out_and_said(monkeypatch):
 
     monkeypatch.setattr(uci_regression, "comparison", stop)
     said = CliRunner().invoke(uci_regression.app, [])
-    assert "Left out, as they cannot be downloaded: power, yacht." in said.output
+    assert "Skipped, as they cannot be downloaded: power, yacht." in said.output
     assert seen == ["boston"]
 
 

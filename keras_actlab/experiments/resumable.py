@@ -1,8 +1,9 @@
-"""A long training run: it continues where it was killed, and ends with the same weights as if it had not been."""
+"""Training that continues from its last checkpoint, and ends with the same weights as an uninterrupted run."""
 
 import json
 import time
 import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,18 @@ import pandas as pd
 from keras_actlab.arguments import as_path, check_model, check_type, integer, positive_integer
 from keras_actlab.distribution import data_shard, is_first_process
 from keras_actlab.experiments import checkpoint
-from keras_actlab.experiments.identity import differences, run_identity, shown
-from keras_actlab.files import UNFINISHED, atomic_write
+from keras_actlab.experiments.comparison import Fit
+from keras_actlab.experiments.fit_key import differences, fit_key, shown
+from keras_actlab.files import UNFINISHED, write
 
 if TYPE_CHECKING:
     import grain
 
-# How the name of a checkpoint begins when a newer one was written.
+# Beginning of the name of a checkpoint when a newer one was written.
 PREVIOUS = "previous-"
 
 
-def long_run(
+def fit_resumable(
     model: keras.Model,
     batches: "grain.MapDataset",
     folder: str | Path,
@@ -37,51 +39,51 @@ def long_run(
     workers: int = 2,
     verbose: int = 1,
 ) -> pd.DataFrame:
-    """Trains a model with `fit`, or goes on with a training that was killed, from its last checkpoint.
+    """Trains a model with `fit`, or continues a training that was killed from its last checkpoint.
 
     The folder gets `settings.json`, `log.csv` with a row for each epoch, and the last two checkpoints: weights, the
-    state of the optimizer, the log, and a checksum. Each file is replaced as a whole and written through to the disk,
-    so that neither a kill nor a power failure costs more than the steps since a checkpoint. If the last checkpoint
-    cannot be read, the run goes on from the one before, with a warning that names the file.
+    state of the optimizer, the log, and a checksum. Each file is replaced as a whole and flushed to the disk, so a kill
+    or a power failure loses at most the steps since the last checkpoint. If the last checkpoint cannot be read, the run
+    continues from the one before, with a warning that names the file.
 
-    A step is a batch, also with `steps_per_execution` or gradient accumulation. Batches are read by number, so a run
-    goes on at the very next one. Random layers (drop-out, augmentation) draw numbers that depend on `seed` and the step
-    of the last checkpoint only; for this, `keras.utils.set_random_seed` is called after each of them. Where the backend
-    is deterministic, as on a CPU, a run that was killed ends with the same weights, bit for bit, as one that was not.
-    With `use_ema` the model has the averaged weights at the end, as after `fit`. After a restart, the row of the
+    A step is a batch, also with `steps_per_execution` or gradient accumulation. Batches are read by index, so a run
+    continues with the next batch. Random layers (drop-out, augmentation) draw numbers that depend on `seed` and the
+    step of the last checkpoint only; for this, `keras.utils.set_random_seed` is called after each checkpoint. If the
+    backend is deterministic, as on a CPU, a resumed run ends with the same weights, bit for bit, as an uninterrupted
+    one. With `use_ema`, the model has the averaged weights at the end, as after `fit`. After a restart, the row of the
     interrupted epoch covers only the remaining steps; its validation is complete.
 
-    A run is what its settings, model (configurations of all layers, dtype policies), optimizer with its schedule,
-    losses, metrics, backend and data make it. If any of these is another one, the folder is refused. Of the data, the
-    first, the middle and the last batch are compared. The code of custom layers and functions is not.
+    The settings, the model (configurations of all layers, dtype policies), the optimizer with its schedule, the losses,
+    metrics, backend and data must be those of the run in the folder. Otherwise an error is raised. Of the data, the
+    first, the middle and the last batch are compared. The code of custom layers and functions is not compared.
 
-    Training stops before it saves a state that is not finite, so that the last checkpoint is a good one. A loss that is
-    NaN or infinite is an error too, except with a `LossScaleOptimizer`, which skips such steps.
+    Training stops with an error before it saves a state that is not finite, so the last checkpoint is finite. A loss
+    that is NaN or infinite is an error, too, except with a `LossScaleOptimizer`, which skips such steps.
 
     Within `keras_actlab.distribution.data_parallel`, the first process writes, and all of them read.
 
     Args:
         model: A compiled model that is built.
         batches: Training step i takes batch i, which must be the same each time that it is read.
-        folder: Of this run alone.
-        steps_per_epoch: Steps from one validation to the next, a multiple of the model's `steps_per_execution`.
+        folder: Folder of this run only.
+        steps_per_epoch: Number of steps between two validations, a multiple of the model's `steps_per_execution`.
         epochs: Number of epochs.
-        seed: Of the random layers.
-        settings: What else makes this run what it is: anything that JSON can hold, and NaN.
+        seed: Seed of the random layers.
+        settings: Further values that identify this run: anything that JSON can hold, and NaN.
         validation: Batches to evaluate the model on after each epoch.
-        save_every: Steps from one checkpoint to the next. There is one after each epoch, too. With
+        save_every: Number of steps between two checkpoints. A checkpoint is also written after each epoch. With
             `steps_per_execution`, checkpoints are at the ends of executions.
-        workers: Number of threads that make batches.
+        workers: Number of threads that prepare batches.
         verbose: As in `keras.Model.fit`.
 
     Returns:
-        The log: `epoch`, `step`, `seconds`, and what `fit` reports.
+        The log: `epoch`, `step`, `seconds`, and the metrics that `fit` reports.
 
     Raises:
         ValueError: If the model is not built or not compiled, or has another optimizer that is not built; if a number
             is not positive, or `steps_per_epoch` is no multiple of `steps_per_execution`; if there are too few batches,
-            or one that changes; if the folder holds another run, or no checkpoint of it can be read.
-        TypeError: If `settings` holds something that JSON cannot, or a batch something else than arrays.
+            or a batch changes; if the folder holds another run, or no checkpoint that can be read.
+        TypeError: If `settings` holds a value that JSON cannot, or a batch does not consist of arrays.
         FloatingPointError: If the loss, the weights or the state of the optimizer are not finite at a checkpoint.
 
     Example:
@@ -91,7 +93,7 @@ def long_run(
     >>> model.compile("sgd", "mse")
     >>> batches = grain.MapDataset.source([(np.ones((8, 3)), np.zeros((8, 1)))]).repeat()
     >>> folder = tempfile.mkdtemp()
-    >>> log = keras_actlab.experiments.long_run(model, batches, folder, steps_per_epoch=2, epochs=3, verbose=0)
+    >>> log = keras_actlab.experiments.fit_resumable(model, batches, folder, steps_per_epoch=2, epochs=3, verbose=0)
     >>> log["step"].tolist()
     [2, 4, 6]
     """
@@ -123,7 +125,7 @@ def long_run(
         raise ValueError("`validation` must have a batch. Received: none")
     folder = Path(folder)
     model.optimizer.build(model.trainable_variables)
-    identity = run_identity(
+    key = fit_key(
         model,
         batches,
         validation,
@@ -133,28 +135,28 @@ def long_run(
         seed=seed,
         save_every=save_every,
     )
-    checkpoints = _Checkpoints(folder, identity)
+    checkpoints = _Checkpoints(folder, key)
     step = checkpoints.restore(model)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
 
     def fit(epoch: int, epochs: int, steps: int) -> None:
         with warnings.catch_warnings():
-            # Keras counts validation batches only by running out of them. Told their number, it would take too many
-            # with `steps_per_execution`.
+            # Keras learns the number of validation batches by running out of them. If it is given, Keras takes too
+            # many with `steps_per_execution`.
             warnings.filterwarnings("ignore", "Your input ran out of data")
             model.fit(
                 batches[step : epochs * steps_per_epoch].to_iter_dataset(options),
                 initial_epoch=epoch,
                 epochs=epochs,
                 steps_per_epoch=steps,
-                shuffle=False,  # Keras warns that it could not
+                shuffle=False,  # with True, Keras warns that it cannot
                 validation_data=None if validation is None else validation.to_iter_dataset(options),
                 callbacks=[checkpoints],
                 verbose=verbose if is_first_process() else 0,
             )
 
     epoch, done = divmod(step, steps_per_epoch)
-    if done:  # what is left of the epoch that was interrupted
+    if done:  # the remaining steps of the interrupted epoch
         fit(epoch, epoch + 1, steps_per_epoch - done)
         epoch, step = epoch + 1, (epoch + 1) * steps_per_epoch
         if epoch < epochs:
@@ -164,6 +166,82 @@ def long_run(
     elif not done:  # as `fit` does at its end, for optimizers that average weights
         model.optimizer.finalize_variable_values(model.trainable_variables)
     return pd.DataFrame(checkpoints.rows)
+
+
+@dataclass(frozen=True)
+class Resumable:
+    """Does the fits of a `Comparison` by `fit_resumable`: a fit that was killed continues from its last checkpoint.
+
+    It is the `fit` of a comparison whose parts are `grain.MapDataset`s of batches, and whose `metrics` are a list of
+    names. Each fit is evaluated after every epoch. Its folder, which is named by `Fit.label`, holds the log.
+
+    Args:
+        folder: Where each fit has a folder.
+        steps_per_epoch: As in `fit_resumable`.
+        save_every: As in `fit_resumable`.
+        workers: As in `fit_resumable`.
+        verbose: As in `fit_resumable`.
+
+    Raises:
+        TypeError: If `folder` is no path, or a number is no integer.
+        ValueError: If a number is not positive.
+
+    Example:
+
+    >>> import grain, tempfile
+    >>> from keras_actlab import experiments
+    >>> def linear():
+    ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    ...     model.compile("sgd", "mse")
+    ...     return model
+    >>> batches = grain.MapDataset.source([(np.ones((8, 3)), np.zeros((8, 1)))])
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> comparison = experiments.Comparison(
+    ...     name="zeros",
+    ...     methods={"linear": linear},
+    ...     data=experiments.Split(train=batches.repeat(6), validation=None, test=batches),
+    ...     metrics=["loss"],
+    ...     epochs=3,
+    ...     fit=experiments.Resumable(folder.name, steps_per_epoch=2, verbose=0),
+    ... )
+    >>> results = experiments.run(comparison, f"{folder.name}/results.jsonl", history=True, progress=False)
+    >>> results.rows[0]["history"]["epoch"]
+    [1, 2, 3]
+    >>> folder.cleanup()
+    """
+
+    folder: str | Path
+    steps_per_epoch: int
+    save_every: int = 1000
+    workers: int = 2
+    verbose: int = 1
+
+    def __post_init__(self) -> None:
+        as_path("folder", self.folder)
+        for name in ("steps_per_epoch", "save_every", "workers"):
+            positive_integer(name, getattr(self, name))
+
+    def __call__(self, model: keras.Model, fit: Fit, train: Any, evaluation: Any) -> dict[int, dict[str, float]]:
+        """Trains a model, and returns the metrics and seconds of each epoch, counted from 1."""
+        log = fit_resumable(
+            model,
+            train,
+            Path(self.folder) / fit.label,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=fit.epochs,
+            seed=fit.seed,
+            settings=asdict(fit),
+            validation=evaluation,
+            save_every=self.save_every,
+            workers=self.workers,
+            verbose=self.verbose,
+        )
+        return {
+            int(row["epoch"]) + 1: {
+                name.removeprefix("val_"): row[name] for name in row if name.startswith("val_") or name == "seconds"
+            }
+            for row in log.to_dict("records")
+        }
 
 
 def _check_model(model: keras.Model) -> None:
@@ -180,42 +258,42 @@ def _check_model(model: keras.Model) -> None:
 
 
 class _Checkpoints(keras.callbacks.Callback):
-    """Keeps the last states of a run, and its log.
+    """Saves the last two states of a run, and its log.
 
     The last checkpoint is `step-N.weights.h5`, the one before it `previous-step-M.weights.h5`.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, key: dict[str, Any]) -> None:
         super().__init__()
-        self.folder, self.identity = folder, identity
-        self.seed: int = identity["seed"]
-        self.steps_per_epoch: int = identity["steps_per_epoch"]
-        self.save_every: int = identity["save_every"]
+        self.folder, self.key = folder, key
+        self.seed: int = key["seed"]
+        self.steps_per_epoch: int = key["steps_per_epoch"]
+        self.save_every: int = key["save_every"]
         self.step = 0
         self.is_seeded = False
         self.rows: list[dict[str, float]] = []
         self.start = 0.0
-        self._fit_start = 0  # the step at which this epoch began in this `fit`
-        self._last: Path | None = None  # the checkpoint of which the training is a continuation
+        self._fit_start = 0  # the first step of this epoch in this `fit`
+        self._last: Path | None = None  # the newest checkpoint that was read or written
         self._unaveraged: list[np.ndarray] = []
 
     def restore(self, model: keras.Model) -> int:
-        """Gives the model the state of the last checkpoint, if there is one, and returns how many steps it has seen."""
+        """Restores the state of the last checkpoint, if there is one, and returns its number of steps."""
         settings = self._read_settings()
         notes = self._read_newest()
-        before = notes["identity"] if notes else settings
+        before = notes.get("fit_key", notes.get("identity")) if notes else settings
         if before is not None:
             self._check(before)
         if notes:
             with warnings.catch_warnings():
-                warnings.filterwarnings("error", "Skipping")  # Keras' only word on a state that it does not restore
+                warnings.filterwarnings("error", "Skipping")  # Keras' message about states that it skips
                 model.load_weights(self._last)
             self.step, self.rows = notes["step"], notes["rows"]
         if is_first_process():
             for unfinished in self.folder.glob(f"{UNFINISHED}*"):  # of a run that was killed
                 unfinished.unlink()
-            if settings != self.identity:
-                _write(json.dumps(self.identity), self.folder / "settings.json")
+            if settings != self.key:
+                write(self.folder / "settings.json", json.dumps(self.key))
             if self.rows:
                 self._write_log()
         return self.step
@@ -231,7 +309,7 @@ class _Checkpoints(keras.callbacks.Callback):
             return None
 
     def _read_newest(self) -> dict[str, Any] | None:
-        """Finds the newest checkpoint that is whole, and returns its notes."""
+        """Finds the newest checkpoint that is not damaged, and returns its notes."""
         paths = [path for path in self.folder.glob("*step-*.weights.h5") if not path.name.startswith(UNFINISHED)]
         errors = []
         for path in sorted(paths, key=lambda path: path.name.removeprefix(PREVIOUS), reverse=True):
@@ -241,7 +319,7 @@ class _Checkpoints(keras.callbacks.Callback):
                 errors.append(str(error))
                 continue
             for damage in errors:
-                warnings.warn(f"{damage}. The run goes on from {path}", stacklevel=4)
+                warnings.warn(f"{damage}. The run continues from {path}", stacklevel=4)
             self._last = path
             return notes
         if errors:
@@ -249,9 +327,9 @@ class _Checkpoints(keras.callbacks.Callback):
         return None
 
     def _check(self, before: dict[str, Any]) -> None:
-        """Raises unless this run is the one whose identity was written down."""
-        this = dict(self.identity)
-        if not is_first_process():  # which has written down its own part of the data
+        """Raises unless this run has the key that was saved."""
+        this = dict(self.key)
+        if not is_first_process():  # which saved the digests of its own part of the data
             this |= {name: before.get(name) for name in ("batches", "validation")}
         found = differences(this, before)
         if found:
@@ -261,7 +339,7 @@ class _Checkpoints(keras.callbacks.Callback):
             )
 
     def undo_average(self, model: keras.Model) -> None:
-        """Gives the model the weights with which training goes on, where `fit` has left averaged ones."""
+        """Restores the weights with which training continues, if `fit` has left averaged ones."""
         for variable, value in zip(model.trainable_variables, self._unaveraged, strict=False):
             variable.assign(value)
 
@@ -270,12 +348,12 @@ class _Checkpoints(keras.callbacks.Callback):
         self._fit_start = self.step
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if not self.is_seeded:  # not before, as PyTorch's loaders of data draw random numbers, too
+        if not self.is_seeded:  # not earlier, because PyTorch's data loaders draw random numbers, too
             self._seed(self.model)
             self.is_seeded = True
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        before, self.step = self.step, self._fit_start + batch + 1  # of an execution, `batch` is the last one
+        before, self.step = self.step, self._fit_start + batch + 1  # `batch` is the last one of an execution
         if self.step // self.save_every > before // self.save_every and self.step % self.steps_per_epoch:
             self._check_finite(logs)
             self._save()
@@ -296,13 +374,13 @@ class _Checkpoints(keras.callbacks.Callback):
             self._write_log()
 
     def _check_finite(self, logs: dict[str, float] | None) -> None:
-        """Raises if a checkpoint of this step would be worth nothing."""
-        model = self.model  # at which JAX brings its variables up to date
+        """Raises if the state of this step is not finite."""
+        model = self.model  # reading it updates the variables on JAX
         kept = "there is no checkpoint yet" if self._last is None else f"the last checkpoint, {self._last}, is kept"
         loss = float((logs or {}).get("loss", 0.0))
         if not np.isfinite(loss) and not isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
             raise FloatingPointError(f"The loss is {loss} at step {self.step}. Training stops; {kept}.")
-        frozen = {id(variable) for variable in model.non_trainable_weights}  # which may be infinite, such as a mask
+        frozen = {id(variable) for variable in model.non_trainable_weights}  # these may be infinite, such as a mask
         for variable in (*model.weights, *model.optimizer.variables):
             values = keras.ops.convert_to_numpy(variable)
             is_bad = np.isnan(values) if id(variable) in frozen else ~np.isfinite(values)
@@ -310,10 +388,10 @@ class _Checkpoints(keras.callbacks.Callback):
                 raise FloatingPointError(f"{variable.path} is not finite at step {self.step}. Training stops; {kept}.")
 
     def _save(self) -> None:
-        model = self.model  # at which JAX brings its variables up to date
+        model = self.model  # reading it updates the variables on JAX
         path = self.folder / f"step-{self.step:09d}.weights.h5"
         if is_first_process():
-            checkpoint.save(model, {"step": self.step, "rows": self.rows, "identity": self.identity}, path)
+            checkpoint.save(model, {"step": self.step, "rows": self.rows, "fit_key": self.key}, path)
             previous = self._last
             if previous is not None and not previous.name.startswith(PREVIOUS):
                 previous = previous.replace(previous.with_name(f"{PREVIOUS}{previous.name}"))
@@ -324,12 +402,12 @@ class _Checkpoints(keras.callbacks.Callback):
         self.is_seeded = False
 
     def _write_log(self) -> None:
-        _write(pd.DataFrame(self.rows).to_csv(index=False), self.folder / "log.csv")
+        write(self.folder / "log.csv", pd.DataFrame(self.rows).to_csv(index=False))
 
     def _seed(self, model: keras.Model) -> None:
-        # No file of weights holds the state of random layers. From here on it follows from the seed and the step.
-        process, _ = data_shard()  # of which each draws for its own part of a batch
-        # PyTorch's drop-out draws from its global generator, if the layer was given no seed.
+        # A file of weights does not hold the state of random layers. Here it is set from the seed and the step.
+        process, _ = data_shard()  # each draws for its own part of a batch
+        # PyTorch's drop-out draws from its global generator if the layer has no seed.
         keras.utils.set_random_seed((1_000_003 * self.seed + 1009 * process + self.step) % 2**32)
         saved = {id(variable) for variable in model.weights}
         for number, variable in enumerate(model.non_trainable_variables):
@@ -340,8 +418,3 @@ class _Checkpoints(keras.callbacks.Callback):
 
 def _averages(optimizer: keras.Optimizer) -> bool:
     return bool(getattr(optimizer, "inner_optimizer", optimizer).use_ema)
-
-
-def _write(text: str, path: Path) -> None:
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(text)

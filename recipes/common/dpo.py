@@ -1,15 +1,15 @@
 """Direct preference optimization (DPO) of a language model, as a Keras model, a loss and metrics.
 
-A policy pi is trained on pairs of a chosen response w and a rejected response l to the same prompt, against a
-reference policy that stays as it is:
+A policy pi is trained on pairs of a chosen response w and a rejected response l to the same prompt, with a fixed
+reference policy:
 
     loss = -log sigmoid(beta * d),  d = (log pi(w) - log ref(w)) - (log pi(l) - log ref(l)),
 
-where log pi(y) is the sum of the log-probabilities of the tokens of y, its end included, after the prompt. The reward
-margin is beta * d, and the accuracy the share of pairs whose d is positive.
+where log pi(y) is the sum of the log-probabilities of the tokens of y after the prompt, the end-of-text token included.
+The reward margin is beta * d, and the accuracy is the fraction of pairs with positive d.
 
-The trained model gives the log-probabilities of both responses. Those of the reference do not change, so they are
-computed once and are the targets.
+The trained model returns the log-probabilities of both responses. Those of the reference do not change, so they are
+computed once and used as the targets.
 
 Reference:
 
@@ -33,20 +33,20 @@ Tensor = Any
 
 @keras.saving.register_keras_serializable(package="recipes")
 class ResponseLogProbability(keras.Model):
-    """Log-probabilities of responses: the sum over the tokens of each, after what stands before them.
+    """Log-probabilities of responses: for each, the sum over its tokens, given the tokens before.
 
-    They are float32 whatever the policy computes in. Drop-out is off, in training too, as in the code of DPO's authors:
-    the reference is the policy before training.
+    They are float32 for every dtype policy. Drop-out is inactive in training, too, as in the code of DPO's authors: the
+    reference is the policy before training.
 
     Args:
-        policy: A causal language model, which returns logits of the next token for a dictionary of `token_ids` and
-            `padding_mask`, like those of keras-hub.
+        policy: A causal language model such as those of keras-hub: it takes a dictionary of `token_ids` and
+            `padding_mask` and returns logits of the next token.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
         inputs: Dictionary of integers `token_ids`, `padding_mask` (1 for text) and `response_mask` (1 for the tokens
-            of responses), each of shape `(batch, responses, length)`. All responses of a batch go through the policy
-            together.
+            of responses), each of shape `(batch, responses, length)`. The policy computes all
+            responses of a batch in one call.
 
     Output shape:
         `(batch, responses)`.
@@ -55,17 +55,17 @@ class ResponseLogProbability(keras.Model):
     def __init__(self, policy: keras.Model, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.policy = policy
-        self.built = True  # as the policy is; it has no weights of its own
+        self.built = True  # it has no weights beside those of the policy, which is built
 
     def call(self, inputs: dict[str, Tensor]) -> Tensor:
         """Returns the log-probabilities."""
-        _, responses, length = ops.shape(inputs["token_ids"])  # on TensorFlow a tensor, where lengths differ
+        _, responses, length = ops.shape(inputs["token_ids"])  # on TensorFlow, `length` may be a tensor
         tokens, text, response = (
             ops.reshape(inputs[name], (-1, length)) for name in ("token_ids", "padding_mask", "response_mask")
         )
         logits = self.policy({"token_ids": tokens[:, :-1], "padding_mask": text[:, :-1]}, training=False)
         logits = ops.cast(logits, "float32")
-        # No log-softmax: it would be a second array of the size of the vocabulary for each token.
+        # A log-softmax would need a second array as large as the logits.
         taken = ops.squeeze(ops.take_along_axis(logits, tokens[:, 1:, None], axis=-1), -1)
         log_probabilities = taken - ops.logsumexp(logits, axis=-1)
         summed = ops.sum(log_probabilities * ops.cast(response[:, 1:], "float32"), axis=-1)
@@ -74,7 +74,7 @@ class ResponseLogProbability(keras.Model):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments."""
         policy = keras.saving.serialize_keras_object(self.policy)
-        policy.pop("compile_config", None)  # keras-hub compiles its models, in a way that Keras cannot restore
+        policy.pop("compile_config", None)  # Keras cannot restore that of keras-hub's models
         return super().get_config() | {"policy": policy}
 
     @classmethod
@@ -85,22 +85,22 @@ class ResponseLogProbability(keras.Model):
 
 @keras.saving.register_keras_serializable(package="recipes")
 def negative_log_likelihood(counts: Tensor, log_probabilities: Tensor) -> Tensor:
-    """Returns the loss of supervised fine-tuning, `-log pi(w)`; what Keras calls the targets is not used."""
+    """Returns the loss of supervised fine-tuning, `-log pi(w)`. The targets, `counts`, are not used."""
     return -log_probabilities[:, 0]
 
 
 @keras.saving.register_keras_serializable(package="recipes")
 def nats_per_token(counts: Tensor, log_probabilities: Tensor) -> Tensor:
-    """Returns how surprising the tokens of a response are on average, given their number."""
+    """Returns the mean negative log-probability of a response's tokens, given their number."""
     return -log_probabilities[:, 0] / counts[:, 0]
 
 
 def preference(reference: Tensor, log_probabilities: Tensor) -> Tensor:
-    """Returns d: how much more than the reference a policy prefers the chosen response over the rejected one.
+    """Returns d, the difference of the log-ratios of policy and reference for the chosen and the rejected response.
 
     Args:
-        reference: Log-probabilities of both under the reference.
-        log_probabilities: Those under the policy.
+        reference: Log-probabilities of both responses under the reference.
+        log_probabilities: Log-probabilities of both responses under the policy.
     """
     ratios = log_probabilities - reference
     return ratios[:, 0] - ratios[:, 1]
@@ -108,7 +108,7 @@ def preference(reference: Tensor, log_probabilities: Tensor) -> Tensor:
 
 @keras.saving.register_keras_serializable(package="recipes")
 def accuracy(reference: Tensor, log_probabilities: Tensor) -> Tensor:
-    """Returns 1 for a pair whose chosen response became more likely, compared to the rejected one, and else 0."""
+    """Returns 1 for each pair with positive d, and 0 for others."""
     return ops.cast(preference(reference, log_probabilities) > 0, "float32")
 
 
@@ -120,10 +120,10 @@ def margin(reference: Tensor, log_probabilities: Tensor, beta: float) -> Tensor:
 
 @keras.saving.register_keras_serializable(package="recipes")
 class DPOLoss(keras.losses.Loss):
-    """The loss of DPO; targets are the log-probabilities under the reference.
+    """The loss of DPO. The targets are the log-probabilities under the reference.
 
     Args:
-        beta: How much a departure from the reference costs.
+        beta: Strength of the penalty for departing from the reference.
         **kwargs: Arguments of `keras.losses.Loss`.
 
     Raises:
@@ -146,18 +146,18 @@ class DPOLoss(keras.losses.Loss):
 
 
 def compile_fine_tuning(network: ResponseLogProbability, optimizer: keras.optimizers.Optimizer) -> None:
-    """Prepares a network to be fine-tuned on one response to each prompt, with its number of tokens as target."""
+    """Compiles a network for fine-tuning on one response to each prompt, with its number of tokens as the target."""
     network.compile(optimizer, negative_log_likelihood, metrics=[nats_per_token])
 
 
 def compile_dpo(network: ResponseLogProbability, optimizer: keras.optimizers.Optimizer, beta: float) -> None:
-    """Prepares a network for DPO, with the log-probabilities under the reference as targets."""
+    """Compiles a network for DPO, with the log-probabilities under the reference as targets."""
     margins = keras.metrics.MeanMetricWrapper(margin, name="margin", beta=beta)
     network.compile(optimizer, DPOLoss(beta), metrics=[margins, accuracy])
 
 
 def fingerprint(*parts: str | np.ndarray) -> str:
-    """Returns 64 characters that tell texts and arrays from others."""
+    """Returns a digest of texts and arrays, as 64 characters."""
     digest = hashlib.sha256()
     for part in map(np.asarray, parts):
         digest.update(f"{part.dtype} {part.shape} ".encode() + part.tobytes())
@@ -165,19 +165,19 @@ def fingerprint(*parts: str | np.ndarray) -> str:
 
 
 def reference_log_probabilities(network: ResponseLogProbability, data: Any, path: Path, identity: str) -> np.ndarray:
-    """Returns what a network predicts, from a file if it was written for the same network and data.
+    """Returns the predictions of a network, from a file if it was written for the same weights and data.
 
     Args:
-        network: The network; its weights are a part of what makes it the same.
+        network: The network.
         data: Batches, with a length.
-        path: A file that ends with `.npz`, replaced as a whole.
-        identity: Tells other data, or other activations of the network.
+        path: A file that ends with `.npz`, which is replaced as a whole.
+        identity: Text that identifies the data and the architecture of the network.
 
     Returns:
         Array of shape `(pairs, responses)`.
     """
     identity = fingerprint(identity, *network.get_weights())
-    # A damaged file, which makes zipfile, zlib and NumPy raise errors of many types, is written anew.
+    # A damaged file makes zipfile, zlib and NumPy raise errors of many types; it is replaced.
     with contextlib.suppress(Exception), path.open("rb") as file, np.load(file) as archive:
         if archive["identity"] == identity:
             return archive["log_probabilities"]

@@ -1,6 +1,6 @@
-"""MNIST, for the recipes: the file, checked, and splits of its training part.
+"""MNIST: its file, which is checked, and random splits of its training part.
 
-Without a folder that holds `mnist.npz`, the file of `keras.datasets.mnist`, Keras downloads it.
+Without a folder with `mnist.npz`, the file of `keras.datasets.mnist`, Keras downloads it.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ SHAPES = {"x_train": (None, 28, 28), "y_train": (None,), "x_test": (None, 28, 28
 
 
 def load(folder: Path | None) -> dict[str, np.ndarray]:
-    """Returns images and labels of the official training and test part, checked."""
+    """Returns images and labels of the official training and test parts, and checks them."""
     if folder is None:
         (x_train, y_train), (x_test, y_test) = keras.datasets.mnist.load_data()
         return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
@@ -46,12 +46,12 @@ def load(folder: Path | None) -> dict[str, np.ndarray]:
 
 def draw(split: int, examples: int, folder: Path | None) -> experiments.Split:
     """Draws training and validation examples of one split from the official training part."""
-    # Read anew each time, in a third of a second: what is sent to other processes stays small.
+    # Read in each call, which takes a third of a second, so that little is sent to other processes.
     data = load(folder)
     rows = np.random.default_rng(split).permutation(len(data["y_train"]))
     train, validation = rows[:examples], rows[examples : examples + examples // 2]
 
-    def part(name: str, rows: np.ndarray | slice) -> experiments.comparison.Examples:
+    def part(name: str, rows: np.ndarray | slice) -> experiments.Examples:
         images, labels = data[f"x_{name}"][rows], data[f"y_{name}"][rows]
         return images[..., None].astype("float32") / 255, labels.astype("int32")
 
@@ -59,5 +59,5 @@ def draw(split: int, examples: int, folder: Path | None) -> experiments.Split:
 
 
 def accuracy(labels: np.ndarray, logits: np.ndarray) -> float:
-    """Returns the percentage of images that are read correctly."""
+    """Returns the percentage of images that are classified correctly."""
     return 100 * accuracy_score(labels, logits.argmax(axis=1))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from keras_actlab import models
-from recipes import dpo, preferences
+from recipes.common import dpo, preferences
 from tests.backends import finite_differences, gradients, numpy
 
 BETA = 0.7

@@ -3,7 +3,7 @@ import gzip
 import pandas as pd
 import pytest
 
-from recipes import tables
+from recipes.common import files
 
 pytestmark = pytest.mark.one_backend
 
@@ -14,17 +14,17 @@ TEXT = TABLE.to_csv(index=False).encode()
 @pytest.mark.parametrize("name", ["table.csv", "table.csv.gz", "table.csv.xz", "table.csv.zip"])
 def test_files(tmp_path, name):
     TABLE.to_csv(tmp_path / name, index=False)
-    pd.testing.assert_frame_equal(tables.read(tmp_path / name, 20), TABLE)
+    pd.testing.assert_frame_equal(files.read_table(tmp_path / name, 20), TABLE)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:60])
     with pytest.raises(ValueError, match=rf"{name} must "):
-        tables.read(tmp_path / name, 20)
+        files.read_table(tmp_path / name, 20)
 
 
 @pytest.mark.parametrize(("rows", "words"), [(19, "have 19 rows. Received: more"), (21, "have 21 rows. Received: 20")])
 def test_another_number_of_rows(tmp_path, rows, words):
     (tmp_path / "table.csv").write_bytes(TEXT)
     with pytest.raises(ValueError, match=rf"table\.csv must .*{words}"):
-        tables.read(tmp_path / "table.csv", rows)
+        files.read_table(tmp_path / "table.csv", rows)
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_another_number_of_rows(tmp_path, rows, words):
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "table.csv.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"table\.csv\.gz must be a whole table"):
-        tables.read(tmp_path / "table.csv.gz", 20)
+        files.read_table(tmp_path / "table.csv.gz", 20)

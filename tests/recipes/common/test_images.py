@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes import images
-from recipes.augmentation import GROUP, RandAugment
+from recipes.common import images
+from recipes.common.augmentation import GROUP, RandAugment
 
 pytestmark = pytest.mark.one_backend
 
@@ -173,8 +173,8 @@ def test_a_few_corrupt_pictures_are_counted_and_replaced(tmp_path, capsys):
     assert labels.tolist() == [0, 1, 1, 1, 1, 1]
     assert train.corrupt == set(train.paths[1:3])
     assert "Cannot be read, 2 of at most 10" in capsys.readouterr().out
-    strict = images.Files(train.paths, train.labels, 2, most_corrupt=1)
-    with pytest.raises(ValueError, match="must not hold more than 1 pictures that cannot be read"):
+    strict = images.Files(train.paths, train.labels, 2, max_corrupt=1)
+    with pytest.raises(ValueError, match="must not hold more than 1 images that cannot be read"):
         images.evaluation_batches(strict, 6, side=8, resize=8)[0]
 
 
@@ -182,9 +182,7 @@ def test_all_of_few_pictures_are_corrupt(tmp_path):
     train, _ = images.class_folders(save_folders(tmp_path))
     for path in train.paths:
         path.write_bytes(b"")
-    with pytest.raises(
-        ValueError, match=r"must hold pictures that can be read. Received: .*ant.*0\.png, .*bee.*1\.png"
-    ):
+    with pytest.raises(ValueError, match=r"must hold images that can be read. Received: .*ant.*0\.png, .*bee.*1\.png"):
         train.read(2)
 
 

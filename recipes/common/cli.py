@@ -1,4 +1,4 @@
-"""What the recipes' command lines share."""
+"""Options and output that the recipes' command lines share."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,19 +10,22 @@ from matplotlib.figure import Figure
 from keras_actlab.experiments import Results
 
 Out = Annotated[
-    Path, typer.Option(help="Folder for rows, tables and figures. A run that was killed goes on from there.")
+    Path, typer.Option(help="Folder for rows, tables and figures. A run that was killed continues from there.")
 ]
 Jobs = Annotated[int, typer.Option(min=1, help="Number of processes.")]
-Smoke = Annotated[bool, typer.Option(help="Everything very small, only to see that it runs.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files; without it, they are downloaded.")]
+Smoke = Annotated[bool, typer.Option(help="Run everything at a very small size, as a check that it works.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files. By default they are downloaded.")]
 
 
 def finish(results: Results, out: Path, name: str, figure: Figure | None = None) -> None:
-    """Prints and writes the tables and a figure (of all replicates, by default); leaves with code 1 if a fit failed."""
-    print(f"\n{results.overview().to_markdown()}\n\n{results}\n")
+    """Prints and writes the tables and a figure (of all replicates, by default); exits with code 1 if a fit failed."""
+    metrics = dict.fromkeys(name for task in results.configurations.values() for name in task["metrics"])
+    for metric in metrics:
+        print(f"\n{results.overview(metric).rename_axis(metric).to_markdown()}")
+    print(f"\n{results}\n")
     print("Written:", ", ".join(str(path) for path in results.save(out, name, figure)))
     if len(results.failures):
-        print(f"\n{len(results.failures)} fits failed; the same command tries them again:")
+        print(f"\n{len(results.failures)} fits failed. The same command retries them:")
         print(results.failures[["task", "method", "stage", "split", "seed", "failure"]].to_string(index=False))
         raise typer.Exit(1)
 

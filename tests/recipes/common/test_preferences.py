@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recipes.preferences import Pair, Tokens, batches, gpt2_tokenizer, pad, read, tokenize
+from recipes.common.preferences import Pair, Tokens, batches, gpt2_tokenizer, pad, read, tokenize
 from tests.recipes.dialogues import MERGES, dialogue, save, vocabulary
 
 pytestmark = pytest.mark.one_backend

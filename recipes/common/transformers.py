@@ -1,4 +1,4 @@
-"""What the recipes on vision transformers compare: three networks, each with nine activations."""
+"""Three vision transformers, each with nine activations."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import keras
 from keras_actlab import models
 from keras_actlab.conversion.target import To
 from keras_actlab.layers import CRReLU
-from recipes.image_classification import Method, Network, cosine_schedule
+from recipes.common.image_classification import Method, Network, cosine_schedule
 
 ACTIVATIONS: dict[str, To] = {
     "ReLU": "relu",
@@ -28,7 +28,7 @@ NETWORKS: dict[str, Callable[..., keras.Model]] = {
 
 
 def network(name: str, activation: To) -> Network:
-    """Returns a network of patches of 16 pixels where pictures have 224, and of 4 where they have up to 64."""
+    """Returns a network with patches of 16 pixels for images of 224, and of 4 for images of up to 64."""
     return lambda shape, classes: NETWORKS[name](
         shape, classes, patch_size=max(4, shape[0] // 14), activation=activation
     )

@@ -1,4 +1,4 @@
-"""The two small networks that read digits, for any activation: a dense and a convolutional one."""
+"""Two small networks for digits, with any activation: a dense and a convolutional one."""
 
 from collections.abc import Callable
 
@@ -18,8 +18,8 @@ def digit_network(
             and a hidden layer of 64 units.
         shape: Shape of an image.
         width: Units of each hidden layer of the dense network.
-        activation: That of every hidden layer.
-        learning_rate: Adam's.
+        activation: Activation of every hidden layer.
+        learning_rate: Learning rate of Adam.
     """
     if kind == "dense":
         hidden = [keras.layers.Flatten()]

@@ -1,4 +1,4 @@
-"""What makes a training run the run it is, as plain JSON, and how two of them differ."""
+"""The key of a training run: the values, as plain JSON, that must not change while it is resumed."""
 
 import hashlib
 import json
@@ -16,34 +16,34 @@ from keras_actlab import distribution
 if TYPE_CHECKING:
     import grain
 
-# Left out of configurations. Seeds are those of the run, shapes are among the weights, and Keras numbers shared objects
-# by their addresses.
+# Keys that are removed from configurations: the run has its own seed, the weights have shapes, and Keras numbers shared
+# objects by their addresses.
 IGNORED = {"seed", "build_config", "build_input_shape", "shared_object_id"}
-# Left out of what `compile` was given: the optimizer has an entry of its own, and the others change no result.
+# Arguments of `compile` that are removed: the optimizer has its own entry, and the others change no result.
 NOT_COMPILED = {"optimizer", "jit_compile", "run_eagerly"}
-# Where the configuration of a model refers to layers by their names.
+# Keys of a model's configuration under which layers are referred to by name.
 REFERENCES = {"name", "keras_history", "input_layers", "output_layers"}
-# Differences that an error shows.
+# Number of differences that an error shows.
 SHOWN = 5
 
 
-def run_identity(
+def fit_key(
     model: keras.Model,
     batches: "grain.MapDataset",
     validation: "grain.MapDataset | None",
     settings: Mapping[str, Any],
     **numbers: int,
 ) -> dict[str, Any]:
-    """Returns what must not change between two starts of a run.
+    """Returns the values that must not change while a run is resumed.
 
-    That is: settings and numbers; configurations of the model, its optimizer, losses and metrics, with schedules and
+    These are: settings and numbers; configurations of the model, its optimizer, losses and metrics, with schedules and
     dtype policies; shapes of the weights; digests of the first, the middle and the last batch of this process. Layer
-    names count only as references, since Keras numbers layers over the life of a process. The code of custom layers and
-    functions is not included.
+    names are kept as references only, because Keras numbers layers over the life of a process. The code of custom
+    layers and functions is not included.
 
     Raises:
         TypeError: If `settings` holds something that JSON cannot, or a batch something else than arrays.
-        ValueError: If a batch is missing, or is another one when it is read again.
+        ValueError: If a batch is missing, or differs when it is read again.
     """
     names = {name for layer in model._flatten_layers() for name in _names(layer)}
     with warnings.catch_warnings():
@@ -96,7 +96,7 @@ def _config(part: Any) -> Any:
     """Returns the configuration of a layer, or of the layers that it holds where it has none."""
     try:
         config = keras.saving.serialize_keras_object(part)
-    except Exception:  # whatever a user's get_config raises
+    except Exception:  # a user's get_config may raise any type
         config = {"class_name": type(part).__name__}
         if isinstance(part, keras.Layer):
             inner = part._flatten_layers(include_self=False, recursive=False)
@@ -124,9 +124,9 @@ def _plain_settings(settings: Mapping[str, Any]) -> Any:
 
 
 def _plain(value: Any, ignored: set[str] = IGNORED) -> Any:
-    """Returns a value as JSON would give it back, with texts for NaN and infinity, which JSON does not have."""
+    """Returns a value as JSON stores it, with texts for NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
-        if value.get("class_name") == "__lambda__":  # whose code Keras serializes in no fixed form
+        if value.get("class_name") == "__lambda__":  # Keras serializes its code in no fixed form
             return "lambda"
         return {str(key): _plain(inner, ignored) for key, inner in value.items() if key not in ignored}
     if isinstance(value, (list, tuple)):
@@ -139,7 +139,7 @@ def _plain(value: Any, ignored: set[str] = IGNORED) -> Any:
 
 
 def _without_names(value: Any, is_counted: Callable[[str], bool], known: dict[str, str], refers: bool = False) -> Any:
-    """Renames what Keras numbers over the life of a process by the order in which a configuration mentions it."""
+    """Replaces names that Keras numbers over the life of a process by their order in the configuration."""
     if isinstance(value, dict):
         return {
             key: _without_names(inner, is_counted, known, refers or key in REFERENCES) for key, inner in value.items()

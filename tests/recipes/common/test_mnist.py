@@ -3,7 +3,7 @@ import contextlib
 import numpy as np
 import pytest
 
-from recipes import mnist
+from recipes.common import mnist
 from tests.recipes.made_up import save
 
 pytestmark = pytest.mark.one_backend

@@ -11,11 +11,10 @@ import pandas as pd
 import pytest
 
 from keras_actlab import distribution, experiments
+from keras_actlab.experiments.resumable import _Checkpoints
 from tests.backends import numpy, on_one_backend
 from tests.experiments.interrupted import EPOCHS, STEPS, run
 from tests.experiments.power_cut import Disk, restore
-
-_Checkpoints = sys.modules[experiments.long_run.__module__]._Checkpoints  # the package gives the function this name
 
 
 def state(model):
@@ -73,7 +72,7 @@ def train(model, folder, kill=None, batches=BATCHES, epochs=3, **arguments):
     arguments = {"steps_per_epoch": 4, "save_every": 2, "verbose": 0, "workers": 1} | arguments
     with mock.patch.object(_Checkpoints, "on_train_batch_end", kill_after):
         try:
-            return experiments.long_run(model, batches, folder, epochs=epochs, **arguments)
+            return experiments.fit_resumable(model, batches, folder, epochs=epochs, **arguments)
         except KilledError:
             return None
 
@@ -159,7 +158,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_the_damaged_one(tmp_path):
     train(network(), tmp_path / "run", kill=7)
     newest = tmp_path / "run" / "step-000000006.weights.h5"
     damage(newest)
-    with pytest.warns(UserWarning, match=rf"{newest} cannot be read.* goes on from .*previous-step-000000004"):
+    with pytest.warns(UserWarning, match=rf"{newest} cannot be read.* continues from .*previous-step-000000004"):
         log = train(model, tmp_path / "run")
     assert log["step"].tolist() == [4, 8, 12]
     for one, other in zip(state(model), state(whole), strict=True):
@@ -212,10 +211,10 @@ def test_a_power_failure_costs_no_finished_checkpoint(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert disk.saved == 12
     assert len(disk.cuts) > 30
-    identity = json.loads((run / "settings.json").read_text())
+    key = json.loads((run / "settings.json").read_text())
     for files, saved in disk.cuts:
         restore(files, left)
-        assert _Checkpoints(left, identity).restore(network()) >= saved
+        assert _Checkpoints(left, key).restore(network()) >= saved
     for files, _ in disk.cuts[:: len(disk.cuts) // 2]:
         restore(files, left)
         continued = network()
@@ -291,3 +290,71 @@ def test_a_folder_of_another_run_is_refused(tmp_path, other, words):
     ):
         small(tmp_path, **other)
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["settings"] == {"rate": 0.1}
+
+
+@pytest.mark.one_backend
+def test_the_old_name_works_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="`long_run` is deprecated: use `fit_resumable`"):
+        assert experiments.long_run is experiments.fit_resumable
+
+
+@pytest.mark.one_backend
+def test_fits_of_a_comparison_continue_from_their_checkpoints(tmp_path, monkeypatch):
+    """A run that is interrupted in the middle of a fit ends with the rows of one that was not."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 4, 3)).astype("float32")
+    batches = grain.MapDataset.source([(part, part[:, :1]) for part in x])
+
+    def dense(learning_rate):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1), keras.layers.Dropout(0.2)])
+        model.compile(keras.optimizers.Adam(learning_rate), "mse", metrics=["mae"])
+        return model
+
+    def comparison(folder):
+        return experiments.Comparison(
+            name="plane",
+            methods={"dense": dense},
+            data=experiments.Split(lambda seed: batches.seed(seed).shuffle(), batches[:2], batches[2:4]),
+            metrics=["mae", "loss"],
+            grid={"learning_rate": [0.01, 0.1]},
+            epochs=4,
+            validate_every=2,
+            fit=experiments.Resumable(folder / "fits", steps_per_epoch=3, verbose=0),
+        )
+
+    def run(folder):
+        return experiments.run(comparison(folder), folder / "rows.jsonl", history=True, progress=False)
+
+    whole = run(tmp_path / "whole")
+    assert whole.tuning["epochs"].isin([2, 4]).all()
+    assert all(row["history"]["epoch"] == list(range(1, row["epochs"] + 1)) for row in whole.rows[2:])
+    logs = [pd.read_csv(path) for path in sorted((tmp_path / "whole" / "fits").glob("*, final, */log.csv"))]
+    assert whole.final["mae"].item() == pytest.approx(logs[0]["val_mae"].iloc[-1])
+    assert whole.final["loss"].item() == pytest.approx(logs[0]["val_loss"].iloc[-1])
+
+    save, saved = _Checkpoints._save, []
+
+    def interrupt(self):
+        save(self)
+        saved.append(self.step)
+        if len(saved) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Checkpoints, "_save", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "interrupted")
+    monkeypatch.undo()
+    assert saved == [3, 6]  # of 12
+    again = run(tmp_path / "interrupted")
+    columns = ["learning_rate", "stage", "epochs", "mae", "loss"]
+    pd.testing.assert_frame_equal(again.frame[columns], whole.frame[columns])
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [({"folder": 3}, TypeError, "`folder`"), ({"save_every": 0}, ValueError, "`save_every` must be positive")],
+)
+def test_options_of_resumable_fits_are_checked(changes, error, words):
+    with pytest.raises(error, match=words):
+        experiments.Resumable(**{"folder": "runs", "steps_per_epoch": 1} | changes)

@@ -1,18 +1,17 @@
-r"""Preference pairs: a prompt with a chosen and a rejected response, read from files and made into batches of tokens.
+r"""Preference pairs: a prompt with a chosen and a rejected response, read from files, as batches of tokens.
 
-Files are `.jsonl` or `.jsonl.gz`, with a pair on each line. Its keys tell the format:
+Files are `.jsonl` or `.jsonl.gz`, with a pair on each line. There are two formats, which differ in their keys:
 
 - HH (Bai et al., 2022): `chosen` and `rejected` are two dialogues, "\n\nHuman: ...\n\nAssistant: ...". The prompt is
-  what they have in common, up to the last "\n\nAssistant:" in it.
-- SHP (Ethayarajh et al., 2022): `human_ref_A` and `human_ref_B` are two answers to `history`, of which A is the better
-  one where `labels` is 1. They become dialogues like those of HH. All pairs are taken: take those whose scores differ
-  by a factor of two from the file yourself, as its authors advise, if you want them only.
+  their common beginning, up to the last "\n\nAssistant:" in it.
+- SHP (Ethayarajh et al., 2022): `human_ref_A` and `human_ref_B` are two answers to `history`. A is the better one if
+  `labels` is 1. They become dialogues like those of HH. All pairs are used. Its authors advise to use only pairs whose
+  scores differ by a factor of two; filter the file to do so.
 
-Blank lines are skipped; so are pairs that nothing can be learned from, as a response is empty or both are the same, or
-a text is not valid Unicode. How many is printed.
+Blank lines are skipped. Pairs are skipped and counted if a response is empty, both are equal, or a text is not valid
+Unicode.
 
-Instead of a file there can be the name of a data set, "Anthropic/hh-rlhf" or "stanfordnlp/SHP", which the library
-`datasets` reads.
+The library `datasets` reads "Anthropic/hh-rlhf" and "stanfordnlp/SHP" if such a name is given instead of a file.
 """
 
 import gzip
@@ -42,7 +41,7 @@ class Pair(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """The tokens of a pair, and whether any of its three texts is longer than they are."""
+    """The tokens of a pair, and whether any of its three texts was truncated."""
 
     prompt: np.ndarray
     chosen: np.ndarray
@@ -55,10 +54,10 @@ def read(source: str, split: str) -> list[Pair]:
 
     Args:
         source: A `.jsonl` or `.jsonl.gz` file, or the name of a data set.
-        split: Which part of a data set that is given by its name.
+        split: Name of the part, for a data set that is given by its name.
 
     Returns:
-        The pairs that can be used, in their order.
+        The pairs that are not skipped, in their order.
 
     Raises:
         ValueError: If a file is missing or damaged, a row is not a pair of responses, or no pair can be used.
@@ -71,7 +70,7 @@ def read(source: str, split: str) -> list[Pair]:
             continue
         try:
             pair = _pair(json.loads(row) if isinstance(row, str) else row)
-        except (ValueError, RecursionError) as error:  # the latter of JSON that is nested too deeply
+        except (ValueError, RecursionError) as error:  # the latter for JSON that is nested too deeply
             raise ValueError(f"{source}, row {number}: {error}") from error
         if _is_usable(pair):
             found.append(pair)
@@ -111,7 +110,7 @@ def _rows_of_data_set(name: str, split: str) -> Iterable[dict[str, Any]]:
 
 
 def _pair(row: Any) -> Pair:
-    """Returns the pair in a row of either format."""
+    """Returns the pair in a row of either format. Raises a ValueError for others."""
     match row:
         case {"chosen": str(chosen), "rejected": str(rejected)}:
             beginnings = [chosen[: mark.end()] for mark in re.finditer(ANSWER, chosen)]
@@ -136,7 +135,7 @@ def _pair(row: Any) -> Pair:
 def _is_usable(pair: Pair) -> bool:
     try:
         "".join(pair).encode()
-    except UnicodeEncodeError:  # half of a pair of surrogates, which JSON can hold
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
         return False
     return bool(pair.chosen and pair.rejected) and pair.chosen != pair.rejected
 
@@ -144,40 +143,40 @@ def _is_usable(pair: Pair) -> bool:
 def gpt2_tokenizer(vocabulary: dict[str, int], merges: Iterable[str]) -> tokenizers.Tokenizer:
     r"""Returns the tokenizer of GPT-2.
 
-    That of keras-hub 0.32 splits texts in another way, with and without TensorFlow: a blank line before "Human" or
-    "Assistant" becomes one token, of which GPT-2 saw two there.
+    The tokenizer of keras-hub 0.32 splits texts differently, with and without TensorFlow: a blank line before "Human"
+    or "Assistant" becomes one token, whereas GPT-2 was trained with two.
 
     Args:
         vocabulary: The number of each token.
-        merges: Pairs of tokens with a space between, the most important first.
+        merges: Pairs of tokens with a space between, in order of priority.
 
     Raises:
-        ValueError: If a merge is none of tokens, or the end of a text is no token.
+        ValueError: If a merge is not a pair of tokens, or the vocabulary lacks the end-of-text token.
     """
     if END not in vocabulary:
         raise ValueError(f"`vocabulary` must have the token {END}. Received: {len(vocabulary)} tokens without it")
     rules = [tuple(merge.split(" ")) for merge in merges if merge and not merge.startswith("#version")]
     try:
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, rules))
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises no more specific type
         raise ValueError(f"`merges` must be pairs of tokens of `vocabulary`. Received: {error}") from error
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     return tokenizer
 
 
 def tokenize(pairs: Sequence[Pair], tokenizer: tokenizers.Tokenizer, length: int = 512) -> list[Tokens]:
-    """Turns texts into tokens, with an end-of-text token after each response.
+    """Tokenizes texts, and adds an end-of-text token to each response.
 
-    Of a prompt the last `length // 2` tokens stay, and of a response the first ones up to `length` with the prompt.
+    Prompts are truncated to their last `length // 2` tokens, responses so that both together have `length` tokens.
 
     Raises:
-        ValueError: If `length` leaves no room for a token of each.
+        ValueError: If `length` is below 2.
     """
     if length < 2:
         raise ValueError(f"`length` must be at least 2, for a prompt and a response. Received: length={length}")
     end = tokenizer.token_to_id(END)
     found = []
-    for start in range(0, len(pairs), 1000):  # what the library returns takes far more memory than the tokens
+    for start in range(0, len(pairs), 1000):  # the library's results take far more memory than the tokens
         columns = zip(*pairs[start : start + 1000], strict=True)
         encodings = [tokenizer.encode_batch(list(texts)) for texts in columns]
         for prompt, *responses in zip(*encodings, strict=True):
@@ -190,7 +189,7 @@ def tokenize(pairs: Sequence[Pair], tokenizer: tokenizers.Tokenizer, length: int
 
 
 def pad(tokens: Tokens, length: int, responses: Sequence[str] = RESPONSES) -> dict[str, np.ndarray]:
-    """Returns the prompt with each of the responses, filled up to `length`, and where there is text and response."""
+    """Returns tokens of the prompt with each response, padded to `length`, and masks of the text and the response."""
     shape = (len(responses), length)
     arrays = {name: np.zeros(shape, "int32") for name in ("token_ids", "padding_mask", "response_mask")}
     start = len(tokens.prompt)
@@ -211,18 +210,19 @@ def batches(
     targets: np.ndarray | None = None,
     seed: int | None = None,
 ) -> grain.MapDataset:
-    """Returns batches of inputs and targets, each of which can be had by its index.
+    """Returns batches of inputs and targets, with random access.
 
     Args:
         pairs: The tokens.
-        length: Length to fill them up to.
+        length: Length to which sequences are padded.
         batch_size: Number of pairs in a batch.
-        responses: Which responses.
-        targets: One row of targets for each pair; None for the number of tokens of each response.
-        seed: Decides the order, another one in each of endlessly many passes; None for one pass in the given order.
+        responses: Names of the responses.
+        targets: A row of targets for each pair, or None for the number of tokens of each response.
+        seed: Seed of the order, which differs in each epoch, for an endless dataset; None for one epoch in the given
+            order.
 
     Returns:
-        Pairs of what `pad` returns and targets, with a first axis for the pairs of the batch.
+        Batches of inputs (see `pad`) and targets, with a first axis for the pairs.
     """
 
     def example(index: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_actlab.experiments.identity import differences, run_identity, shown
+from keras_actlab.experiments.fit_key import differences, fit_key, shown
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
 
@@ -30,7 +30,7 @@ def data(x=X):
 
 def found(model=None, batches=None, settings=None, validation=None, **numbers):
     numbers = {"steps_per_epoch": 3, "epochs": 2, "seed": 0, "save_every": 9} | numbers
-    return run_identity(model or compiled(), batches or data(), validation, settings or {}, **numbers)
+    return fit_key(model or compiled(), batches or data(), validation, settings or {}, **numbers)
 
 
 @pytest.fixture(scope="module")

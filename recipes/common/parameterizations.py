@@ -7,9 +7,10 @@ from keras.layers import BatchNormalization, Dense, ReLU
 
 from keras_actlab.layers import GmPDense, InputMeanNormalization, WeightNormalization
 
-# For each name the layers, given the number of units: standard weights, weight and batch normalization, geometric
-# weights with the paper's start (directions uniform on the sphere, scale 1), with that of its authors' code (angles
-# and norm of Glorot uniform weights), and with the paper's start after input mean normalization.
+# For each name a function of the number of units that returns the layers: standard weights, weight and batch
+# normalization, geometric weights with the paper's initialization (directions uniform on the sphere, scale 1), with the
+# one of its authors' code (angles and norm of Glorot uniform weights), and with the paper's after input mean
+# normalization.
 HIDDEN: dict[str, Callable[[int], list[keras.Layer]]] = {
     "SP": lambda units: [Dense(units, activation="relu")],
     "WN": lambda units: [WeightNormalization(Dense(units, activation="relu"))],

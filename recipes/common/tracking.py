@@ -1,4 +1,4 @@
-"""What the recipes share that watch activation boundaries: tracks of the final fits, and what they add up to."""
+"""Tracks of activation boundaries in the final fits of a comparison, and their summaries."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,23 +7,21 @@ import keras
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from keras_actlab import cab
 from keras_actlab.colours import COLOURS
 from keras_actlab.experiments import Results
-from keras_actlab.files import atomic_write
 
 Callbacks = Callable[[keras.Model, str, int, int], list[keras.callbacks.Callback]]
 
 
 def callbacks(folder: Path, grid: np.ndarray, megabytes: float) -> Callbacks:
-    """Returns what a `Comparison` calls for each final fit.
+    """Returns the `callbacks` of a `Comparison`: they write a track and predictions for each final fit.
 
     Args:
-        folder: Where the tracks go, and what each trained model predicts on the grid. One for each comparison.
-        grid: Inputs.
-        megabytes: What the track of a fit may take.
+        folder: Folder for the tracks and the predictions on the grid. Each comparison needs its own folder.
+        grid: Inputs of the predictions.
+        megabytes: Maximum size of a track.
     """
 
     def watch(model: keras.Model, method: str, split: int, seed: int) -> list[keras.callbacks.Callback]:
@@ -31,10 +29,10 @@ def callbacks(folder: Path, grid: np.ndarray, megabytes: float) -> Callbacks:
             np.save(folder / f"{method}-{split}.npy", model.predict(grid, verbose=0)[:, 0])
 
         track = folder / f"{method}-{split}.npz"
-        track.unlink(missing_ok=True)  # of a fit that was killed, which starts again
+        track.unlink(missing_ok=True)  # of a fit that was killed and starts again
         hidden = tuple(model.layers[:-1])
         return [
-            # A tuple of layers that ends before the output: what normalizes, the affine layer, the activation.
+            # The layers before the output: normalization, affine layer, activation.
             cab.BoundaryTracker(hidden, megabytes=megabytes, path=track),
             keras.callbacks.LambdaCallback(on_train_end=keep_predictions),
         ]
@@ -43,7 +41,7 @@ def callbacks(folder: Path, grid: np.ndarray, megabytes: float) -> Callbacks:
 
 
 def shown_split(table: pd.DataFrame) -> int | None:
-    """Returns the first split in which no method failed, if there is one, given what `summarize` returns."""
+    """Returns the first split in which no method failed, or None, given the table of `summarize`."""
     methods = table.groupby("split")["method"].nunique()
     whole = methods[methods == table["method"].nunique()]
     return None if whole.empty else int(whole.index.min())
@@ -56,7 +54,7 @@ def load_track(folder: Path, method: str, split: int) -> cab.Track:
 
 
 def load_predictions(folder: Path, method: str, split: int) -> np.ndarray:
-    """Returns what a trained model predicts on the grid."""
+    """Returns the predictions of a trained model on the grid."""
     return np.load(folder / f"{method}-{split}.npy")
 
 
@@ -73,22 +71,22 @@ def summarize(results: Results, folder: Path) -> pd.DataFrame:
 
 
 def largest_changes(track: cab.Track, quantity: str, records: int = 400) -> pd.DataFrame:
-    """Returns the largest change of all boundaries over training, in so many parts of it at most."""
+    """Returns the largest change of all boundaries in each part of the training, for at most `records` parts."""
     largest = pd.DataFrame({"step": track.steps, "value": getattr(track, quantity).max(axis=1)}).iloc[1:]
     part = (np.arange(len(largest)) * records) // max(len(largest), records)
     return largest.groupby(part).agg({"step": "last", "value": "max"})
 
 
 def draw_largest(left: Axes, right: Axes, points: pd.DataFrame, table: pd.DataFrame, column: str, label: str) -> None:
-    """Draws the largest changes of boundaries over the steps of one split, and those of all splits.
+    """Draws the largest changes of boundaries over the steps of one split, and in all splits.
 
     Args:
         left: Axes for one split.
         right: Axes for all splits.
         points: Rows of kind "largest" have a method, a training step as x and a change as y.
-        table: What `summarize` returns.
-        column: The column of changes there.
-        label: What to write at their axes, with the unit.
+        table: The table of `summarize`.
+        column: Its column of changes.
+        label: Label of the changes' axes, with the unit.
     """
     methods = list(table["method"].unique())
     for height, (method, colour) in enumerate(zip(methods, COLOURS, strict=False)):
@@ -100,16 +98,3 @@ def draw_largest(left: Axes, right: Axes, points: pd.DataFrame, table: pd.DataFr
     left.legend(fontsize="small", ncols=2)
     right.set(title="all splits", xlabel=f"largest {label}, of the whole training", xscale="log")
     right.set(yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
-
-
-def write(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Writes a table, replacing the file as a whole, and returns it as it will be read from there."""
-    with atomic_write(path) as unfinished:
-        table.to_csv(unfinished, index=False, float_format="%.6g")
-    return pd.read_csv(path)
-
-
-def write_figure(figure: Figure, path: Path) -> None:
-    """Writes a picture, replacing the file as a whole."""
-    with atomic_write(path) as unfinished:
-        figure.savefig(unfinished, dpi=150, format="png")

@@ -1,4 +1,4 @@
-"""Random changes of training pictures, as layers of Keras."""
+"""RandAugment for batches of training images, made of Keras layers."""
 
 import threading
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 import keras
 import numpy as np
 
-from recipes.images import Batch
+from recipes.common.images import Batch
 
-# Images in a group, which get the same two changes, each image with a strength of its own.
+# Number of images in a group: they get the same two operations, each image with its own magnitude.
 GROUP = 8
 
 
 class RandAugment:
-    """Changes batches of pictures at random: each group of eight by two of fourteen changes.
+    """Applies two of fourteen random operations to each group of eight images.
 
-    The changes and their strengths are those of magnitude 9 of 10 as Sun et al. (2024) set it, but for this: strengths
-    are uniform up to that magnitude, in both directions, instead of about it; solarization does not add; and eight
-    pictures share their choice of changes. `keras.layers.RandAugment` changes all pictures of a batch in the same way,
-    and its magnitude 9 turns pictures by up to 324 degrees instead of 27.
+    Operations and magnitudes are those of Sun et al. (2024), magnitude 9 of 10, with three differences: magnitudes are
+    uniform up to that value, in both directions, instead of normal around it; solarization does not add; and eight
+    images share their operations. `keras.layers.RandAugment` applies the same operations to all images of a batch, and
+    its magnitude 9 rotates images by up to 324 degrees instead of 27.
 
     Args:
-        seed: With the number of a batch, decides everything.
+        seed: Seed of the random operations. They depend on the seed and the number of the batch only.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.lock = threading.Lock()  # batches are made in several threads, and a random layer has one state
+        self.lock = threading.Lock()  # batches are made in several threads, and each random layer has one state
         layers = keras.layers
         pixels: dict[str, Any] = {"value_range": (0, 255)}
         grey: dict[str, Any] = {"fill_mode": "constant", "fill_value": 128.0}
@@ -48,7 +48,7 @@ class RandAugment:
         ]
 
     def __call__(self, step: int, batch: Batch) -> Batch:
-        """Returns the changed pictures of batch number `step`, and their labels."""
+        """Returns the augmented images of batch number `step`, and their labels."""
         pixels, labels = batch
         rng = np.random.default_rng([self.seed, step])
         changed = pixels.astype("float32")

@@ -1,6 +1,6 @@
-"""Pictures with labels: from CIFAR's and ImageNet32's batch files, or from folders of classes; and batches of them.
+"""Images with labels, from batch files of CIFAR and ImageNet32 or from folders of classes, and batches of them.
 
-Files are not trusted: batch files are pickles, of which nothing is run, and pictures are read in four formats only.
+Files are not trusted: no code in the batch files, which are pickles, is run, and images are read in four formats only.
 """
 
 import contextlib
@@ -20,13 +20,13 @@ from keras_actlab import distribution
 
 Batch = tuple[np.ndarray, np.ndarray]
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # whatever a file is called: others run programs, PostScript for one
-MOST_PIXELS, MOST_ELONGATED = 2**26, 64  # longer sides than this times the shorter one would not fit when resized
+FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # regardless of the suffix: other formats, such as PostScript, run programs
+MAX_PIXELS, MAX_ASPECT_RATIO = 2**26, 64  # a longer side would be too large after resizing
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Pictures in memory: pixels, (n, height, width, 3), bytes, and labels, (n,), from 0."""
+    """Images in memory: pixels, (n, height, width, 3), bytes, and labels, (n,), from 0."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -38,12 +38,12 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Files:
-    """Pictures in files. Up to `most_corrupt` of them that cannot be read are replaced by the next in the list."""
+    """Images in files. Up to `max_corrupt` files that cannot be read are each replaced by the next one in the list."""
 
     paths: list[Path]
     labels: np.ndarray
     classes: int
-    most_corrupt: int = 10
+    max_corrupt: int = 10
     corrupt: set[Path] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -51,42 +51,42 @@ class Files:
         return len(self.paths)
 
     def read(self, row: int) -> tuple[Image.Image, int]:
-        """Returns a picture and its label.
+        """Returns an image and its label.
 
         Raises:
-            ValueError: If no file can be read, or more than are allowed cannot.
+            ValueError: If no file can be read, or more than `max_corrupt` files cannot.
         """
         for candidate in [*range(row, len(self)), *range(row)]:
             try:
-                return _read_picture(self.paths[candidate]), int(self.labels[candidate])
+                return _read_image(self.paths[candidate]), int(self.labels[candidate])
             except Exception as error:  # damaged files make Pillow raise errors of nearly any type
                 self._count(self.paths[candidate], error)
         raise ValueError(
-            f"`data_dir` must hold pictures that can be read. Received: {', '.join(map(str, sorted(self.corrupt)))}"
+            f"`data_dir` must hold images that can be read. Received: {', '.join(map(str, sorted(self.corrupt)))}"
         )
 
     def _count(self, path: Path, error: Exception) -> None:
         with self.lock:
             if path not in self.corrupt:
                 self.corrupt.add(path)
-                print(f"Cannot be read, {len(self.corrupt)} of at most {self.most_corrupt}: {path} ({error})")
-            if len(self.corrupt) > self.most_corrupt:
+                print(f"Cannot be read, {len(self.corrupt)} of at most {self.max_corrupt}: {path} ({error})")
+            if len(self.corrupt) > self.max_corrupt:
                 raise ValueError(
-                    f"`data_dir` must not hold more than {self.most_corrupt} pictures that cannot be read. "
+                    f"`data_dir` must not hold more than {self.max_corrupt} images that cannot be read. "
                     f"Received: {', '.join(map(str, sorted(self.corrupt)))}"
                 ) from error
 
 
-def _read_picture(path: Path) -> Image.Image:
-    """Returns a picture in RGB and the right way up, without its alpha channel."""
+def _read_image(path: Path) -> Image.Image:
+    """Returns an image in RGB, upright and without its alpha channel."""
     with Image.open(path, formats=FORMATS) as image:
-        if image.width * image.height > MOST_PIXELS or max(image.size) > MOST_ELONGATED * min(image.size):
+        if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             raise ValueError(
-                f"a picture must have at most {MOST_PIXELS} pixels, and a side at most {MOST_ELONGATED} times the "
+                f"an image must have at most {MAX_PIXELS} pixels, and a side at most {MAX_ASPECT_RATIO} times the "
                 f"other. Received: {image.width} x {image.height} pixels"
             )
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits a pixel, of which a conversion would cut the upper ones off
+        if image.mode.startswith("I"):  # 16 bits per pixel; a conversion would clip them
             return Image.fromarray((np.asarray(image) >> 8).astype("uint8")).convert("RGB")
         if image.mode == "P":
             image = image.convert("RGBA")  # a palette may hold transparent colours, which RGB cannot take
@@ -101,8 +101,8 @@ def cifar(classes: int, folder: Path | None) -> tuple[Arrays, Arrays]:
 
     Args:
         classes: 10 or 100.
-        folder: Holds the files of the set as they are published for Python (`data_batch_1` to `data_batch_5` and
-            `test_batch`, or `train` and `test`); if None, Keras downloads them.
+        folder: Folder with the published files for Python (`data_batch_1` to `data_batch_5` and `test_batch`, or
+            `train` and `test`). If it is None, Keras downloads them.
     """
     if folder is None:
         module = keras.datasets.cifar10 if classes == 10 else keras.datasets.cifar100
@@ -121,10 +121,10 @@ def imagenet32(folder: Path | None) -> tuple[Arrays, Arrays]:
 
 
 def class_folders(folder: Path | None) -> tuple[Files, Files]:
-    """Returns the pictures below `folder/train` and `folder/val`, a folder for each class in both.
+    """Returns the images below `folder/train` and `folder/val`, a folder for each class in both.
 
     Raises:
-        ValueError: If a part is missing, its classes are not the same, or a class has no pictures.
+        ValueError: If a part is missing, its classes are not the same, or a class has no images.
     """
     folder = _needed(folder)
     parts, names = [], {}
@@ -142,14 +142,14 @@ def class_folders(folder: Path | None) -> tuple[Files, Files]:
         for label, name in enumerate(names[part]):
             found = sorted(path for path in (folder / part / name).rglob("*") if path.suffix.lower() in SUFFIXES)
             if not found:
-                raise ValueError(f"Each class must have pictures. Received: none in {folder / part / name}")
+                raise ValueError(f"Each class must have images. Received: none in {folder / part / name}")
             paths += found
             labels += [label] * len(found)
         parts.append(Files(paths, np.array(labels, "int32"), len(names[part])))
     return tuple(parts)
 
 
-# By name. Each gives the training and the test part, from a folder if there is one.
+# For each data set a function of the folder, or None, that returns the training and the test part.
 SETS: dict[str, Callable[[Path | None], tuple[Images, Images]]] = {
     "cifar10": lambda folder: cifar(10, folder),
     "cifar100": lambda folder: cifar(100, folder),
@@ -159,30 +159,30 @@ SETS: dict[str, Callable[[Path | None], tuple[Images, Images]]] = {
 
 
 def first(images: Images, count: int | None) -> Images:
-    """Returns a part of the pictures, chosen at random, always the same; all if `count` is None."""
+    """Returns `count` images, chosen at random with a fixed seed; all if `count` is None."""
     if count is None or count >= len(images):
         return images
     rows = np.random.default_rng(0).permutation(len(images))[:count]
     if isinstance(images, Arrays):
         return Arrays(images.pixels[rows], images.labels[rows], images.classes)
-    return Files([images.paths[row] for row in rows], images.labels[rows], images.classes, images.most_corrupt)
+    return Files([images.paths[row] for row in rows], images.labels[rows], images.classes, images.max_corrupt)
 
 
 def training_batches(
     images: Images, batch_size: int, seed: int, side: int, resize: tuple[int, int]
 ) -> grain.MapDataset:
-    """Returns batches without end, in an order that is new in each pass; the last part of a batch is left out.
+    """Returns an endless dataset of batches, in a new order in each epoch. An incomplete last batch is skipped.
 
     Args:
-        images: Pictures. Those in memory are given as they are.
-        batch_size: Of all processes together, each of which gets its share.
-        seed: Of the order, and of where a picture is cut out.
-        side: Pixels, of the square that is cut out of a file's picture at random.
-        resize: The length of a picture's shorter side before that, drawn from this range of pixels.
+        images: The images. Those in memory are neither resized nor cropped.
+        batch_size: Batch size of all processes together, each of which gets its share.
+        seed: Seed of the order and of the crops.
+        side: Side of the random square crop of an image file, in pixels.
+        resize: Range of the length, in pixels, to which the shorter side of an image file is resized before.
     """
     if not 1 <= batch_size <= len(images):
         raise ValueError(
-            f"`batch_size` must be from 1 to the number of pictures, {len(images)}. Received: batch_size={batch_size}"
+            f"`batch_size` must be from 1 to the number of images, {len(images)}. Received: batch_size={batch_size}"
         )
     share = distribution.local_batch_size(batch_size)
     process, processes = distribution.data_shard()
@@ -197,14 +197,14 @@ def training_batches(
         left, top = (int(rng.integers(0, length - side + 1)) for length in image.size)
         return np.asarray(image.crop((left, top, left + side, top + side))), np.int32(label)
 
-    # Cut first: where depends on the seed and on the place in the order, not on the number of processes.
+    # Crop first, so that crops depend on the seed and the place in the order, not on the number of processes.
     cuts = rows.random_map(cut)
     cuts = cuts[: len(images) // batch_size * batch_size]
     return cuts[process::processes].batch(share, drop_remainder=True).repeat()
 
 
 def evaluation_batches(images: Images, batch_size: int, side: int, resize: int) -> grain.MapDataset:
-    """Returns all pictures in order, once; of a file, the square in the middle, after its shorter side is resized."""
+    """Returns one epoch of all images in order. Image files are resized by their shorter side, and centre-cropped."""
     process, processes = distribution.data_shard()
     rows = grain.MapDataset.range(len(images))[process::processes]
     share = distribution.local_batch_size(batch_size)
@@ -222,24 +222,24 @@ def evaluation_batches(images: Images, batch_size: int, side: int, resize: int) 
 
 def _needed(folder: Path | None) -> Path:
     if folder is None:
-        raise ValueError("`data_dir` must name a folder, since these pictures cannot be downloaded. Received: None")
+        raise ValueError("`data_dir` must name a folder, since these images cannot be downloaded. Received: None")
     return folder
 
 
-def even_batch_size(pictures: int, most: int) -> int:
-    """Returns the largest size of batches, up to `most`, that divides pictures and devices evenly.
+def even_batch_size(images: int, most: int) -> int:
+    """Returns the largest batch size, up to `most`, that divides images and devices evenly.
 
     Raises:
         ValueError: If there is none.
     """
-    for size in range(min(pictures, most), 0, -1):
-        if pictures % size == 0:
-            with contextlib.suppress(ValueError):  # of an uneven share of a device
+    for size in range(min(images, most), 0, -1):
+        if images % size == 0:
+            with contextlib.suppress(ValueError):  # if it cannot be divided among the devices
                 distribution.local_batch_size(size)
                 return size
     raise ValueError(
-        "The number of pictures in the test part must be a multiple of the number of devices, as no batch may be "
-        f"incomplete there; see `--limit`. Received: {pictures} pictures"
+        "The number of images in the test part must be a multiple of the number of devices, as no batch may be "
+        f"incomplete there; see `--limit`. Received: {images} images"
     )
 
 
@@ -253,7 +253,7 @@ def _resized(image: Image.Image, shorter: int) -> Image.Image:
 
 
 def _batch_files(paths: list[Path], key: str, first_label: int, classes: int) -> Arrays:
-    """Reads pickled dictionaries of pixels, (n, 3072), channel by channel, and a list of labels."""
+    """Reads pickled dictionaries of pixels, (n, 3072), channels first, and a list of labels."""
     pixels, labels = [], []
     for path in paths:
         try:
@@ -274,7 +274,7 @@ def _batch_files(paths: list[Path], key: str, first_label: int, classes: int) ->
             ) from error
         if part.dtype != np.uint8 or len(part) != len(numbers) or not len(part):
             raise ValueError(
-                f"{path.name} must hold as many labels as pictures of 3 x 32 x 32 bytes. "
+                f"{path.name} must hold as many labels as images of 3 x 32 x 32 bytes. "
                 f"Received: {len(numbers)} labels, data of shape {part.shape}, {part.dtype}"
             )
         lowest, highest = min(numbers), max(numbers)
@@ -292,7 +292,7 @@ NUMBERS = {"i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8"}
 
 
 class _DType:
-    """Stands in for `numpy.dtype` in a pickle: a type of numbers."""
+    """Replaces `numpy.dtype` in a pickle: a type of numbers."""
 
     def __init__(self, code: str, *_: Any) -> None:
         if code not in NUMBERS:
@@ -305,7 +305,7 @@ class _DType:
 
 
 class _Array:
-    """Stands in for `numpy.ndarray` in a pickle, and for the function that makes one: an array of numbers."""
+    """Replaces `numpy.ndarray` and the function that makes one in a pickle: an array of numbers."""
 
     def __init__(self, *_: Any) -> None:
         self.array = np.empty(0)
@@ -316,7 +316,7 @@ class _Array:
         self.array = np.frombuffer(content, dtype.name).reshape(shape, order="F" if by_columns else "C")
 
 
-# Whatever else a pickle asks for, it does not get: it could run any code.
+# Other classes and functions in a pickle are refused, because they could run any code.
 STAND_INS = {
     ("numpy", "dtype"): _DType,
     ("numpy", "ndarray"): _Array,

@@ -1,0 +1,155 @@
+import re
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import keras_actlab
+from keras_actlab import experiments, models
+from recipes import cifar_tmaf, cifar_transformers, imagenet32_vgg, imagenet_resnet, imagenet_transformers
+from recipes.common import transformers
+from recipes.common.image_classification import Method, Setting, comparison, cosine_schedule, step_schedule
+from recipes.common.images import Arrays, first
+from tests.backends import numpy
+from tests.recipes.common.test_images import CIFAR10, save_batches, save_folders
+
+pytestmark = pytest.mark.one_backend
+
+RECIPES = {
+    "imagenet32_vgg": (imagenet32_vgg, "GmP+IMN", "VGG-6"),
+    "imagenet_resnet": (imagenet_resnet, "BN", "ResNet-18"),
+    "cifar_transformers": (cifar_transformers, "CRReLU", "TNT-Small"),
+    "imagenet_transformers": (imagenet_transformers, "ReLU", "ViT-Tiny"),
+    "cifar_tmaf": (cifar_tmaf, "TMAF diagonal", "ResNet-18"),
+}
+
+
+def tiny(shape, classes, activation="relu", **options):
+    """A network that trains in no time, in place of the papers', which have tests of their own."""
+    layers = [keras.layers.Conv2D(4, 3, activation="relu"), keras.layers.GlobalAveragePooling2D()]
+    model = keras.Sequential([keras.Input(shape), *layers, keras.layers.Dense(classes)])
+    return keras_actlab.swap_activations(model, activation)
+
+
+@pytest.fixture
+def _tiny(monkeypatch):
+    for name in ("vgg6", "resnet18"):
+        monkeypatch.setattr(models, name, tiny)
+    for name in transformers.NETWORKS:
+        monkeypatch.setitem(transformers.NETWORKS, name, tiny)
+
+
+def invoke(app, *arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+
+
+@pytest.mark.usefixtures("_tiny")
+@pytest.mark.filterwarnings("ignore:Tensor.T is deprecated on 0-D tensors")  # which Keras' Equalization calls
+@pytest.mark.parametrize("name", RECIPES)
+def test_smoke(name, tmp_path):
+    recipe, method, network = RECIPES[name]
+    arguments = ["--smoke", "--data-dir", tmp_path, "--out", tmp_path / "out", "--method", method, "--network", network]
+    if name.startswith("imagenet_"):
+        save_folders(tmp_path, sizes=((9, 8),) * 4)
+        arguments += ["--side", 8]
+    else:
+        save_batches(tmp_path, CIFAR10)
+        arguments += ["--data", "cifar10"]
+    finished = invoke(recipe.app, *arguments)
+    assert finished.exit_code == 0, finished.output
+    rows = pd.read_csv(tmp_path / "out" / f"{name}.csv")
+    assert rows["method"].tolist() == [method]
+    assert rows["accuracy"].between(0, 1).all()
+    assert rows["top5"].ge(rows["accuracy"]).all()
+    (row,) = experiments.load(tmp_path / "out" / f"{name}.jsonl").rows
+    assert row["history"]["epoch"] == [1, 2]
+    assert "epochs 2, " in row["task"]
+    assert re.search(rf"\| top5 +\| +{row['task']} ", finished.output)
+    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_unknown_methods_are_refused(name):
+    app = RECIPES[name][0].app
+    text = invoke(app, "--help").output
+    assert "--data-parallel" in text
+    refused = invoke(app, "--method", "sigmoid")
+    assert refused.exit_code == 2
+    assert "--method must be among" in refused.output.replace("\n", " ").replace("│ ", "")
+
+
+SETTING = Setting(batch_size=4, epochs=2, side=4, resize=(4, 4))
+
+
+def arrays(count=12, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3)).astype("uint8")
+    return Arrays(pixels, np.arange(count, dtype="int32") % 6, 6)
+
+
+def run(folder, train, setting=SETTING, seeds=1, network=tiny, task="task"):
+    methods = {name: Method(network, step_schedule(0.1)) for name in ("a", "b")}
+    described = comparison(task, methods, setting, train, arrays(seed=1), seeds, folder / "fits")
+    return experiments.run(described, folder / "rows.jsonl", history=True, progress=False)
+
+
+def test_finished_fits_are_not_trained_again(tmp_path):
+    one = run(tmp_path, arrays())
+    assert len(list((tmp_path / "fits").iterdir())) == 2
+    two = run(tmp_path, arrays(), seeds=2)
+    assert len(list((tmp_path / "fits").iterdir())) == 4
+    assert two.rows[:2] == one.rows
+    assert two.final["seed"].tolist() == [0, 1, 0, 1]
+    (ax,) = experiments.curves(two, "loss").axes
+    assert [line.get_label() for line in ax.lines] == ["a", "b"]
+    np.testing.assert_allclose(
+        ax.lines[0].get_ydata()[-1], two.final.loc[two.final["method"] == "a", "loss"].mean(), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "setting", "words"),
+    [
+        (first(arrays(), 8), SETTING, "data: "),
+        (arrays(seed=2), SETTING, "data: "),
+        (arrays(), replace(SETTING, epochs=3), "epochs: 2 there, 3 here"),
+    ],
+)
+def test_other_data_and_settings_are_another_task(train, setting, words, tmp_path):
+    run(tmp_path, arrays())
+    with pytest.raises(ValueError, match=f"differs in.*{words}"):
+        run(tmp_path, train, setting)
+    both = run(tmp_path, train, setting, task="another task")
+    assert len(both.rows) == 2
+    assert len(experiments.load(tmp_path / "rows.jsonl").rows) == 4
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`batch_size` must be from 1 to the number of images, 2"):
+        run(tmp_path, arrays(2))
+    assert not list(tmp_path.iterdir())
+
+
+def rate(optimizer, step):
+    optimizer.iterations.assign(step)
+    return float(numpy(optimizer.learning_rate))
+
+
+def test_the_rate_falls_by_ten_at_30_60_and_80_of_90_epochs():
+    optimizer = step_schedule(0.1)(256, 5, 90)
+    steps = {0: 0.1, 30 * 5: 0.1, 30 * 5 + 1: 0.01, 60 * 5 + 1: 1e-3, 80 * 5 + 1: 1e-4}
+    for step, expected in steps.items():
+        assert rate(optimizer, step) == pytest.approx(expected)
+    assert optimizer.momentum == 0.9
+
+
+def test_the_rate_warms_up_for_20_of_100_epochs_and_falls_on_a_cosine():
+    optimizer = cosine_schedule(256, 10, 100)
+    assert rate(optimizer, 0) == pytest.approx(1e-6)
+    assert rate(optimizer, 200) == pytest.approx(2.5e-4)
+    assert rate(optimizer, 600) == pytest.approx((2.5e-4 + 1e-5) / 2, rel=1e-3)
+    assert rate(optimizer, 1000) == pytest.approx(1e-5)
+    assert (optimizer.weight_decay, optimizer.global_clipnorm) == (0.05, 1.0)
+    assert rate(cosine_schedule(512, 10, 100), 200) == pytest.approx(5e-4)
