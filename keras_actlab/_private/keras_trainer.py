@@ -1,10 +1,15 @@
-"""Hooks that Keras' trainer does not have, read in Keras 3.15.1 (`keras/src/backend/torch/trainer.py`)."""
+"""Private parts of Keras' training, and hooks that it does not have.
+
+Read in Keras 3.15.1 (`keras/src/backend/torch/trainer.py`, `keras/src/optimizers/base_optimizer.py`,
+`keras/src/backend/common/masking.py`).
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.backend import get_keras_mask
 
 from keras_actlab._private.replacing import replaced
 
@@ -33,3 +38,13 @@ def training_hooks(
 
     with replaced(keras.Model, "make_train_function", make), replaced(keras.Model, "get_metrics_result", get_result):
         yield
+
+
+def has_mask(tensor: Any) -> bool:
+    """Returns whether a layer attached a mask to `tensor`."""
+    return get_keras_mask(tensor) is not None
+
+
+def excludes_from_weight_decay(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Returns whether some variables or names of variables are excluded from the weight decay of `optimizer`."""
+    return hasattr(optimizer, "_exclude_from_weight_decay_cache")

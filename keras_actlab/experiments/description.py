@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from keras_actlab._private.keras_layers import nested_layers
+
 
 def describe(model: keras.Model, learning_rate: bool = True) -> str | None:
     """Returns a text that is equal for models that are built and compiled alike.
@@ -46,7 +48,7 @@ def describe(model: keras.Model, learning_rate: bool = True) -> str | None:
 
 def _names(model: keras.Model) -> dict[str, str]:
     """Gives each layer, operation and optimizer a name by its place in the model."""
-    layers = model._flatten_layers()  # Keras has no public function that enters custom layers
+    layers = nested_layers(model, include_self=True)
     operations = [each for layer in layers for each in getattr(layer, "operations", ())]
     named = [*layers, *operations, *([model.optimizer] if getattr(model, "optimizer", None) else [])]
     return {name: f"#{place}" for place, name in enumerate(dict.fromkeys(each.name for each in named))}

@@ -13,8 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.src.backend import get_keras_mask  # which has no public name
 
+from keras_actlab._private.keras_trainer import excludes_from_weight_decay, has_mask
 from keras_actlab.experiments.description import describe
 
 # Their update of an entry depends on that entry only, so stacked variables train as separate ones do.
@@ -48,7 +48,7 @@ def _check(members: Sequence[keras.Model]) -> None:
     optimizer = first.optimizer
     depends = optimizer.clipnorm or optimizer.global_clipnorm or optimizer.use_ema
     # Variables are excluded by identity or name, which a copy of the optimizer does not have.
-    excluded = hasattr(optimizer, "_exclude_from_weight_decay_cache") and optimizer.weight_decay
+    excluded = excludes_from_weight_decay(optimizer) and optimizer.weight_decay
     if not isinstance(optimizer, ELEMENTWISE_OPTIMIZERS) or depends or excluded:
         allowed = ", ".join(each.__name__ for each in ELEMENTWISE_OPTIMIZERS)
         raise ValueError(
@@ -142,7 +142,7 @@ class Ensemble(keras.Model):
         def member(arguments: Any) -> Any:
             trained, fixed, x = arguments
             results = self._call_member(trained, fixed, x, training=training, return_losses=True)
-            if any(get_keras_mask(output) is not None for output in keras.tree.flatten(results[0])):
+            if any(has_mask(output) for output in keras.tree.flatten(results[0])):
                 raise ValueError("`members` must not pass on a mask to their loss, which would not see it")
             return results
 

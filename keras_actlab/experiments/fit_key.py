@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_actlab import distribution
+from keras_actlab._private.keras_layers import nested_layers
 
 if TYPE_CHECKING:
     import grain
@@ -45,7 +46,7 @@ def fit_key(
         TypeError: If `settings` holds something that JSON cannot, or a batch something else than arrays.
         ValueError: If a batch is missing, or differs when it is read again.
     """
-    names = {name for layer in model._flatten_layers() for name in _names(layer)}
+    names = {name for layer in nested_layers(model, include_self=True) for name in _names(layer)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
         whole, optimizer, compiled = _config(model), _config(model.optimizer), _compile_config(model)
@@ -99,8 +100,7 @@ def _config(part: Any) -> Any:
     except Exception:  # a user's get_config may raise any type
         config = {"class_name": type(part).__name__}
         if isinstance(part, keras.Layer):
-            inner = part._flatten_layers(include_self=False, recursive=False)
-            config["layers"] = [_config(layer) for layer in inner]
+            config["layers"] = [_config(layer) for layer in nested_layers(part, recursive=False)]
     if isinstance(config, dict):
         config.pop("compile_config", None)
     return config
