@@ -6,7 +6,7 @@ JOBS ?= 2
 PIP = $(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt
 TEST = $(VENV)/bin/python .ci/test.py $(addprefix --backend=,$(BACKEND)) --keras="$(KERAS)" --jobs=$(JOBS)
 
-.PHONY: clean-install dist docs lowest quickstart test test-all
+.PHONY: clean-install dist docs lowest nightly nightly-tests quickstart test test-all
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/bin/python
@@ -22,6 +22,19 @@ test-all: $(VENV)/bin/python
 
 lowest:
 	$(MAKE) test VENV=.venv-lowest KERAS=keras==$(shell sed --quiet 's/.*"keras>=\([0-9.]*\)".*/\1/p' pyproject.toml)
+
+# On the newest build of Keras before a release, what touches its private parts fails first.
+nightly:
+	$(MAKE) nightly-tests VENV=.venv-nightly
+
+nightly-tests: $(VENV)/bin/python
+	$(PIP) --editable ".[test]"
+	$(VENV)/bin/python -m pip uninstall --quiet --yes keras keras-nightly
+	$(PIP) --pre --upgrade --no-deps keras-nightly
+	for backend in $(or $(BACKEND),jax tensorflow torch); do \
+		KERAS_BACKEND=$$backend JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(VENV)/bin/python -m pytest --quiet --numprocesses=$(JOBS) \
+			tests/_private tests/conversion tests/test_distribution.py || exit 1; \
+	done
 
 clean-install:
 	.ci/clean_install $(BACKEND) $(addprefix tests/,conversion layers models ops) \

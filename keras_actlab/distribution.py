@@ -1,7 +1,7 @@
 """Training on several devices, each with a part of every batch: data parallelism by the backends' own engines.
 
-This is why backends are imported here: Keras distributes by itself on JAX alone. On TensorFlow that is done by
-`tf.distribute`, and on PyTorch by processes, of which Keras' trainer knows nothing.
+The backends are imported because Keras' own distribution works on JAX only. On TensorFlow it is `tf.distribute`, and on
+PyTorch a group of processes, which Keras' trainer does not support.
 """
 
 import contextlib
@@ -10,10 +10,10 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
-from unittest import mock
 
 import keras
 
+from keras_actlab._private.keras_trainer import training_hooks
 from keras_actlab.ops.replicas import mean_over_replicas
 from keras_actlab.ops.tensor import Tensor, integer
 
@@ -27,18 +27,18 @@ def data_parallel() -> Iterator[None]:
     """Trains models that are built, compiled and fitted inside on all devices, each with its part of every batch.
 
     Weights, gradients, loss and metrics are global: each step is that of one device with the whole batch, up to
-    rounding. What layers compute from their batch is a matter of the layer, see the argument `synchronized` of
-    `keras_actlab.layers.InputMeanNormalization`. On one device it changes nothing.
+    rounding. Layers that compute statistics of their batch may use the part of each device, see the argument
+    `synchronized` of `keras_actlab.layers.InputMeanNormalization`. On one device, the context has no effect.
 
     - JAX: `keras.distribution.DataParallel` over all devices, those of other hosts too after
       `keras.distribution.initialize()`.
-    - TensorFlow: the `tf.distribute` strategy in whose scope it is entered, otherwise a `MirroredStrategy` over all
-      GPUs of the machine (or its CPU devices).
+    - TensorFlow: the current `tf.distribute` strategy, otherwise a `MirroredStrategy` over all GPUs of the machine (or
+      its CPU devices).
     - PyTorch: one process for each device, started by `torchrun`, and the group that its environment variables
       describe (NCCL for GPUs, gloo for CPUs) unless there is a group already. Without these variables there is one
-      process and nothing to do. Inside, `fit` and `train_on_batch` start from the weights of process 0, average the
-      gradients before the optimizer sees them, and report metrics of all processes. All processes must read equally
-      many batches.
+      process, and no effect. Inside, `fit` and `train_on_batch` start from the weights of process 0, average the
+      gradients before the optimizer sees them, and report metrics of all processes. All processes must read the same
+      number of batches.
 
     Each process reads only its part of the data, see `data_shard` and `local_batch_size`.
 
@@ -46,7 +46,7 @@ def data_parallel() -> Iterator[None]:
         Nothing.
 
     Raises:
-        ValueError: If the environment names a group of PyTorch's processes, but not all that is needed to join it.
+        ValueError: If the environment describes a group of PyTorch's processes incompletely.
 
     Example:
 
@@ -61,11 +61,11 @@ def data_parallel() -> Iterator[None]:
 
     Reference:
 
-    - [Goyal et al., 2017](https://arxiv.org/abs/1706.02677), "Accurate, Large Minibatch SGD", on what changes with the
-      size of the batch.
+    - [Goyal et al., 2017](https://arxiv.org/abs/1706.02677), "Accurate, Large Minibatch SGD", on the effects of the
+      batch size.
     """
     if keras.backend.backend() == "jax":
-        # Every process reads its own part, whatever the data are; Keras could only divide a tf.data.Dataset.
+        # Every process reads its own part of any data; Keras could only divide a tf.data.Dataset.
         scope = keras.distribution.DataParallel(auto_shard_dataset=False).scope()
     elif keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -82,9 +82,9 @@ def data_parallel() -> Iterator[None]:
 def _mirrored_strategy() -> Any:
     """Returns the one strategy of this process.
 
-    TensorFlow numbers collective operations from the same start for each strategy, so a second one meets the operations
-    of the first. Where their shapes differ, TensorFlow 2.21 raises "Collective ops is aborted by: Shape mismatch in the
-    collective instance 109. ... expected shape [5] but another member in the group expected shape [3]".
+    TensorFlow numbers the collective operations of each strategy from the same start, so those of a second strategy
+    collide with the first's. Where their shapes differ, TensorFlow 2.21 raises "Collective ops is aborted by: Shape
+    mismatch in the collective instance 109. ... expected shape [5] but another member in the group expected shape [3]".
     """
     import tensorflow as tf
 
@@ -92,7 +92,7 @@ def _mirrored_strategy() -> Any:
 
 
 def data_shard() -> tuple[int, int]:
-    """Returns which part of the data this process has to read, as an index and the number of parts.
+    """Returns which part of the data this process must read, as an index and the number of parts.
 
     There are as many parts as processes: hosts on JAX, devices on PyTorch. On TensorFlow it is (0, 1), since
     `tf.distribute` divides every batch itself. Entries `index::count` of the data, in batches of `local_batch_size`,
@@ -119,7 +119,7 @@ def data_shard() -> tuple[int, int]:
 
 
 def is_first_process() -> bool:
-    """Returns whether this process is the one that writes files and prints. Call it inside `data_parallel`.
+    """Returns whether this process is the one that must write files and print. Call it inside `data_parallel`.
 
     Returns:
         True in one of the processes, and where there is only one.
@@ -133,16 +133,16 @@ def is_first_process() -> bool:
 
 
 def of_first_process(compute: Callable[[], T]) -> T:
-    """Returns, in every process, what `compute` returns in the first one. All processes must call it.
+    """Returns, in every process, the result of `compute` in the first one. All processes must call it.
 
-    On JAX each process computes for itself: variables are the same in all, as one program computes with the global
-    batch.
+    On JAX each process calls `compute` itself: variables are the same in all processes, as one program computes with
+    the global batch.
 
     Args:
         compute: Takes nothing and returns something that can be pickled.
 
     Returns:
-        What `compute` returned.
+        The result of `compute`.
 
     Example:
 
@@ -159,7 +159,7 @@ def of_first_process(compute: Callable[[], T]) -> T:
 
 
 def local_batch_size(batch_size: int) -> int:
-    """Returns how many samples of each global batch this process has to read. Call it inside `data_parallel`.
+    """Returns how many samples of each global batch this process must read. Call it inside `data_parallel`.
 
     Args:
         batch_size: Number of samples in a global batch.
@@ -168,7 +168,7 @@ def local_batch_size(batch_size: int) -> int:
         `batch_size` divided by the number of parts of the data.
 
     Raises:
-        ValueError: If `batch_size` does not give every replica equally many samples, at least one.
+        ValueError: If `batch_size` is not a positive multiple of the number of replicas.
         TypeError: If `batch_size` is not an integer.
 
     Example:
@@ -196,7 +196,7 @@ def _replicas() -> int:
     return data_shard()[1]
 
 
-_groups = itertools.count()  # of PyTorch's processes that this one has joined
+_groups = itertools.count()  # numbers the groups of processes that this one joined
 
 
 @contextlib.contextmanager
@@ -208,36 +208,27 @@ def _group_of_processes() -> Iterator[None]:
         return
     joins = not torch.distributed.is_initialized()
     if joins:
-        if torch.cuda.is_available():  # Keras puts everything on the current one
+        if torch.cuda.is_available():  # Keras uses the current device
             torch.cuda.set_device(torch.distributed.get_node_local_rank())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         store, rank, count = next(torch.distributed.rendezvous("env://"))
-        # Under a name of its own, as a second group must not find the addresses of the first.
+        # With a prefix, so that a second group does not find the addresses of the first.
         store = torch.distributed.PrefixStore(f"data_parallel_{next(_groups)}", store)
         torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
-    # Keras' trainer has no hook for what follows; its own methods are put back at the end.
-    make_train_function, get_metrics_result = keras.Model.make_train_function, keras.Model.get_metrics_result
 
-    def from_the_same_start(model: keras.Model, force: bool = False) -> None:
-        if model.train_function is None or force:
-            for variable in model.weights + model.optimizer.variables:
-                value = variable.value.detach().contiguous()
-                torch.distributed.broadcast(value, src=0)
-                variable.assign(value)
-            model.optimizer.apply = _with_mean_gradients(model.optimizer.apply)
-        make_train_function(model, force)
+    def start_from_the_first(model: keras.Model) -> None:
+        for variable in model.weights + model.optimizer.variables:
+            value = variable.value.detach().contiguous()
+            torch.distributed.broadcast(value, src=0)
+            variable.assign(value)
+        model.optimizer.apply = _with_mean_gradients(model.optimizer.apply)
 
-    def of_all_processes(model: keras.Model) -> dict[str, Any]:
+    def sums_over_processes(model: keras.Model) -> list[tuple[keras.Variable, Tensor]]:
         # Metrics add up in their variables, as on TensorFlow, where they are declared as sums over replicas.
         _, count = data_shard()
-        sums = [(variable, count * mean_over_replicas(variable.value)) for variable in model.metrics_variables]
-        with keras.StatelessScope(sums):
-            return get_metrics_result(model)
+        return [(variable, count * mean_over_replicas(variable.value)) for variable in model.metrics_variables]
 
-    with (
-        mock.patch.object(keras.Model, "make_train_function", from_the_same_start),
-        mock.patch.object(keras.Model, "get_metrics_result", of_all_processes),
-    ):
+    with training_hooks(start_from_the_first, sums_over_processes):
         yield
     if joins:  # not after an error, when the others may be waiting for this process
         torch.distributed.destroy_process_group()
@@ -248,7 +239,7 @@ def _with_mean_gradients(apply: Callable[..., None]) -> Callable[..., None]:
 
     def apply_mean(gradients: Sequence[Tensor | None], trainable_variables: Sequence[Any] | None = None) -> None:
         present = [gradient for gradient in gradients if gradient is not None]
-        # All at once, as each exchange between processes takes its time however small it is.
+        # All gradients in one exchange, as each exchange has a fixed cost.
         means = mean_over_replicas(torch.cat([gradient.flatten() for gradient in present]))
         parts = iter(means.split([gradient.numel() for gradient in present]))
         apply([g if g is None else next(parts).view_as(g).to(g.dtype) for g in gradients], trainable_variables)

@@ -31,7 +31,9 @@ PUBLIC = {
         keras_actlab.models,
     )
     for name, value in vars(module).items()
-    if callable(value) and not name.startswith("_") and getattr(value, "__module__", "").startswith(module.__name__)
+    if callable(value)
+    and not name.startswith("_")
+    and (getattr(value, "__module__", "").startswith(module.__name__) or name in getattr(module, "__all__", ()))
 }
 # Others with an example.
 INNER = {f"{each.__module__}.{each.__name__}": each for each in (Journal, as_arrays, atomic_write, describe)}

@@ -1,1 +1,1 @@
-"""What touches private parts of Keras and of its backends, each trick with the version in which it was read."""
+"""All code that touches private parts of Keras or its backends, with the version in which they were read."""

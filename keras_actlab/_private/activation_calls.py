@@ -1,9 +1,9 @@
-"""Observing the calls of activation functions, whichever way code has imported them.
+"""Observing the calls of activation functions, however they were imported.
 
 `keras.activations.relu` and `keras.ops.relu` both call `keras.src.backend.nn.relu`, which they look up at each call;
-what is put in its place there is called by code that imported either function by its name, too. (Read in Keras 3.15.1:
-`keras/src/activations/activations.py`, `keras/src/ops/nn.py`.) Functions of the backend are observed where they are
-looked up in its public modules, which are imported for that.
+a function that replaces it there is called by code that imported either function by its name, too. (Read in Keras
+3.15.1: `keras/src/activations/activations.py`, `keras/src/ops/nn.py`.) Functions of the backend are observed in its
+public modules, which are imported for that.
 """
 
 import sys
@@ -17,9 +17,10 @@ import keras
 from keras.src import backend
 from keras.src.ops.operation import Operation
 
-from keras_actlab.graph import FUNCTIONS
+from keras_actlab._private.replacing import replaced
+from keras_actlab.layers.activations import FUNCTIONS
 
-# Functions from here on the stack belong to the call of an activation, not to the code that calls it.
+# Functions of these files belong to the call of an activation, not to the code that calls it.
 INNER = ("keras/src/activations/", "keras/src/backend/", "keras/src/ops/", "keras/src/utils/", "keras_actlab/_private/")
 
 
@@ -77,11 +78,11 @@ def observed(
         return layer_call(self, *arguments, **keywords)
 
     with ExitStack() as stack:
-        stack.enter_context(_replaced(Operation, "__call__", observing_call))
+        stack.enter_context(replaced(Operation, "__call__", observing_call))
         if not may_build:
-            stack.enter_context(_replaced(keras.layers.Layer, "__call__", refusing_call))
+            stack.enter_context(replaced(keras.layers.Layer, "__call__", refusing_call))
         for module, name in _functions():
-            stack.enter_context(_replaced(module, name, observe(name, getattr(module, name))))
+            stack.enter_context(replaced(module, name, observe(name, getattr(module, name))))
         yield
 
 
@@ -108,16 +109,6 @@ def _functions() -> list[tuple[ModuleType, str]]:
         for name in sorted(names)
         if callable(vars(module).get(name))
     ]
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    previous = vars(owner)[name]
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, previous)
 
 
 def _caller() -> tuple[str | None, str]:

@@ -1,8 +1,8 @@
 """The names of activations that are layers, as in `Dense(8, activation="crrelu")`.
 
-`keras.activations.get` takes a name from a dictionary and gives everyone the same object, while a layer with parameters
-must be a new one for each place; registered objects are found by their config, not by their name. So the dictionary is
-exchanged for one that makes a new layer. (Read in Keras 3.15.1: `keras/src/activations/__init__.py`.)
+`keras.activations.get` looks a name up in a dictionary and returns the same object each time, while each use of a layer
+with parameters needs a new one. Registered objects are looked up by their config, not by their name. So the dictionary
+is replaced by one that makes a new layer. (Read in Keras 3.15.1: `keras/src/activations/__init__.py`.)
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ class _Names(dict[str, Any]):
 
 
 def register(makers: Mapping[str, Callable[[], keras.layers.Layer]]) -> None:
-    """Makes `keras.activations.get`, and so each layer that takes an activation, understand the names in `makers`."""
+    """Makes `keras.activations.get`, and so each layer that takes an activation, accept the names in `makers`."""
     names = _Names(activations.ALL_OBJECTS_DICT)
     names.makers = makers
     activations.ALL_OBJECTS_DICT = names

@@ -1,9 +1,9 @@
-"""Names of registered classes that are looked up when they are needed.
+"""Names of registered classes that are looked up on demand.
 
 `keras_hub.models.GPT2Backbone.from_preset` looks up the class that a preset names among the registered ones, and raises
 unless it is a subclass of GPT2Backbone (`check_config_class` and `Backbone.from_preset` in keras-hub 0.32; see
-keras-team/keras-hub#1900 and #2276). A converted backbone is one of a class that is made in the process that converts
-it, so that another process, which has only imported this package, does not have that class yet.
+keras-team/keras-hub#1900 and #2276). The class of a converted backbone is made in the process that converts it, so
+another process, which has only imported this package, does not have that class yet.
 
 Read in Keras 3.15: `get_registered_object` looks in the dictionary `GLOBAL_CUSTOM_OBJECTS`.
 """
@@ -15,7 +15,7 @@ from keras.src.saving import object_registration
 
 
 class _LookedUp(dict[str, Any]):
-    """Registered objects, and those that `find` gives for names that start with `prefix`."""
+    """Registered objects, and those that `find` returns for names that start with `prefix`."""
 
     def __init__(self, registered: dict[str, Any], prefix: str, find: Callable[[str], Any]) -> None:
         super().__init__(registered)
@@ -41,5 +41,5 @@ def look_up(prefix: str, find: Callable[[str], Any]) -> None:
 
 
 def set_registered_name(cls: type, name: str) -> None:
-    """Makes `name` the registered name of `cls`, and leaves alone which class is registered under it."""
+    """Makes `name` the registered name of `cls`, without registering `cls` under it."""
     object_registration.GLOBAL_CUSTOM_NAMES[cls] = name

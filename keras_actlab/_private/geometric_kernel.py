@@ -1,7 +1,7 @@
 """A kernel that is computed from angles and scale, and that a layer reads as if it were its own variable.
 
-A layer of another package reads its kernels in whichever way it likes: in an einsum, cast to another dtype, handed to a
-fused recurrent kernel. An attribute that is a `keras.Variable` with a computed value works in all of these.
+A layer of another package may read its kernels in an einsum, cast them to another dtype, or pass them to a fused
+recurrent kernel. An attribute that is a `keras.Variable` with a computed value works in all of these cases.
 
 Read in Keras 3.15.1: every read of a variable goes through `value` (`keras/src/backend/common/variables.py` and
 `keras/src/backend/*/core.py`).
@@ -17,20 +17,20 @@ from keras_actlab.ops.tensor import Tensor
 
 
 class GeometricKernel(keras.Variable):
-    """Reads as `scale * direction`, computed in the dtype of `angles`, where `variable` was read before.
+    """A variable whose value is `scale * direction`, computed in the dtype of `angles`.
 
     Args:
-        variable: The variable whose place it takes, which lends its name, path, shape, dtype, regularizer and
-            constraint. The latter two have no effect here; they are kept for the way back.
+        variable: The variable that it replaces, from which it gets name, path, shape, dtype, regularizer and
+            constraint. The latter two have no effect here; `fold` restores them.
         angles: Variable, (fan_in - 1, units).
         scale: Variable, (units,).
-        unit_axes: The axes of the kernel that count units. The other axes are the fan-in.
+        unit_axes: The axes of the kernel that index units. The other axes are the fan-in.
     """
 
     def __init__(
         self, variable: keras.Variable, angles: keras.Variable, scale: keras.Variable, unit_axes: tuple[int, ...]
     ) -> None:
-        # Without the constructor of Keras, which would allocate a value.
+        # Without Keras' constructor, which would allocate a value.
         self.__dict__.update(vars(variable))
         self._value = None
         self.angles = angles

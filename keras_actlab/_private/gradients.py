@@ -1,4 +1,4 @@
-"""Computing without a backward pass, for which Keras has no public way."""
+"""Computing without gradients, for which Keras has no function."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

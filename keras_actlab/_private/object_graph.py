@@ -1,10 +1,10 @@
-"""A copy of a Keras object in memory, with everything that it holds.
+"""Copying a Keras object in memory, with everything that it holds.
 
-`copy.deepcopy` copies a Keras object through a file, which loses what Keras does not save, and a config does not say
-how an object was changed after its construction. Here, instances are copied attribute by attribute.
+`copy.deepcopy` copies a Keras object through a file, which loses state that Keras does not save, and a config does not
+describe how an object was changed after its construction. Here, instances are copied attribute by attribute.
 
-Read in Keras 3.15 (TensorFlow 2.21, JAX 0.10, PyTorch 2.13), which has no public way to do this. The
-backends are imported because they alone copy their tensors and modules.
+Read in Keras 3.15 (TensorFlow 2.21, JAX 0.10, PyTorch 2.13), which has no public function for this. The backends are
+imported because only they can copy their tensors and modules.
 """
 
 import functools
@@ -26,7 +26,7 @@ from keras.src.ops.symbolic_arguments import SymbolicArguments
 from keras.src.utils.tracking import Tracker
 
 ATOMS = (bool, int, float, complex, str, bytes, type(None), type)
-# What makes an object, or a function that can reach it, belong to one model.
+# An object of these types, or from which one can be reached, belongs to one model.
 STATE = (
     keras.KerasTensor,
     keras.Operation,
@@ -36,14 +36,14 @@ STATE = (
     SymbolicArguments,
     Tracker,
 )
-# Packages with classes whose instances are plain Python, and those whose instances are not to be looked into: they hold
+# Packages whose instances are plain Python, and packages whose instances are not copied by attribute: they hold
 # resources and locks, or are immutable.
 TRANSPARENT = {"keras", "keras_actlab", "keras_cv", "keras_hub", "keras_nlp"}
 OPAQUE = sys.stdlib_module_names | {"jax", "jaxlib", "ml_dtypes", "numpy", "tensorflow", "tensorflow_text", "torch"}
 SHARED_MODULES = ("keras.src.backend", "keras.src.distribution")
-# What a copy of an operation starts without: its calls are chosen at the end.
+# Attributes in which a copy of an operation starts empty: its calls are selected at the end.
 EMPTIED = {"_inbound_nodes", "_outbound_nodes", "_losses", "_loss_ids", "_losses_override"}
-# What `compile`, `fit` and `generate` leave on a model.
+# Attributes that `compile`, `fit` and `generate` set on a model.
 COMPILE_STATE = {
     "_compile_config",
     "_compile_loss",
@@ -66,12 +66,12 @@ COMPILE_STATE = {
 
 
 def duplicate(layer: keras.layers.Layer) -> tuple[keras.layers.Layer, dict[int, Any]]:
-    """Returns a copy of `layer`, and all that was copied with it, by the id of the original.
+    """Returns a copy of `layer`, and all copied objects by the ids of the originals.
 
     Copied are layers, variables, graphs, seed generators and containers at any depth, objects and functions that hold
     any of these, and arrays. Shared are other functions, classes, modules, and resources such as lookup tables. Models
-    are copied without the state of `compile` and `fit`. Of the graph that a layer is called in, only what leads to the
-    tensors that are copied is: not the other models that call it.
+    are copied without the state of `compile` and `fit`. Of the graph in which a layer is called, only the part that
+    leads to copied tensors is copied, not other models that call the layer.
     """
     duplication = _Duplication()
     copied = duplication.of(layer)
@@ -82,7 +82,7 @@ def duplicate(layer: keras.layers.Layer) -> tuple[keras.layers.Layer, dict[int, 
 def rebind(layer: keras.layers.Layer, owner: keras.layers.Layer) -> None:
     """Makes the functions on the instance `layer` that act on `owner` act on `layer`.
 
-    Keras keeps wrappers of `build` and `quantize` on each layer (`Layer.__new__`), which act on the layer through their
+    Keras stores wrappers of `build` and `quantize` on each layer (`Layer.__new__`), which act on it through their
     closure.
     """
     duplication = _Duplication({id(owner): layer}, shared=True)
@@ -93,14 +93,14 @@ def rebind(layer: keras.layers.Layer, owner: keras.layers.Layer) -> None:
 
 
 class _Duplication:
-    """One run of `duplicate`: a list of work in place of recursion, which graphs of hundreds of layers would exceed."""
+    """One run of `duplicate`, with a work list: recursion would be too deep for graphs of hundreds of layers."""
 
     def __init__(self, copies: dict[int, Any] | None = None, shared: bool = False) -> None:
         self.copies: dict[int, Any] = copies or {}
-        self.shared = shared  # whether everything but functions is, save what `copies` holds
-        self.originals: list[Any] = []  # alive, so that no id is given anew
+        self.shared = shared  # whether everything but functions and the objects in `copies` is shared
+        self.originals: list[Any] = []  # kept alive, so that no id is reused
         self.work: deque[Callable[[], None]] = deque()
-        # What needs to know all that was copied, and what needs the lists of calls that are made then.
+        # Steps that need the ids of all copies, and steps that need the lists of calls that those make.
         self.last: list[Callable[[], None]] = []
         self.very_last: list[Callable[[], None]] = []
         self.stateless: set[int] = set()  # ids of objects from which no state can be reached
@@ -110,12 +110,12 @@ class _Duplication:
             self.work.popleft()()
         for step in self.last + self.very_last:
             step()
-        # They refer to all that was copied, and this to them.
+        # They refer to all copies, in a reference cycle with this object.
         self.last.clear()
         self.very_last.clear()
 
     def of(self, x: Any) -> Any:
-        """Returns the copy of `x`, whose contents may come later."""
+        """Returns the copy of `x`, whose contents may be filled in later."""
         if type(x) in ATOMS:
             return x
         if id(x) in self.copies:
@@ -193,7 +193,7 @@ class _Duplication:
     def _container(self, x: Any) -> Any:
         kind: Any = type(x)
         copied = kind.__new__(kind)
-        # Past the methods of Keras' containers, which would track what they are given.
+        # Without the methods of Keras' containers, which would track the elements.
         if isinstance(x, defaultdict):
             copied.default_factory = x.default_factory
 
@@ -209,7 +209,7 @@ class _Duplication:
             elif isinstance(x, deque):
                 copied.__init__(map(self.of, x), x.maxlen)
             elif x and all(type(element) is int for element in x):
-                # They may be the ids of what was copied.
+                # They may be the ids of copied objects.
                 self.last.append(lambda: set.update(copied, (self._new_id(element) for element in x)))
             else:
                 set.update(copied, map(self.of, x))

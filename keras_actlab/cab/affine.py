@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.graph import ACTIVATION_LAYERS
+from keras_actlab.layers.activations import is_activation
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.ops.float64 import angles_to_direction
 
@@ -56,7 +56,7 @@ class AffineUnits:
         self.activation: Any = self._plain.activation
         self._followed = bool(after)
         linear = self.activation is keras.activations.linear
-        if after and isinstance(after[-1], ACTIVATION_LAYERS):
+        if after and is_activation(after[-1]):
             self.activation = after.pop()
         self.after = tuple(after)
         if not all(isinstance(layer, CHANNELWISE) for layer in (*self.before, *self.after)) or (
@@ -79,7 +79,9 @@ class AffineUnits:
     def _check_channels(self) -> None:
         """Raises unless normalizations act along the channels of the affine layer's input or along its units."""
         plain = self._plain
-        *_, channels, units = plain._kernel_shape if isinstance(plain, GmP) else plain.kernel.shape
+        is_geometric = isinstance(plain, GmP)  # whose kernel is computed
+        shape = plain.kernel_shape(plain.get_build_config()["input_shape"]) if is_geometric else plain.kernel.shape
+        *_, channels, units = shape
         for layer in (*self.before, *self.after):
             size = channels if layer in self.before else units
             rank = len(layer.get_build_config()["input_shape"])
@@ -138,12 +140,9 @@ class AffineUnits:
         return kernel.reshape(*leading, -1, kernel.shape[-1])
 
     def _bends(self, read: Read) -> np.ndarray:
-        if isinstance(self.activation, layers.TMAF) and self.activation.train_thresholds:
-            return read(self.activation.thresholds)
-        if isinstance(self.activation, layers.EntropyActivation) and self.activation.num_knots > 2:
-            return read(self.activation.knots)[..., 1:-1]
+        bends = _breakpoints(self.activation, read)
         # A smooth activation has no breakpoint; 0 is where those that resemble ReLU turn.
-        return np.asarray(breakpoints(self.activation) or (0.0,))
+        return np.zeros(1) if bends is None or np.size(bends) == 0 else np.asarray(bends)
 
 
 def is_affine(layer: keras.layers.Layer) -> bool:
@@ -158,19 +157,24 @@ def is_affine(layer: keras.layers.Layer) -> bool:
 
 def breakpoints(activation: Any) -> tuple[float, ...] | None:
     """Returns where a piecewise linear activation bends or jumps, () if nowhere; None if it is not known to be one."""
+    found = _breakpoints(activation, current)
+    return None if found is None else tuple(float(value) for value in found)
+
+
+def _breakpoints(activation: Any, read: Read) -> np.ndarray | tuple[float, ...] | None:
+    """The breakpoints as `read` gives the variables that they depend on; they lie along the last axis."""
+    own: Any = getattr(activation, "breakpoints", None)  # a layer that is no layer of Keras' own says where it bends
+    if own is not None:
+        return own(read)
     match activation:
         case keras.layers.Activation():
-            return breakpoints(activation.activation)
+            return _breakpoints(activation.activation, read)
         case keras.layers.LeakyReLU() | keras.layers.PReLU():
             return (0.0,)
         case keras.layers.ReLU():
             ends = (activation.threshold, activation.max_value)
             return tuple(float(end) for end in ends if end is not None)
-        case layers.TMAF():
-            return tuple(current(activation.thresholds)) if activation.train_thresholds else activation.thresholds
-        case layers.EntropyActivation():
-            return tuple(current(activation.knots)[1:-1])
-    known = {
+    known: dict[Any, tuple[float, ...]] = {
         None: (),
         keras.activations.linear: (),
         keras.activations.relu: (0.0,),

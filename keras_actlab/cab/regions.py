@@ -8,10 +8,11 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
+from keras_actlab._private.keras_graph import calls, children, consumers, is_functional, is_output
 from keras_actlab.arguments import check_model, numbers
 from keras_actlab.cab._base_tracker import BaseTracker
 from keras_actlab.cab.affine import breakpoints, is_affine
-from keras_actlab.graph import ACTIVATION_LAYERS, calls, children, consumers, is_functional, is_output
+from keras_actlab.layers.activations import is_activation
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_conv import convolve
 from keras_actlab.ops.tensor import Tensor, along_axis, floating
@@ -322,7 +323,7 @@ class Network:
 
 def _activation_of(layer: keras.layers.Layer) -> Any:
     """Returns a layer if it is an activation, otherwise its activation; None if it has none."""
-    if isinstance(layer, ACTIVATION_LAYERS):
+    if is_activation(layer):
         return layer
     return getattr(layer.layer if isinstance(layer, layers.WeightNormalization) else layer, "activation", None)
 
@@ -331,7 +332,7 @@ def _check_layer(
     layer: keras.layers.Layer, model: keras.Model, activation: Any, bends: tuple[float, ...] | None
 ) -> None:
     """Raises unless the breakpoints and the pre-activations of the layer can be computed."""
-    held = [child for child in children(layer) if not isinstance(child, ACTIVATION_LAYERS)]
+    held = [child for child in children(layer) if not is_activation(child)]
     if held and not isinstance(layer, layers.WeightNormalization):
         raise ValueError(f"`model` must have no layers in layers. Received: {_describe(layer)}, which has {held}")
     if bends == ():
@@ -341,7 +342,7 @@ def _check_layer(
             "`model` must have no activations but piecewise linear ones before its output. "
             f"Received: {_describe(layer)}, activation={activation}"
         )
-    if not (bends is None or _computes_preactivation(layer) or isinstance(layer, ACTIVATION_LAYERS)):
+    if not (bends is None or _computes_preactivation(layer) or is_activation(layer)):
         raise ValueError(
             "`model` must have its activations in layers of their own, or in Dense, Conv1D, Conv2D or Conv3D, plain "
             "(neither quantized nor with LoRA), geometric or weight-normalized. "

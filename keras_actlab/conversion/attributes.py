@@ -1,8 +1,8 @@
-"""Activations that layers hold as attributes, whichever names these have, and that their configs may not show.
+"""Activations that are attributes of a layer, under any name, and that its config may not contain.
 
 `LlamaTransformerDecoder` of keras-hub applies its attribute `activation`, Swin's `Mlp` its `act_layer`, and
-`XLNetEncoder` its `activation_function_ff`, which it makes when it is built. A layer keeps the functions whose places
-others took, so that its config can be asked for as it was; `Modified` saves what the attributes are now.
+`XLNetEncoder` its `activation_function_ff`, which it creates in `build`. A layer stores the functions that were
+replaced, so that it can return its original config; `Modified` saves the present attributes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,26 +11,26 @@ from typing import Any
 
 import keras
 
-from keras_actlab.conversion.surgery import set_activation
+from keras_actlab._private.keras_layers import set_attribute
 
 ORIGINALS = "_keras_actlab_original_activations"
 
 
 def originals(layer: keras.Operation) -> Mapping[str, Any]:
-    """The functions that `layer` had as attributes before they were exchanged, by the names of the attributes."""
+    """Returns the functions that were replaced in `layer`, by the names of the attributes."""
     found: Mapping[str, Any] = vars(layer).get(ORIGINALS, {})
     return found
 
 
 def set_activations(layer: keras.layers.Layer, activations: Mapping[str, Any]) -> None:
-    """Sets the attributes of `layer` that are named, and keeps what they were at first."""
+    """Sets attributes of `layer` by name, and stores their original values."""
     kept = dict(originals(layer))
     for name, activation in activations.items():
         original = kept.setdefault(name, getattr(layer, name))
         if activation is original:
             del kept[name]
-        set_activation(layer, activation, name)
-    # Past Keras, which would track the dictionary.
+        set_attribute(layer, name, activation)
+    # Without Keras' `__setattr__`, which would track the dictionary.
     vars(layer).pop(ORIGINALS, None)
     if kept:
         vars(layer)[ORIGINALS] = kept
@@ -38,7 +38,7 @@ def set_activations(layer: keras.layers.Layer, activations: Mapping[str, Any]) -
 
 @contextmanager
 def with_originals(layer: keras.layers.Layer) -> Iterator[None]:
-    """Within, `layer` has its original functions; past Keras, for which a layer that is built is locked."""
+    """Within, `layer` has its original functions, which are set without Keras, as a built layer is locked."""
     shown = originals(layer)
     held = {name: vars(layer)[name] for name in shown if name in vars(layer)}
     vars(layer).update(shown)

@@ -1,17 +1,11 @@
 """Angles and scale of given weights, as precise as float32 allows."""
 
-import keras
 import numpy as np
 
-from keras_actlab.layers.kernels import fan_in_axes
+from keras_actlab.layers.kernels import fan_in_axes, to_float32
 
-# Numbers that are widened to float64 at a time: 2 MB, which stay in a processor's cache.
+# Number of entries that are converted to float64 at a time: 2 MB, which fit into a processor's cache.
 BLOCK = 2**18
-
-
-def to_float32(variable: object) -> np.ndarray:
-    """Returns the values of a variable or tensor, in float32 whatever its dtype."""
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
 
 
 def columns_of(kernel: object, unit_axes: tuple[int, ...]) -> np.ndarray:
@@ -28,15 +22,15 @@ def norms(columns: np.ndarray) -> np.ndarray:
 
 
 def vanish(columns: np.ndarray) -> np.ndarray:
-    """Returns for each column whether its entries are all 0, or so small that some backends take them for 0."""
+    """Returns for each column whether all entries are 0, or so small that some backends flush them to 0."""
     return np.maximum(columns.max(axis=0), -columns.min(axis=0)) < np.finfo("float32").tiny
 
 
 def precise_angles(columns: np.ndarray) -> np.ndarray:
-    """What `ops.direction_to_angles` gives, computed in float64. A column that vanishes gets those of equal entries.
+    """Returns `ops.direction_to_angles`, computed in float64. A column of zeros gets the angles of equal entries.
 
-    The arctan2 of some backends leans to one side near pi / 2, by a tenth of float32's resolution there. That moves all
-    weights of a layer the same way, and over the 50 layers of a ResNet the outputs by 2e-5.
+    The arctan2 of some backends is biased near pi / 2, by a tenth of float32's resolution there. The bias moves all
+    weights of a layer in one direction, and the outputs of a ResNet of 50 layers by 2e-5.
     """
     angles = np.empty((len(columns) - 1, columns.shape[1]), "float32")
     units = max(1, BLOCK // len(columns))
@@ -50,14 +44,14 @@ def precise_angles(columns: np.ndarray) -> np.ndarray:
 
 
 def closest_scale(columns: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """Returns the factor with which each column of `direction` comes closest to that of `columns`, in float64.
+    """Returns the least-squares factor from each column of `direction` to that of `columns`, in float64.
 
-    That is not quite the norm: rounding makes products of thousands of sines a few millionths too small, which would
-    add up over the layers of a model.
+    This differs slightly from the norm: rounding makes products of thousands of sines a few millionths too small, which
+    would add up over the layers of a model.
     """
     return _dot(columns, direction) / _dot(direction, direction)
 
 
 def _dot(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The product of each column of one with that of the other, in float64, of which only small buffers are made."""
+    """The inner product of each pair of columns, accumulated in float64 without a copy of the arrays."""
     return np.einsum("fu,fu->u", one, other, dtype="float64")

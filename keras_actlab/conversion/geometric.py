@@ -1,8 +1,6 @@
-"""From plain layers to geometric and to weight-normalized ones."""
+"""Converting plain layers to geometric and to weight-normalized ones."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +8,18 @@ import keras
 import numpy as np
 
 from keras_actlab import layers
-from keras_actlab.conversion.coordinates import closest_scale, columns_of, norms, precise_angles, to_float32, vanish
+from keras_actlab._private.keras_layers import EMBEDDINGS, move_to_new_object, own_variables, replace_in_place
+from keras_actlab.conversion.coordinates import closest_scale, columns_of, norms, precise_angles, vanish
+from keras_actlab.conversion.layer_refs import LayerRef, layer_refs
 from keras_actlab.conversion.parametrized import UnitAxes, attributes, kernels, parametrize
-from keras_actlab.conversion.places import Place, places
-from keras_actlab.conversion.rewriting import Stays, Where, rewrite, warned
-from keras_actlab.conversion.surgery import become, move, scope_of
-from keras_actlab.layers.gmp import GmP, is_positively_homogeneous
+from keras_actlab.conversion.rewriting import Where, rewrite, warn_if_unchanged
+from keras_actlab.conversion.surgery import scope_of
+from keras_actlab.layers.activations import is_positively_homogeneous
+from keras_actlab.layers.folding import KERNELS, shared_arguments, starting_with_zeros
+from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
-from keras_actlab.layers.kernels import fan_in_axes
+from keras_actlab.layers.kernels import fan_in_axes, to_float32
+from keras_actlab.layers.replacement import SkipLayer
 
 GEOMETRIC = (
     layers.GmPDense,
@@ -34,13 +36,6 @@ GEOMETRIC = (
     layers.GmPSeparableConv2D,
 )
 COUNTERPARTS: dict[type, type] = {geometric.plain: geometric for geometric in GEOMETRIC}
-SHARED = (
-    "units", "filters", "kernel_size", "strides", "padding", "output_padding", "data_format", "dilation_rate", "groups",
-    "depth_multiplier", "equation", "output_shape", "bias_axes", "use_bias",
-)  # fmt: skip
-
-# What the initializers, regularizers and constraints of kernels are named after.
-KERNELS = ("kernel", "depthwise", "pointwise")
 
 
 def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
@@ -48,6 +43,10 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
 
     These are Dense, EinsumDense (with it, the projections of attention layers), and all convolutions: plain,
     transposed, depthwise and separable. Each becomes a layer of `keras_actlab.layers`.
+
+    A layer of another class is converted, too, if it has an attribute `counterpart`: a geometric class, or a method
+    that takes the arguments of one and returns a geometric layer. Without that attribute, a subclass of a layer of
+    Keras is left unchanged, as it may compute something else.
 
     Layers of other classes that hold stacks of matrices, such as the experts of Mixtral, keep their class and get
     `<kernel>_angles` and `<kernel>_scale` in place of each kernel. So do the cells of SimpleRNN, LSTM, GRU and ConvLSTM
@@ -59,20 +58,20 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
     activation is positively homogeneous, `activation(r z) = r activation(z)`: linear, ReLU, leaky ReLU, PReLU. With any
     other activation, GELU say, the layer gets `scale_inside=True`, `activation(r * (u(theta) . x + lambda))`.
 
-    A unit whose weights are all 0 keeps its output: its scale is 0, and learns. Where it has a bias, too, and its
-    output is not 0 (the bias of a ReLU is positive, say), no direction and radius give it, and the layer stays.
+    A unit whose weights are all 0 keeps its output: its scale is 0, and is trained. If such a unit has a bias and its
+    output is not 0 (a positive bias and ReLU, say), no direction and radius represent it, and the layer is skipped.
 
-    The L2 regularizer of a kernel, which is that of its norm, goes to the scale. Other regularizers, and constraints,
-    of kernel and bias have no counterpart; the report names them. Numbers of parameters stay the same with a bias, and
-    without.
+    The L2 regularizer of a kernel, which is that of its norm, becomes that of the scale. Other regularizers, and
+    constraints, of kernel and bias have no counterpart and are dropped; the report names them. The number of parameters
+    does not change.
 
     Args:
         model: A model that is built. It is left unchanged. Composite layers and models within,
             such as those of keras-hub, are searched, too.
         where: Which layers: a name or path, a pattern such as `"block1_*"` or `"*/mlp/*"`, a class of layers, a
             function of a layer that returns True or False, or a list of these. None for all.
-        check: Whether to compare the copy with `model`, and the result, too, on a small random batch. A difference
-            raises a ValueError; where no such batch can be made, the report says so.
+        check: Whether to compare the copy and the result with `model` on a small random batch. A difference raises a
+            ValueError. If no such batch can be made, the report says so.
 
     Returns:
         A model of the same class, not compiled. Save and load it like the original, with `import keras_actlab`.
@@ -99,7 +98,7 @@ def to_gmp(model: keras.Model, where: Where = None, *, check: bool = True) -> ke
     - [Chen and Ge, 2024](https://arxiv.org/abs/2305.15912), "Neural Characteristic Activation Analysis and Geometric
       Parameterization for ReLU Networks".
     """
-    return warned(rewrite(model, where, _has_kernel, _to_geometric, _cells, check=check))
+    return warn_if_unchanged(rewrite(model, where, _has_kernel, _to_geometric, _cells, check=check))
 
 
 def to_weight_normalization(model: keras.Model, where: Where = None, *, check: bool = True) -> keras.Model:
@@ -131,51 +130,28 @@ def to_weight_normalization(model: keras.Model, where: Where = None, *, check: b
 
     - [Salimans and Kingma, 2016](https://arxiv.org/abs/1602.07868), "Weight Normalization".
     """
-    return warned(rewrite(model, where, _has_kernel, _to_weight_normalized, lambda copied, places: places, check=check))
+    return warn_if_unchanged(
+        rewrite(model, where, _has_kernel, _to_weight_normalized, lambda copied, refs: refs, check=check)
+    )
 
 
-def shared_arguments(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns the arguments that a plain layer and its geometric counterpart have in common, save the activation."""
-    config = layer.get_config()
-    return {
-        **{key: config[key] for key in SHARED if key in config},
-        "activity_regularizer": layer.activity_regularizer,
-        "name": layer.name,
-        "trainable": layer.trainable,
-        "dtype": layer.dtype_policy,
-    }
-
-
-@contextmanager
-def starting_with_zeros(*layers: keras.layers.Layer) -> Iterator[None]:
-    """Within, `layers` are built with kernels or angles of zeros, which are about to be set: random ones take long."""
-    changed = []
-    for layer in layers:
-        names = ["angles_initializer"] if isinstance(layer, GmP) else [f"{part}_initializer" for part in KERNELS]
-        for name in filter(vars(layer).__contains__, names):
-            changed.append((layer, name, getattr(layer, name)))
-            setattr(layer, name, keras.initializers.Zeros())
-    yield
-    for layer, name, initializer in changed:
-        setattr(layer, name, initializer)
-
-
-def _has_kernel(place: Place) -> bool:
-    layer = place.layer
-    if type(layer).__module__.startswith("keras_actlab.layers."):
-        return False
-    return hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel") or _holds_matrices(layer)
+def _has_kernel(ref: LayerRef) -> bool:
+    layer = ref.layer
+    if hasattr(layer, "fold"):
+        return False  # it is geometric or weight-normalized already
+    has_kernel = hasattr(layer, "kernel") or hasattr(layer, "depthwise_kernel")
+    return has_kernel or _counterpart(layer) is not None or _holds_matrices(layer)
 
 
 def _holds_matrices(layer: keras.Operation) -> bool:
-    """Whether `layer` has kernels of its own that no class here knows, as layers of experts have."""
-    # Those of Keras' own layers have counterparts. An operation of the graph has no variables.
-    own = [] if _is_of_keras(layer) else getattr(layer, "_trainable_variables", [])
+    """Whether `layer` has kernels of its own, and no geometric counterpart, as layers of experts have."""
+    # Those of Keras' own layers have counterparts.
+    own = [] if _is_of_keras(layer) else own_variables(layer)
     return type(layer).__name__ in MATRICES or any(map(_is_stack, own))
 
 
 def _is_stack(variable: keras.Variable) -> bool:
-    """Whether `variable` is a stack of matrices, or of more axes, and no table."""
+    """Whether `variable` has at least three axes and is no table."""
     return len(variable.shape) > 2 and min(variable.shape) > 1 and not variable.name.endswith(TABLES)
 
 
@@ -193,11 +169,11 @@ MATRICES: dict[str, UnitAxes] = {
 }
 
 
-def _parametrize(place: Place) -> str:
+def _parametrize(ref: LayerRef) -> str:
     """Computes the kernels of a layer that has no geometric counterpart from angles and scale. Returns a note."""
-    layer = place.layer
-    _check_kernel_is_free(place)
-    unit_axes = _unit_axes(place)
+    layer = ref.layer
+    _check_kernel_is_free(ref)
+    unit_axes = _unit_axes(ref)
     held = attributes(layer)
     fan_ins = {name: fan_in_axes(len(held[name].shape), axes) for name, axes in unit_axes.items()}
     # A single weight has no angle: it is its scale already.
@@ -207,7 +183,7 @@ def _parametrize(place: Place) -> str:
         if math.prod(held[name].shape[axis] for axis in fan_ins[name]) > 1
     }
     if not chosen:
-        raise Stays("its units have one weight each")
+        raise SkipLayer("its units have one weight each")
     lost = [
         f"{name.lstrip('_')}_{kind}"
         for name in chosen
@@ -220,16 +196,21 @@ def _parametrize(place: Place) -> str:
     return f"{note}; without {', '.join(lost)}" if lost else note
 
 
-def _unit_axes(place: Place) -> UnitAxes:
-    """The kernels of a layer without a geometric counterpart, by the names of their attributes. Raises `Stays`."""
-    layer = place.layer
+def _unit_axes(ref: LayerRef) -> UnitAxes:
+    """The kernels of a layer without a geometric counterpart, by the names of their attributes. Raises `SkipLayer`."""
+    layer = ref.layer
     kind = type(layer).__name__
+    plain = next((cls.__name__ for cls in COUNTERPARTS if isinstance(layer, cls)), None)
+    if plain is not None:
+        raise SkipLayer(
+            f"{kind} is a subclass of {plain}, which may compute something else, and names no `counterpart`"
+        )
     if isinstance(layer, keras.layers.ReversibleEmbedding):
-        raise Stays("it is also used in reverse")
+        raise SkipLayer("it is also used in reverse")
     if type(layer) is keras.layers.Embedding:
-        return _only_if_selected(place, {"_embeddings": (0,)})
+        return _only_if_selected(ref, {EMBEDDINGS: (0,)})
     if kind in CELLS and _is_of_keras(layer):
-        return _only_if_selected(place, {"kernel": (-1,), "recurrent_kernel": (-1,)})
+        return _only_if_selected(ref, {"kernel": (-1,), "recurrent_kernel": (-1,)})
     held = attributes(layer) if _holds_matrices(layer) else {}
     # An axis of the stack, one of the inputs and one of the outputs.
     found: dict[str, tuple[int, ...]] = {
@@ -237,72 +218,84 @@ def _unit_axes(place: Place) -> UnitAxes:
     }
     found |= {name: axes for name, axes in MATRICES.get(kind, {}).items() if name in held}
     if not found:
-        raise Stays(f"{kind} has no geometric counterpart")
+        raise SkipLayer(f"{kind} has no geometric counterpart")
     return found
 
 
-def _only_if_selected(place: Place, unit_axes: UnitAxes) -> UnitAxes:
-    if _has_kernel in place.selected_by:
-        raise Stays(f"{type(place.layer).__name__} is converted only if `where` selects it")
+def _only_if_selected(ref: LayerRef, unit_axes: UnitAxes) -> UnitAxes:
+    if _has_kernel in ref.selected_by:
+        raise SkipLayer(f"{type(ref.layer).__name__} is converted only if `where` selects it")
     return unit_axes
 
 
-def _cells(copied: keras.Model, chosen: list[Place]) -> list[Place]:
+def _cells(copied: keras.Model, chosen: list[LayerRef]) -> list[LayerRef]:
     """The places to convert, with the cells of recurrent layers, which hold the kernels, in place of these layers."""
-    holders = {id(place.layer): place.holder for place in places(copied)}
+    holders = {id(ref.layer): ref.holder for ref in layer_refs(copied)}
     found = {}
-    for place in chosen:
-        is_wrapped = isinstance(place.holder, layers.WeightNormalization)
-        if isinstance(place.layer, keras.layers.RNN) and not is_wrapped:
-            for cell in getattr(place.layer.cell, "cells", [place.layer.cell]):
-                path = f"{place.path}/{cell.name}"
-                found[id(cell)] = replace(place, path=path, layer=cell, holder=place.layer)
+    for ref in chosen:
+        is_wrapped = isinstance(ref.holder, layers.WeightNormalization)
+        if isinstance(ref.layer, keras.layers.RNN) and not is_wrapped:
+            for cell in getattr(ref.layer.cell, "cells", [ref.layer.cell]):
+                path = f"{ref.path}/{cell.name}"
+                found[id(cell)] = replace(ref, path=path, layer=cell, holder=ref.layer)
         else:
-            # Whoever wraps the recurrent layer owns the kernels of the cell.
-            wrapper = holders.get(id(place.holder))
+            # A wrapper of the recurrent layer owns the kernels of the cell.
+            wrapper = holders.get(id(ref.holder))
             is_owned = isinstance(wrapper, layers.WeightNormalization)
-            found.setdefault(id(place.layer), replace(place, holder=wrapper) if is_owned else place)
+            found.setdefault(id(ref.layer), replace(ref, holder=wrapper) if is_owned else ref)
     return list(found.values())
 
 
-def _check_kernel_is_free(place: Place) -> None:
-    """Raises `Stays` where something other than the layer itself has a say in its kernel."""
-    layer = place.layer
+def _check_kernel_is_free(ref: LayerRef) -> None:
+    """Raises `SkipLayer` if something other than the layer itself determines its kernel."""
+    layer = ref.layer
     if any(map(kernels, [layer, layer.cell] if isinstance(layer, keras.layers.RNN) else [layer])):
-        raise Stays("its kernels are computed from angles and scale")
-    if isinstance(place.holder, keras.layers.SpectralNormalization | layers.WeightNormalization):
-        raise Stays(f"{type(place.holder).__name__} owns its kernel")
+        raise SkipLayer("its kernels are computed from angles and scale")
+    if isinstance(ref.holder, keras.layers.SpectralNormalization | layers.WeightNormalization):
+        raise SkipLayer(f"{type(ref.holder).__name__} owns its kernel")
     if getattr(layer, "quantization_mode", None) is not None:
-        raise Stays("it is quantized")
+        raise SkipLayer("it is quantized")
     if getattr(layer, "lora_enabled", False):
-        raise Stays("it has LoRA weights")
+        raise SkipLayer("it has LoRA weights")
 
 
-def _to_geometric(place: Place) -> str:
-    layer = place.layer
-    if type(layer) not in COUNTERPARTS:
-        return _parametrize(place)
-    _check_kernel_is_free(place)
+def _to_geometric(ref: LayerRef) -> str:
+    layer = ref.layer
+    counterpart = _counterpart(layer)
+    if counterpart is None:
+        return _parametrize(ref)
+    _check_kernel_is_free(ref)
     names = [f"{part}_regularizer" for part in KERNELS if hasattr(layer, f"{part}_regularizer")]
     on_norm = _norm_regularizer([getattr(layer, name) for name in names])
-    new = COUNTERPARTS[type(layer)](
+    new = counterpart(
         **shared_arguments(layer),
         activation=layer.activation,
         scale_inside=not is_positively_homogeneous(layer.activation) or _has_other_bias(layer),
         scale_regularizer=on_norm,
     )
+    if not isinstance(new, GmP | GmPSeparableConv):
+        raise TypeError(
+            f"`counterpart` must be a geometric layer of keras_actlab.layers, or return one. Received: {new!r}, from "
+            f"{layer.name!r} of type {type(layer).__name__}"
+        )
     parts = _parts(new, layer)
     try:
         with scope_of(layer), starting_with_zeros(*(part for part, _, _ in parts)):
             new.build_from_config(layer.get_build_config())
     except ValueError as error:
-        raise Stays(f"it does not say which input it was built for: {error}") from error
+        raise SkipLayer(f"its build config does not have the shape of its input: {error}") from error
     for part, kernel, bias in parts:
         _set(part, kernel, bias)
     named = [f"{part}_{kind}" for kind in ("regularizer", "constraint") for part in (*KERNELS, "bias")]
     lost = [name for name in named if getattr(layer, name, None) is not None and not (on_norm and name in names)]
-    become(layer, new)
+    replace_in_place(layer, new)
     return f"without {', '.join(lost)}" if lost else ""
+
+
+def _counterpart(layer: keras.layers.Layer) -> Any:
+    """The class, or method, that makes the geometric layer: the one that the layer names, or that for Keras' class."""
+    own: Any = getattr(layer, "counterpart", None)
+    return own if callable(own) else COUNTERPARTS.get(type(layer))
 
 
 def _norm_regularizer(regularizers: list[Any]) -> Any:
@@ -332,7 +325,7 @@ def _parts(
 
 
 def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
-    """Gives a geometric layer the angles, radius and scale that make it what a plain one is. Raises `Stays`."""
+    """Gives a geometric layer the angles, radius and scale that make it what a plain one is. Raises `SkipLayer`."""
     columns = columns_of(kernel, new.unit_axes)
     norm = norms(columns)
     own_bias = new.radius is not None and bias is not None
@@ -341,13 +334,13 @@ def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
     if own_bias:
         order = keras.ops.convert_to_numpy(new.in_plain_shape(np.arange(len(norm))))
         biases[order.ravel()] = to_float32(bias).ravel()
-    # Beside such a bias, float32 does not tell the weights from 0.
+    # Beside such a bias, the weights have no effect in float32.
     vanishing = (norm <= 1e-7 * np.abs(biases)) | vanish(columns)
     constant = vanishing & (biases != 0)
     if new.activation is keras.activations.relu:
-        constant &= biases > 0  # the others put out 0, as they do with a scale of 0
+        constant &= biases > 0  # the output of the others is 0, as it is with a scale of 0
     if constant.any():
-        raise Stays(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
+        raise SkipLayer(f"the weights of unit {np.flatnonzero(constant)[0]} vanish, but its bias does not")
     columns = np.where(vanishing, 1.0, columns)
     if new.angles is None:
         new.sign.assign(np.where(columns[0] < 0, -1.0, 1.0))
@@ -361,22 +354,22 @@ def _set(new: GmP, kernel: keras.Variable, bias: keras.Variable | None) -> None:
         new.plain_bias.assign(to_float32(bias).ravel())
 
 
-def _to_weight_normalized(place: Place) -> str:
-    layer = place.layer
+def _to_weight_normalized(ref: LayerRef) -> str:
+    layer = ref.layer
     if not isinstance(layer, keras.layers.Layer):
-        raise Stays(f"{type(layer).__name__} is a function in the graph, not a layer")
-    _check_kernel_is_free(place)
-    if isinstance(place.holder, keras.layers.RNN):
-        raise Stays("it is a cell; `where` may name its recurrent layer")
-    if isinstance(layer, keras.layers.RNN) and isinstance(place.holder, keras.layers.Bidirectional):
-        raise Stays("Bidirectional computes with its cell")
+        raise SkipLayer(f"{type(layer).__name__} is a function in the graph, not a layer")
+    _check_kernel_is_free(ref)
+    if isinstance(ref.holder, keras.layers.RNN):
+        raise SkipLayer("it is a cell; `where` may name its recurrent layer")
+    if isinstance(layer, keras.layers.RNN) and isinstance(ref.holder, keras.layers.Bidirectional):
+        raise SkipLayer("Bidirectional computes with its cell")
     try:
         new = layers.WeightNormalization(
-            move(layer), name=layer.name, trainable=layer.trainable, dtype=layer.dtype_policy
+            move_to_new_object(layer), name=layer.name, trainable=layer.trainable, dtype=layer.dtype_policy
         )
     except ValueError as error:
-        raise Stays(f"{type(layer).__name__} is no layer that WeightNormalization takes") from error
+        raise SkipLayer(f"{type(layer).__name__} is no layer that WeightNormalization takes") from error
     with scope_of(layer):
         new.build_from_config(layer.get_build_config())
-    become(layer, new)
+    replace_in_place(layer, new)
     return ""

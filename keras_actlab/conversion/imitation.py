@@ -1,4 +1,4 @@
-"""New activations that start as the ones whose places they take."""
+"""Fitting new activations to the ones that they replace."""
 
 from typing import Any
 
@@ -6,30 +6,30 @@ import keras
 import numpy as np
 
 from keras_actlab.conversion.hidden import SOFTMAXES
-from keras_actlab.conversion.rewriting import Stays
-from keras_actlab.graph import activation_name
+from keras_actlab.layers.activations import activation_name
 from keras_actlab.layers.arguments import Shape
+from keras_actlab.layers.replacement import SkipLayer
 
-# Where the largest error is looked for: few inputs of an activation are farther from 0.
+# The range in which the largest error is measured: few inputs of an activation are farther from 0.
 LOWER, UPPER, POINTS = -4.0, 4.0, 801
 
 
 def imitate(new: keras.layers.Layer, old: Any, shape: Shape) -> str:
-    """Fits `new`, which is built for inputs of `shape`, to the activation `old`; returns a note on the largest error.
+    """Fits `new`, built for inputs of `shape`, to the activation `old`, and returns a note on the largest error.
 
     Raises:
-        Stays: If `old` is not one function, or one for each channel, with finite values.
+        SkipLayer: If `old` is not one function, or one for each channel, with finite values.
     """
     axis = getattr(new, "axis", None)
     axis = -1 if axis is None else axis
     name = activation_name(old) or getattr(old, "__name__", type(old).__name__)
     if name in SOFTMAXES:
-        raise Stays(f"{name} is not elementwise, so that nothing can start as it")
+        raise SkipLayer(f"{name} is not elementwise, so no activation can start as it")
 
     def curve(x: np.ndarray) -> np.ndarray:
         y = _values(old, x, axis, shape)
         if not np.all(np.isfinite(y)):
-            raise Stays(f"{name} has values that are not finite")
+            raise SkipLayer(f"{name} has values that are not finite")
         return y[:, 0] if np.all(y == y[:, :1]) else y
 
     new.set_curve(curve)
@@ -48,7 +48,7 @@ def _values(activation: Any, x: np.ndarray, axis: int, shape: Shape) -> np.ndarr
         y = activation(keras.ops.convert_to_tensor(inputs, dtype="float32"))
         y = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(y, "float32")))
     except Exception as error:  # such as a PReLU with a slope for each place
-        raise Stays(f"it is not the same function at all places: {error}") from error
+        raise SkipLayer(f"it is not the same function at all places: {error}") from error
     if list(y.shape) != lengths:
-        raise Stays("it is not the same function at all places")
+        raise SkipLayer("it is not the same function at all places")
     return y.reshape(len(x), -1)

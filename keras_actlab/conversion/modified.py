@@ -1,10 +1,10 @@
-"""Layers and models that hold other layers than their constructor makes.
+"""Serialization of objects in which layers were replaced in place.
 
-A Functional or Sequential model lists its layers in its config, so a layer that took another's place there is saved
-and loaded without further ado. Other objects that hold layers, such as the blocks and models of keras-hub, list the
-arguments of their constructor, which know nothing of the change. `amend` makes each such object, at every depth,
-remember: it becomes an instance of a subclass of its own class, whose config holds, beside the original one, the layers
-that took others' places. So a block keeps its changes in whichever model it is used.
+A Functional or Sequential model lists its layers in its config, so a layer that replaces another there is saved and
+loaded as it is. Other objects that hold layers, such as the blocks and models of keras-hub, have the arguments of their
+constructor in their config, which do not include the change. `record_changes` turns each such object, at every depth,
+into an instance of a subclass of its own class. The config of that subclass holds the original config and the replaced
+layers. So a block keeps its changes in any model that uses it.
 """
 
 import functools
@@ -17,26 +17,28 @@ from typing import Any, Self, TypeAlias
 import keras
 
 from keras_actlab._private.custom_objects import look_up, set_registered_name
-from keras_actlab._private.keras_graph import track_layers
+from keras_actlab._private.keras_graph import children, track_layers
+from keras_actlab._private.keras_layers import UNPICKLE, replace_in_place, set_class, set_path
+from keras_actlab._private.torch_modules import update_parameters
 from keras_actlab.conversion.attributes import originals, set_activations, with_originals
 from keras_actlab.conversion.parametrized import UnitAxes, kernels, parametrize
-from keras_actlab.conversion.surgery import become, scope_of, set_class, set_path, track_parameters, when_built
-from keras_actlab.graph import children, parts
+from keras_actlab.conversion.structure import parts
+from keras_actlab.conversion.surgery import after_build, scope_of
 
-# The way from a layer to one within: on each level the class of the next one, as the constructor made it, and its
-# number among those of that class. Names will not do, for Keras numbers layers without a name anew in each process.
+# The steps from a layer to one within: at each level the class of the next one, as the constructor made it, and its
+# index among those of that class. Names do not identify it, as Keras numbers unnamed layers anew in each process.
 Steps: TypeAlias = tuple[tuple[str, int], ...]
 
-# Ends of the keys, in configs, of what decides how a layer starts or trains, but not what it computes.
+# Suffixes of the config keys that affect how a layer starts or trains, but not what it computes.
 NOT_COMPUTED_WITH = ("_initializer", "_regularizer", "_constraint", "compile_config", "shared_object_id", "replaced")
 
 
 @dataclass(frozen=True)
 class Change:
-    """A layer that took the place of one that the constructor made, or has other attributes than that one.
+    """A layer that replaced one that the constructor made, or that has other attributes than the constructor gave it.
 
-    `activations` are the names of the exchanged activations, and `kernels` the unit axes of the computed kernels, in
-    the latter case, which is saved without the rest of the layer.
+    In the latter case, only the attributes are saved: `activations` are the names of the exchanged activations, and
+    `kernels` the unit axes of the computed kernels.
     """
 
     steps: Steps
@@ -46,7 +48,7 @@ class Change:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the layer took the place of another one."""
+        """Whether the layer replaced another one."""
         return not (self.activations or self.kernels)
 
     @classmethod
@@ -56,34 +58,34 @@ class Change:
 
 @dataclass(frozen=True)
 class Origin:
-    """What was in the place of a layer when its holder was made: the `record` of it, and a description for reports."""
+    """The layer that was replaced: its `record`, that is, what is saved of it, and a description for reports."""
 
     record: dict[str, Any]
     description: dict[str, Any] | None = None
 
 
 def origin(layer: keras.layers.Layer) -> Origin | None:
-    """Returns what was in the place of `layer` before conversions; None if they left it as it was made."""
+    """Returns the layer that `layer` replaced; None if it is the one that its holder made."""
     found: Origin | None = vars(layer).get("_keras_actlab_origin")
     return found
 
 
 def set_origin(layer: keras.layers.Layer, origin: Origin | None) -> None:
-    """Marks `layer` as one that a conversion put in the place of another, or in place of nothing else with None."""
+    """Marks `layer` as the replacement of another one, or, with None, as the one that its holder made."""
     vars(layer).pop("_keras_actlab_origin", None)
     if origin is not None:
         vars(layer)["_keras_actlab_origin"] = origin
 
 
 def describe_in_place(layer: keras.layers.Layer, description: dict[str, Any] | None) -> None:
-    """Keeps what a report says of `layer` as `Replacement` does, in a layer of any class."""
-    # Past Keras, which would track the dictionary.
+    """Stores the report's description of `layer` as `Replacement` does, in a layer of any class."""
+    # Without Keras' `__setattr__`, which would track the dictionary.
     object.__setattr__(layer, "replaced", description)
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
 class Modified(keras.layers.Layer):
-    """Mixed into the class of an object in which layers were changed; see `amend`."""
+    """Mixin for the class of an object in which layers were replaced; see `record_changes`."""
 
     changes: tuple[Change, ...]
 
@@ -125,7 +127,7 @@ class Modified(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None) -> keras.layers.Layer:
         del cls  # the config names the class to return
-        # keras-hub adds arguments of its own to the config of a preset.
+        # keras-hub adds arguments to the config of a preset.
         added = {key: value for key, value in config.items() if key not in ("original", "changes")}
         own = {**config["original"], "config": config["original"]["config"] | added}
         layer = keras.saving.deserialize_keras_object(own, custom_objects=custom_objects)
@@ -140,7 +142,7 @@ class Modified(keras.layers.Layer):
                 )
             changed = within[steps]
             if id(changed) in done:
-                continue  # it is held in two places
+                continue  # the layer is held twice
             if "activations" in entry:
                 with keras.saving.custom_object_scope(custom_objects or {}):
                     _set_saved_activations(changed, entry["activations"])
@@ -154,20 +156,20 @@ class Modified(keras.layers.Layer):
             if "dtype" in added:
                 new = _replaced(new, new["config"].get("dtype"), changed.get_config().get("dtype"))
             if not getattr(changed, "built", True):  # an operation of a graph is not built
-                # What calls it will build it, under the path that it has there.
+                # The layer that calls it builds it, under the path that it has there.
                 new = {key: value for key, value in new.items() if key != "build_config"}
             with scope_of(changed):
-                become(changed, keras.saving.deserialize_keras_object(new, custom_objects=custom_objects))
+                replace_in_place(changed, keras.saving.deserialize_keras_object(new, custom_objects=custom_objects))
             set_origin(changed, original)
         track_layers(layer)
-        amend(layer)
-        track_parameters(layer)
+        record_changes(layer)
+        update_parameters(layer)
         return layer
 
     def __reduce__(self) -> Any:
         _, arguments = super().__reduce__()
-        # By a class that pickle finds by its name.
-        return keras.layers.Layer._unpickle_model, arguments
+        # By a class that pickle can find by its name.
+        return UNPICKLE, arguments
 
 
 def _set_saved_activations(layer: keras.layers.Layer, configs: dict[str, Any]) -> None:
@@ -176,7 +178,7 @@ def _set_saved_activations(layer: keras.layers.Layer, configs: dict[str, Any]) -
         with scope_of(layer):
             set_activations(layer, {name: keras.activations.get(config) for name, config in configs.items()})
         return
-    # What calls the layer will give it its path.
+    # The layer gets its path from the one that calls it.
     unbuilt = {
         name: {key: value for key, value in config.items() if key != "build_config"}
         if isinstance(config, dict)
@@ -187,17 +189,17 @@ def _set_saved_activations(layer: keras.layers.Layer, configs: dict[str, Any]) -
     set_activations(layer, activations)
     for activation in activations.values():
         if isinstance(activation, keras.layers.Layer):
-            when_built(activation, functools.partial(_move_beside_its_holder, activation))
+            after_build(activation, functools.partial(_move_beside_its_holder, activation))
 
 
 def _move_beside_its_holder(activation: keras.layers.Layer) -> None:
     *outer, _, name = activation.path.split("/")
     set_path(activation, "/".join([*outer, name]))
-    track_parameters(activation)
+    update_parameters(activation)
 
 
 def _replaced(config: Any, old: Any, new: Any) -> Any:
-    """`config` with the dtype `new` wherever it was `old`."""
+    """Returns `config` with the dtype `old` replaced by `new`."""
     if isinstance(config, dict):
         return {
             key: new if key == "dtype" and value == old else _replaced(value, old, new) for key, value in config.items()
@@ -206,29 +208,29 @@ def _replaced(config: Any, old: Any, new: Any) -> Any:
 
 
 def record(layer: keras.layers.Layer) -> dict[str, Any]:
-    """What is saved of `layer`; its class alone, if it cannot be saved but by what holds it."""
+    """Returns the saved form of `layer`; only its class, if it cannot be saved without its holder."""
     try:
         return keras.saving.serialize_keras_object(layer)
-    except Exception:  # whatever goes wrong in a get_config that nobody was meant to call
+    except Exception:  # a get_config that was never meant to be called may raise anything
         return {"class_name": type(layer).__name__}
 
 
-def amend(layer: keras.layers.Layer) -> None:
-    """Makes what is saved of `layer`, and of each object within, tell of layers within that were changed in place.
+def record_changes(layer: keras.layers.Layer) -> None:
+    """Records in-place layer replacements so that they are included when `layer`, or an object within, is serialized.
 
-    These are the layers that `set_origin` marks. An object in which all layers are again what its constructor made is
-    again an instance of its own class, and needs nothing of this package to be loaded.
+    The replaced layers are those that `set_origin` marked. An object in which all layers are again those of its
+    constructor becomes an instance of its own class again, and loads without this package.
     """
     records: dict[int, dict[str, Any]] = {}
     for holder in _bottom_up(layer):
         original = origin(holder)
-        if original is not None and _compute_the_same(record(holder), original.record):
+        if original is not None and _are_equivalent(record(holder), original.record):
             set_origin(holder, None)
-        _remember(holder, _changes_within(holder, records))
+        _set_changes(holder, _changes_within(holder, records))
 
 
 def _bottom_up(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """`layer` and all layers within, each once, behind those that it holds."""
+    """`layer` and all layers within, each once, after those that it holds."""
     found: dict[int, keras.layers.Layer] = {}
     visited = set()
 
@@ -250,9 +252,8 @@ def _changes_within(holder: keras.layers.Layer, records: dict[int, dict[str, Any
         return []
     config = _config(holder)
     if config is None:
-        return []  # what holds this holder remembers in its place
-    # What the config shows saves its own changes, and hands them to whatever the constructor makes of it.
-    # Of layers that are alike, its own come first.
+        return []  # the holder of this holder records the changes
+    # Layers that the config contains save their own changes. Of equal layers, the holder's own come first.
     shown = _shown(config, list(dict.fromkeys([*children(holder), *within])), records)
     covered = {id(inner) for one in shown for inner in _bottom_up(one)}
     changes: dict[int, Change] = {}
@@ -281,7 +282,7 @@ def _has_other_attributes(layer: keras.layers.Layer) -> bool:
 def steps_from(
     holder: keras.layers.Layer, origin: Callable[[keras.layers.Layer], Origin | None] = lambda layer: None
 ) -> Iterator[tuple[tuple[str, int], keras.layers.Layer]]:
-    """What `holder` holds, each with the step to it; `origin` tells what was something else when it was made."""
+    """The layers that `holder` holds, each with the step to it; `origin` returns the layer that another replaced."""
     counts: Counter[str] = Counter()
     for child in parts(holder):
         original = origin(child)
@@ -293,21 +294,21 @@ def steps_from(
 def _within(
     holder: keras.layers.Layer,
     origin: Callable[[keras.layers.Layer], Origin | None] = lambda layer: None,
-    is_end: Callable[[keras.layers.Layer], bool] = lambda layer: False,
+    stop_at: Callable[[keras.layers.Layer], bool] = lambda layer: False,
 ) -> Iterator[tuple[Steps, keras.layers.Layer]]:
-    """All layers within `holder`, each with the ways to it, but not those within an `is_end`."""
+    """All layers within `holder`, each with the steps to it, not below one with `stop_at`."""
     for step, child in steps_from(holder, origin):
         yield (step,), child
-        if not is_end(child):
-            for steps, inner in _within(child, origin, is_end):
+        if not stop_at(child):
+            for steps, inner in _within(child, origin, stop_at):
                 yield (step, *steps), inner
 
 
-def _remember(layer: keras.layers.Layer, changes: list[Change]) -> None:
+def _set_changes(layer: keras.layers.Layer, changes: list[Change]) -> None:
     cls = _own_class(layer)
     if changes:
         set_class(layer, _modified(cls))
-        # Past Keras, which would take the layers in it for new ones.
+        # Without Keras' `__setattr__`, which would track the layers in it.
         object.__setattr__(layer, "changes", tuple(changes))
     elif isinstance(layer, Modified):
         set_class(layer, cls)
@@ -316,10 +317,10 @@ def _remember(layer: keras.layers.Layer, changes: list[Change]) -> None:
 
 @functools.cache
 def _modified(cls: type) -> type:
-    """The class of objects of the class `cls` that remember changes."""
+    """The class of the objects of the class `cls` that record changes."""
     modified = type(cls.__name__, (Modified, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
-    # Such classes are saved under the one name of Modified, whose `from_config` serves all of them. Presets alone need
-    # to tell of which class an object is before it is made.
+    # All such classes are saved under the name of Modified, whose `from_config` loads all of them. Only presets need
+    # the class of an object before it is made.
     name = keras.saving.get_registered_name(Modified)
     if hasattr(cls, "from_preset"):
         name = f"{name} {keras.saving.get_registered_name(cls)}"
@@ -328,10 +329,10 @@ def _modified(cls: type) -> type:
 
 
 class ModifiedOf:
-    """Stands for the class of the modified objects of a class `cls` of keras-hub, where a preset names it.
+    """Represents, in a preset of keras-hub, the class of the modified objects of a class `cls`.
 
-    keras-hub asks whether it is a subclass, for which Python looks at `__bases__`, and whether it is the class of the
-    backbone of a task, which compares as equal.
+    keras-hub checks whether it is a subclass, for which Python reads `__bases__`, and whether it equals the class of
+    the backbone of a task.
     """
 
     def __init__(self, cls: type) -> None:
@@ -350,7 +351,7 @@ class ModifiedOf:
 
 
 def _modified_of(name: str) -> "ModifiedOf | type[Modified]":
-    """What a name of a modified class stands for, given that of its own class."""
+    """The class that the name of a modified class means, given the name of its own class."""
     cls = keras.saving.get_registered_object(name)
     # Before the module of a class is imported, the class is not known by its name. Its config has the module, too.
     return ModifiedOf(cls) if isinstance(cls, type) else Modified
@@ -363,24 +364,24 @@ def _own_class(layer: Any) -> Any:
     return type(layer).__mro__[2] if isinstance(layer, Modified) else type(layer)
 
 
-def _compute_the_same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two records differ in nothing but names, which Keras may have made up, and in how a layer starts."""
+def _are_equivalent(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two records differ only in names, which Keras may have generated, and in how a layer starts."""
     one, other = ({**record, "config": {**record.get("config", {}), "name": None}} for record in (one, other))
-    return _essence(one) == _essence(other)
+    return _computing_part(one) == _computing_part(other)
 
 
-def _essence(config: Any) -> Any:
-    """`config` without what does not change the output."""
+def _computing_part(config: Any) -> Any:
+    """`config` without the keys that do not affect the output."""
     if isinstance(config, dict):
-        return {key: _essence(value) for key, value in config.items() if not key.endswith(NOT_COMPUTED_WITH)}
+        return {key: _computing_part(value) for key, value in config.items() if not key.endswith(NOT_COMPUTED_WITH)}
     if isinstance(config, list | tuple):
-        return [_essence(value) for value in config]
+        return [_computing_part(value) for value in config]
     return config
 
 
 def _config(layer: keras.layers.Layer) -> dict[str, Any] | None:
-    """The config of `layer` without the changes that it remembers; None if it has none."""
-    with suppress(Exception):  # whatever a get_config raises that nobody was meant to call
+    """The config of `layer` without its recorded changes; None if it has no config."""
+    with suppress(Exception):  # a get_config that was never meant to be called may raise anything
         return _own_class(layer).get_config(layer)
     return None
 
@@ -388,7 +389,7 @@ def _config(layer: keras.layers.Layer) -> dict[str, Any] | None:
 def _shown(
     config: Any, within: list[keras.layers.Layer], records: dict[int, dict[str, Any]]
 ) -> list[keras.layers.Layer]:
-    """Those of the layers `within` that `config` holds, but for what is within these."""
+    """Those of the layers `within` that `config` contains, without the layers within these."""
     by_name: dict[tuple[str | None, str | None], list[keras.layers.Layer]] = defaultdict(list)
     for layer in within:
         for name in {getattr(layer, "name", None), None}:  # some configs have no name
@@ -403,7 +404,7 @@ def _shown(
                 candidates = by_name.get((config.get("class_name"), config["config"].get("name")), [])
                 same = [layer for layer in candidates if _is_recorded_as(layer, entry, records)]
                 if same:
-                    # Of layers that are alike, each entry is another one, as far as there are as many.
+                    # Equal entries are matched with different layers as long as there are enough.
                     layer = next((one for one in same if id(one) not in found), same[0])
                     found[id(layer)] = layer
                     return
@@ -417,7 +418,7 @@ def _shown(
 
 
 def _is_recorded_as(layer: keras.layers.Layer, entry: dict[str, Any], records: dict[int, dict[str, Any]]) -> bool:
-    """Whether `entry` of a config says all that is saved of `layer`."""
+    """Whether `entry` of a config contains all that is saved of `layer`."""
     if id(layer) not in records:
         records[id(layer)] = _without_build_config(record(layer))
     own = records[id(layer)]
@@ -425,7 +426,7 @@ def _is_recorded_as(layer: keras.layers.Layer, entry: dict[str, Any], records: d
 
 
 def _without_build_config(config: Any) -> Any:
-    """`config` without what some wrappers leave out of the configs of the layers that they hold."""
+    """`config` without the build configs, which some wrappers omit."""
     if isinstance(config, dict):
         return {key: _without_build_config(value) for key, value in config.items() if key != "build_config"}
     if isinstance(config, list | tuple):

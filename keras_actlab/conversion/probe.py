@@ -1,35 +1,37 @@
-"""Comparing a model with its copy on a small batch, drawn from what the model says of its inputs."""
+"""Comparing a model with its copy on a small random batch, made from the specification of its inputs."""
 
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
 
 import keras
 import numpy as np
 
-# For axes of unknown length, each is tried in turn: some models need more than a few pixels or tokens.
+from keras_actlab._private.keras_layers import nested_layers, replaced_call
+
+# Lengths that are tried for axes of unknown length: some models need more than a few pixels or tokens.
 SIZES = (8, 32, 64, 128, 224)
-# A batch must not take up more memory than a model; 2**24 numbers are 64 MB.
-MOST_NUMBERS = 2**24
+# A batch must not take more memory than a model; 2**24 numbers are 64 MB.
+MAX_NUMBERS = 2**24
 
 Batch = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-# How far outputs may be apart, relative to the largest: of a copy, and of what is computed in another way, in float32
-# and in half precision.
+# Largest differences of outputs, relative to the largest output: of a copy, and of a converted model in float32 and in
+# half precision.
 EXACT, ROUNDED, ROUNDED_HALF = 1e-5, 1e-3, 0.1
 
 Pairs = Sequence[tuple[str, keras.layers.Layer, keras.layers.Layer]]
 
 
 class NoProbeError(Exception):
-    """Raised, with the reason, where a model cannot be called on a batch made up for it."""
+    """Raised, with the reason, if a model cannot be called on a random batch."""
 
 
 class Comparison:
-    """A batch for `model`, and its outputs, with which those of its copy and of the result are compared.
+    """A batch for `model`, and its outputs, to which the outputs of its copy and of the result are compared.
 
     `pairs` are the name, the layer and the copy of each layer within.
 
@@ -41,7 +43,7 @@ class Comparison:
     def __init__(self, model: keras.Model, copied: keras.Model, pairs: Pairs) -> None:
         self.model, self.pairs = model, pairs
         unbuilt = [name for name, _, twin in pairs if not twin.built]
-        # The copy first: a call that builds a layer would change the caller's model.
+        # The copy is called first, as a call that builds a layer would change the caller's model.
         self.batch, of_copy = _probe(copied)
         built = [name for name, _, twin in pairs if name in unbuilt and twin.variables]
         if built:
@@ -62,13 +64,13 @@ class Comparison:
         where = f"The first layer whose outputs differ is {first}." if first else "No single layer's outputs differ."
         raise ValueError(
             f"{what} of model={self.model.name!r} must have its outputs, and has others on a small random batch. "
-            f"{where} `check=False` leaves out this comparison"
+            f"{where} `check=False` skips this comparison"
         )
 
 
 def rounding(model: keras.Model) -> float:
-    """How far outputs may be apart that are computed in another way."""
-    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers())
+    """Returns the largest relative difference of outputs that rounding explains."""
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in nested_layers(model, include_self=True))
     return ROUNDED_HALF if half else ROUNDED
 
 
@@ -78,23 +80,23 @@ def _probe(model: keras.Model) -> tuple[Batch, list[np.ndarray]]:
         batch = _batch(model, size)
         try:
             return batch, outputs(model, batch)
-        except Exception as error:  # whatever a model raises on inputs that it is not made for
-            reason = f"it cannot be called on a batch made up for it: {_shortened(error)}"
+        except Exception as error:  # a model may raise anything on inputs that it is not made for
+            reason = f"it cannot be called on a random batch: {_shortened(error)}"
     raise NoProbeError(reason)
 
 
 def outputs(model: keras.Model, batch: Batch) -> list[np.ndarray]:
-    """Returns what `model` puts out at inference, and leaves its state (seeds, moving means) as it is."""
+    """Returns the outputs of `model` at inference, without a change of its state (seeds, moving means)."""
     arguments, keywords = batch
     if "training" in model.call_signature_parameters:
         keywords = keywords | {"training": False}
     with keras.StatelessScope(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what the model says of made-up inputs
+        warnings.simplefilter("ignore")  # the model may warn of random inputs
         return _arrays(model(*arguments, **keywords))
 
 
 def differ(one: Sequence[np.ndarray], other: Sequence[np.ndarray], tolerance: float) -> bool:
-    """Whether entries differ by more than `tolerance` times the largest."""
+    """Returns whether entries differ by more than `tolerance` times the largest."""
     if [array.shape for array in one] != [array.shape for array in other]:
         return True
     return any(
@@ -140,13 +142,10 @@ def _recorded(layers: Sequence[keras.layers.Layer]) -> Iterator[dict[int, list[n
         return recording
 
     unique = {id(layer): layer for layer in layers if "call" not in vars(layer)}.values()
-    for layer in unique:
-        vars(layer)["call"] = spy(layer)
-    try:
-        yield record
-    finally:
+    with ExitStack() as stack:
         for layer in unique:
-            del vars(layer)["call"]
+            stack.enter_context(replaced_call(layer, spy(layer)))
+        yield record
 
 
 def _batch(model: keras.Model, size: int) -> Batch:
@@ -155,7 +154,7 @@ def _batch(model: keras.Model, size: int) -> Batch:
 
     def array(tensor: keras.KerasTensor) -> Any:
         shape = (tensor.shape[0] or 2, *(length or size for length in tensor.shape[1:]))
-        if math.prod(shape) > MOST_NUMBERS:
+        if math.prod(shape) > MAX_NUMBERS:
             raise NoProbeError(f"a batch of the shape {shape} is too large to compare outputs on")
         name = str(tensor.name)
         if tensor.dtype == "bool" or "mask" in name:
@@ -167,7 +166,7 @@ def _batch(model: keras.Model, size: int) -> Batch:
         raise NoProbeError(f"its input {name!r} has the dtype {tensor.dtype}")
 
     if getattr(model, "inputs", None):
-        # A Sequential model does not tell the structure.
+        # A Sequential model has no `input` of the right structure.
         structure = model.input if isinstance(model, keras.Function) else model.inputs[0]
         return (keras.tree.map_structure(array, structure),), {}
     shapes = model.get_build_config() or {}

@@ -1,4 +1,4 @@
-"""Which activation functions a model calls while it runs, and from where."""
+"""Recording which activation functions a model calls, and from where."""
 
 import inspect
 import math
@@ -10,16 +10,17 @@ from typing import Any
 import keras
 
 from keras_actlab._private.activation_calls import line_of_caller, observed
+from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab.conversion.hidden import SOFTMAXES
 from keras_actlab.conversion.target import is_function_of_tensors
-from keras_actlab.graph import ACTIVATION_LAYERS
+from keras_actlab.layers.activations import is_activation
 from keras_actlab.layers.arguments import Shape
 
-# In turn, lengths of the axes of unknown length: some models need more than a few pixels or tokens. Two of each, so
-# that what follows from them can be told from what does not.
+# Lengths that are tried for axes of unknown length: some models need more than a few pixels or tokens. A model is
+# traced with both lengths of a pair, which shows which axes of the inputs of activations depend on them.
 SIZES = ((8, 16), (32, 64), (128, 256))
-# No more than this many numbers are made up as input.
-MOST_NUMBERS = 2**24
+# Largest number of entries of an input.
+MAX_NUMBERS = 2**24
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,9 @@ class Use:
 def uses(model: keras.Model) -> dict[int, Use] | None:
     """Returns how layers that Keras does not define, and `model` itself, apply activations, by the id of each.
 
-    Layers that are activations are among them, too. Softmax is left out. Returns None if that cannot be found out,
-    because `model` cannot be run without data.
+    Layers that are activations are included, Softmax is not. Returns None if `model` cannot be traced without data.
     """
-    layers = [layer for layer in model._flatten_layers() if not is_known(layer)]
+    layers = [layer for layer in nested_layers(model, include_self=True) if not is_known(layer)]
     if not layers:
         return {}
     calls = calls_of(model, layers)
@@ -70,9 +70,11 @@ def uses(model: keras.Model) -> dict[int, Use] | None:
         return None
     found: dict[int, Use] = {}
     for call in calls:
-        is_layer = isinstance(call.layer, ACTIVATION_LAYERS)
-        if call.layer is None or call.name in SOFTMAXES or (is_known(call.layer) and not (is_layer and not call.line)):
+        is_layer = is_activation(call.layer)
+        if call.layer is None or call.name in SOFTMAXES:
             continue
+        if call.line and (is_layer or is_known(call.layer)):
+            continue  # a part of what a known layer, or an activation, computes
         use = found.setdefault(id(call.layer), Use({}, [], []))
         if is_layer:
             use.inputs.append(call.shape)
@@ -101,7 +103,7 @@ def recorded(layers: Sequence[keras.layers.Layer] = (), may_build: bool = True) 
     within = 0
 
     def on_start(operation: keras.Operation, x: Any) -> None:
-        is_hidden = isinstance(operation, ACTIVATION_LAYERS) and not isinstance(operation, keras.layers.Softmax)
+        is_hidden = is_activation(operation) and not isinstance(operation, keras.layers.Softmax)
         if is_hidden and not within:
             calls.append(Call(type(operation).__name__, operation, None, _shape(x), ""))
         if isinstance(operation, keras.layers.Layer):
@@ -134,7 +136,7 @@ def recorded(layers: Sequence[keras.layers.Layer] = (), may_build: bool = True) 
 
     spied = [(layer, name, function) for layer in layers for name, function in _function_attributes(layer)]
     try:
-        # Past Keras, which would track what is set.
+        # Without Keras' `__setattr__`, which would track the functions.
         for layer, name, function in spied:
             vars(layer)[name] = spy(layer, name, function)
         with observed(on_call, on_start, on_end, may_build):
@@ -161,13 +163,13 @@ def _shape(x: Any) -> Shape:
 def calls_of(model: keras.Model, layers: Sequence[keras.layers.Layer]) -> list[Call] | None:
     """Returns the calls of activations while `model` runs once; None if it cannot be run without data.
 
-    It runs on symbols, not on numbers. Axes of unknown length have the length None in the shapes.
+    The model is traced without numbers. Axes of unknown length are None in the shapes.
     """
     for sizes in SIZES:
         with suppress(Exception):  # whatever a model raises on inputs that it is not made for
             one = _trace(model, layers, sizes[0])
             if not any(call.attribute or not call.line for call in one):
-                return one  # no shape is asked for
+                return one  # no shape is needed
             other = _trace(model, layers, sizes[1])
             return [_unknown(call, twin) for call, twin in zip(one, other, strict=True)]
     return None
@@ -182,12 +184,12 @@ def _trace(model: keras.Model, layers: Sequence[keras.layers.Layer], size: int) 
     calls: list[Call] = []
 
     def run(inputs: Any) -> Any:
-        with recorded(layers, may_build=False) as found:  # which would change the caller's model
+        with recorded(layers, may_build=False) as found:  # to build would change the caller's model
             outputs = model(**inputs) if isinstance(inputs, _Keywords) else model(inputs)
-        calls[:] = found  # some backends try twice
+        calls[:] = found  # some backends trace twice
         return next(one for one in keras.tree.flatten(outputs) if keras.ops.is_tensor(one))
 
-    # A Lambda layer that does not know the shape of its output traces the function, without data.
+    # A Lambda layer without an output shape traces its function without data.
     keras.layers.Lambda(run, dtype=model.dtype_policy)(_inputs(model, size))
     return calls
 
@@ -199,7 +201,7 @@ class _Keywords(dict[str, Any]):
 def _inputs(model: keras.Model, size: int) -> Any:
     def symbol(shape: Shape, dtype: str) -> keras.KerasTensor:
         known = (2, *(length or size for length in shape[1:]))
-        if math.prod(known) > MOST_NUMBERS:
+        if math.prod(known) > MAX_NUMBERS:
             raise ValueError(f"an input of the shape {known} is too large")
         return keras.KerasTensor(known, dtype=dtype)
 

@@ -10,13 +10,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from keras_actlab.conversion.layer_refs import count, describe, layer_refs
 from keras_actlab.conversion.modified import origin
-from keras_actlab.conversion.places import count, describe, places
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer that was changed, or that stays as it is for the reason in `note`, with `after` None."""
+    """One layer that was changed, or that was left unchanged for the reason in `note`, with `after` None."""
 
     layer: str
     before: str
@@ -31,12 +31,12 @@ class Report:
     """What a conversion did, layer by layer; printed, a table.
 
     Attributes:
-        rows: One for each layer that was changed, or was meant and stays as it is: `layer` (its path), `before` and
-            `after` (class and activation; `after` is None if it stays), `parameters_before`, `parameters_after`, and
+        rows: One for each layer that was changed, or was selected and skipped: `layer` (its path), `before` and `after`
+            (class and activation; `after` is None if it was skipped), `parameters_before`, `parameters_after`, and
             `note`.
         parameters_before: Number of parameters of the whole model before.
-        parameters_after: The same after.
-        notes: What the result lacks, such as the state of an optimizer, or what could not be checked, and why.
+        parameters_after: Number of parameters of the whole model after.
+        notes: What the result does not have, such as the state of an optimizer, and what could not be checked, and why.
 
     Example:
 
@@ -58,7 +58,7 @@ class Report:
 
     @property
     def skipped(self) -> tuple[Row, ...]:
-        """The rows of the layers that were meant, or could have been, and stay as they are."""
+        """The rows of the layers that were selected and left unchanged."""
         return tuple(row for row in self.rows if row.after is None)
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Report:
             parameters = f"{row.parameters_before:,}"
             if row.after is not None:
                 parameters += f" -> {row.parameters_after:,}"
-            table.add_row(row.layer, row.before, row.after or "stays", parameters, row.note)
+            table.add_row(row.layer, row.before, row.after or "unchanged", parameters, row.note)
         table.add_row("model", "", "", f"{self.parameters_before:,} -> {self.parameters_after:,}", "")
         text = io.StringIO()
         # As plain text, also in a notebook, where rich would show the table itself and write nothing.
@@ -84,26 +84,26 @@ class Report:
 _REPORTS: WeakKeyDictionary[keras.Model, Report] = WeakKeyDictionary()
 
 
-def remember(model: keras.Model, report: Report) -> None:
-    """Keeps `report` for as long as `model` lives."""
+def store_report(model: keras.Model, report: Report) -> None:
+    """Stores `report` for as long as `model` exists."""
     _REPORTS[model] = report
 
 
 def report(model: keras.Model) -> Report:
-    """Returns what the conversion that made `model` did: which layers it changed, and which stay as they are, and why.
+    """Returns the report of the conversion that made `model`: which layers it changed, which it skipped, and why.
 
     Args:
         model: What `to_gmp`, `to_weight_normalization`, `swap_activations` or `fold` returned, or what was saved and
-            loaded, or built, from it. Then the report is about all conversions, and has the layers alone that differ
-            from what they were at first and are, or hold, layers of this package, or are within an object whose config
-            does not list its layers.
+            loaded, or built, from it. In the latter case the report is about all conversions together. It then has the
+            changed layers that are, or hold, layers of this package (or derive from
+            `keras_actlab.conversion.Replacement`), or are within an object whose config does not list its layers.
 
     Returns:
         A `Report`, with `rows`, of which some are `changed` and the others `skipped`. Printed, it is a table of layer,
         from, to, parameters before and after, and note.
 
     Raises:
-        ValueError: If `model` is not such a result, or nothing that can be told from its layers is left.
+        ValueError: If `model` is not such a result, or none of its layers has a record of a change.
 
     Example:
 
@@ -127,17 +127,17 @@ def report(model: keras.Model) -> Report:
 
 
 def _recalled(model: keras.Model) -> Iterator[Row]:
-    """The rows that the layers of a model remember."""
+    """The rows that the layers of a model have a record of."""
     done: list[str] = []
-    for place in places(model):
-        if place.path.startswith(tuple(f"{path}/" for path in done)):
+    for ref in layer_refs(model):
+        if ref.path.startswith(tuple(f"{path}/" for path in done)):
             continue  # within a layer that was replaced as a whole
-        original = origin(place.layer)
-        owner, path = place.layer, place.path
-        said = original.description if original is not None else getattr(place.layer, "replaced", None)
+        original = origin(ref.layer)
+        owner, path = ref.layer, ref.path
+        said = original.description if original is not None else getattr(ref.layer, "replaced", None)
         if said is None:
             continue
         if original is None and said["is_activation"]:
-            owner, path = place.holder, path.rpartition("/")[0]
+            owner, path = ref.holder, path.rpartition("/")[0]
         done.append(path)
         yield Row(path, said["before"], describe(owner), said["parameters_before"], count(owner), said["note"])

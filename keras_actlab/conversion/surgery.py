@@ -1,4 +1,7 @@
-"""Exchanging layers within a model that is built, for which Keras has no public way."""
+"""Names, paths and shapes of layers that are replaced within a built model.
+
+The replacement itself is in `_private/keras_layers.py`.
+"""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -8,8 +11,8 @@ from typing import Any
 
 import keras
 
-from keras_actlab._private.object_graph import rebind
-from keras_actlab.graph import calls, children
+from keras_actlab._private.keras_graph import calls, children
+from keras_actlab._private.keras_layers import replaced_call, set_path
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.weight_normalization import WeightNormalization
 
@@ -24,17 +27,12 @@ def scopes(path: str) -> Iterator[None]:
 
 
 def scope_of(layer: keras.layers.Layer) -> AbstractContextManager[None]:
-    """Within, a layer that is built gets the variable paths that it would get in the place of `layer`."""
+    """Within, a layer that is built gets the variable paths that it would have in place of `layer`."""
     return scopes((getattr(layer, "path", None) or "").rpartition("/")[0])
 
 
-def set_class(layer: keras.layers.Layer, cls: type) -> None:
-    """Makes `layer` an instance of `cls`, past Keras and PyTorch, for which this is no ordinary attribute."""
-    object.__setattr__(layer, "__class__", cls)
-
-
-def when_built(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
-    """Calls `action` at the end of the `build` of `layer`, which is not built yet."""
+def after_build(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
+    """Calls `action` at the end of the `build` of `layer`, which must not be built yet."""
     build = layer.build
 
     @wraps(build)
@@ -50,71 +48,18 @@ def when_built(layer: keras.layers.Layer, action: Callable[[], None]) -> None:
     vars(layer)["build"] = build_and_act
 
 
-def become(layer: keras.layers.Layer, other: keras.layers.Layer) -> None:
-    """Turns `layer` into `other`, in place: whoever holds it, in an attribute, a list or a graph, holds the other.
-
-    `other` must not be used afterwards, for the two share their variables and inner layers.
-    """
-    graph = {name: vars(layer)[name] for name in ("_inbound_nodes", "_outbound_nodes")}
-    if isinstance(layer, keras.layers.Layer):  # or else an operation of the graph, which has none
-        _free_variables(layer, kept=other.variables)
-    set_class(layer, type(other))
-    vars(layer).clear()
-    vars(layer).update(vars(other) | graph)
-    # Keras' wrappers of these methods, which it keeps on the instance, would still act on `other`.
-    rebind(layer, other)
-    # Keras recorded the arguments of each call in a graph, defaults such as mask=None among them, which not every layer
-    # takes.
-    for node in layer._inbound_nodes:
-        for name in set(node.arguments.kwargs) - set(layer.call_signature_parameters):
-            del node.arguments.kwargs[name]
-
-
-def _free_variables(layer: keras.layers.Layer, kept: Iterable[keras.Variable]) -> None:
-    """Lets the variables of `layer` go that are not among `kept`.
-
-    Keras' lists of them and what tracks the lists refer to each other. They would wait for the garbage collector, and a
-    large model be held twice.
-    """
-    kept = set(map(id, kept))
-    layer._tracker.unlock()
-    for variable in [*layer._trainable_variables, *layer._non_trainable_variables]:
-        if id(variable) not in kept:
-            layer._untrack_variable(variable)
-
-
-def move(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Returns an object of its own that is what `layer` was, so that `layer` can become something that holds it."""
-    moved = object.__new__(type(layer))
-    vars(moved).update(vars(layer) | {"_inbound_nodes": [], "_outbound_nodes": []})
-    rebind(moved, layer)
-    return moved
-
-
-def set_activation(layer: keras.layers.Layer, activation: Any, name: str = "activation") -> None:
-    """Sets the attribute `name` of `layer`, which a built layer refuses where the old or the new one is a layer."""
-    previous = getattr(layer, name)
-    was_locked = layer._tracker.locked  # a layer that is not built has yet to get its variables
-    layer._tracker.unlock()
-    if isinstance(previous, keras.layers.Layer):
-        layer._tracker.untrack(previous)
-        delattr(layer, name)
-    setattr(layer, name, activation)
-    layer._tracker.locked = was_locked
-
-
 def activation_name(layer: keras.layers.Layer, holder: keras.layers.Layer) -> str:
-    """A name for a new activation of `layer` that no other layer of `holder` has."""
+    """Returns a name for a new activation of `layer` that no other layer of `holder` has."""
     taken = {child.name for child in children(holder)}
     names = (f"{layer.name}_activation{end}" for end in itertools.chain([""], (f"_{k}" for k in itertools.count(1))))
     return next(name for name in names if name not in taken)
 
 
-def settle_activations(layers: Iterable[keras.layers.Layer]) -> None:
-    """Gives the variables of activations, and of what a wrapper holds, the paths that they have once they are loaded.
+def set_activation_paths(layers: Iterable[keras.layers.Layer]) -> None:
+    """Gives the variables of activations, and of wrapped layers, the paths that they have after loading.
 
-    Keras' layers load an activation before they are built, beside them. What keeps the config of a layer from it, as
-    the layers of this package do, builds it within.
+    Keras builds the activation of a layer when it loads the config, so that its path is beside that of the layer. The
+    layers of this package build it themselves, so that its path is within.
     """
     for layer in layers:
         for child in children(layer):
@@ -127,77 +72,15 @@ def settle_activations(layers: Iterable[keras.layers.Layer]) -> None:
             set_path(activation, f"{layer.path}/{activation.name}")
 
 
-def set_path(layer: keras.layers.Layer, path: str) -> None:
-    """Makes `path` the path of `layer`, and the start of those of all that it holds."""
-    old = layer.path
-    if old in (None, path):
-        return
-    for one in layer._flatten_layers():
-        if one.path is not None and f"{one.path}/".startswith(f"{old}/"):
-            vars(one)["_path"] = path + one.path[len(old) :]
-    for variable in layer.variables:
-        if variable.path.startswith(f"{old}/"):
-            variable._path = path + variable.path[len(old) :]
-
-
 def freeze(layer: keras.layers.Layer) -> None:
-    """Freezes `layer` and all that it holds."""
-    # On TensorFlow (Keras 3.15), setting an attribute to its value does nothing, and would not reach new layers within.
+    """Freezes `layer` and all layers within."""
+    # On TensorFlow (Keras 3.15), setting an attribute to its own value does nothing, and would not freeze new layers.
     layer.trainable = True
     layer.trainable = False
 
 
-def track_parameters(layer: keras.layers.Layer) -> None:
-    """On PyTorch, brings up to date the parameters that `layer` and the layers within show as torch modules."""
-    for module in _modules(layer):
-        if module.built:
-            module._track_variables()
-
-
-def forget_parameters(layer: keras.layers.Layer) -> None:
-    """On PyTorch, lets `layer` and the layers within show no parameters, so that none outlives a layer's change."""
-    for module in _modules(layer):
-        module._modules.pop("_torch_params", None)
-
-
-def _modules(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """The layers that are torch modules; none on other backends."""
-    if keras.backend.backend() != "torch":
-        return []
-    # A Sequential model has a module that is none of its layers, and lists hold layers that are no modules.
-    found = dict.fromkeys([*layer.modules(), *layer._flatten_layers()])
-    return [module for module in found if isinstance(module, keras.layers.Layer)]
-
-
-def separate(layer: keras.layers.Layer, model: keras.Model) -> list[keras.layers.Layer]:
-    """Gives each call of `layer` in the graph of the Functional `model`, save the first, a layer of its own.
-
-    Returns these layers, which are configured as `layer` is, and named like it with "_1", "_2" and so on.
-    """
-    taken = {other.name for other in children(model)}
-    names = (name for k in itertools.count(1) if (name := f"{layer.name}_{k}") not in taken)
-    twins = []
-    nodes = calls(layer, model)
-    for node, name in zip(nodes[1:], names, strict=False):
-        twin = type(layer).from_config(layer.get_config() | {"name": name})
-        node.operation = twin
-        twin._inbound_nodes.append(node)
-        made = {id(tensor) for tensor in node.outputs}
-        twin._outbound_nodes.extend(
-            user for user in layer._outbound_nodes if any(id(tensor) in made for tensor in user.input_tensors)
-        )
-        for tensor in node.outputs:
-            tensor._keras_history = tensor._keras_history._replace(operation=twin, node_index=0)
-        twins.append(twin)
-    moved = [user for twin in twins for user in twin._outbound_nodes]
-    layer._outbound_nodes = [user for user in layer._outbound_nodes if user not in moved]
-    layer._inbound_nodes = nodes[:1]
-    become(model, keras.Model(model.input, model.output, name=model.name, trainable=model.trainable))
-    return twins
-
-
 def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[tuple[int | None, ...]]:
-    """The shape of what `layer` gets in each of its calls: from the graph, or else by a trial run of what holds it."""
+    """Returns the shape of the input of each call of `layer`, from the graph, or else by tracing its holder."""
     nodes = calls(layer, holder)
     if nodes:
         return [node.input_tensors[0].shape for node in nodes]
@@ -205,7 +88,7 @@ def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[
     call = layer.call
 
     def spy(inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        # What is not known is a symbol of JAX's while it traces.
+        # While JAX traces, an unknown size is a symbol.
         shapes.append((None, *(size if isinstance(size, int) else None for size in inputs.shape[1:])))
         return call(inputs, *args, **kwargs)
 
@@ -215,18 +98,17 @@ def input_shapes(layer: keras.layers.Layer, holder: keras.layers.Layer) -> list[
 
     config = holder.get_build_config() or {}
     if set(config) == {"input_shape"}:
-        vars(layer)["call"] = spy
-        with suppress(Exception):  # whatever a call says that is given nothing but its first argument
-            # A Lambda layer that does not know the shape of its output traces the function, without data.
+        # The call may need further arguments, and may raise anything without them.
+        with suppress(Exception), replaced_call(layer, spy):
+            # A Lambda layer without an output shape traces its function without data.
             keras.layers.Lambda(trial, dtype=holder.dtype_policy)(
                 _placeholders(config["input_shape"], holder.compute_dtype)
             )
-        del vars(layer)["call"]
     return shapes
 
 
 def _placeholders(shapes: Any, dtype: str) -> Any:
-    """A symbolic tensor for each of the shapes in a nested structure."""
+    """Returns a symbolic tensor for each of the shapes in a nested structure."""
     if isinstance(shapes, dict):
         return {key: _placeholders(shape, dtype) for key, shape in shapes.items()}
     if any(isinstance(entry, list | tuple | dict) for entry in shapes):

@@ -1,4 +1,4 @@
-"""What takes the place of an activation: what `to` may be, and the layer that is made of it."""
+"""New activations: the values that `to` can have, and the layers that are made of them."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_actlab.graph import FUNCTIONS, OPS, computes
 from keras_actlab.layers import ACTIVATIONS
+from keras_actlab.layers.activations import FUNCTIONS, OPS, computes
 from keras_actlab.layers.arguments import Shape
 
 To: TypeAlias = str | type[keras.layers.Layer] | Callable[..., Any]
@@ -22,7 +22,7 @@ OTHER_LIBRARIES = ("flax", "jax", "tensorflow", "torch")
 
 @dataclass(frozen=True)
 class Target:
-    """What takes the place of an activation, a name resolved, and whether it is to start as that activation."""
+    """A new activation, with its name resolved, and whether it starts as the old one."""
 
     to: Any
     start_same: bool
@@ -41,8 +41,8 @@ class Target:
 
 
 def chooser(to: To) -> Callable[[keras.layers.Layer], Any]:
-    """Returns `to` as a function of the layer whose activation is to be swapped, which checks what it returns."""
-    if _says_the_same_of_every_layer(to):
+    """Returns `to` as a function of the layer whose activation is swapped; the function checks what it returns."""
+    if _is_the_same_for_all_layers(to):
         check(to)
         return lambda layer: to
     if not callable(to) or _is_of_another_library(to):
@@ -65,12 +65,12 @@ def chooser(to: To) -> Callable[[keras.layers.Layer], Any]:
     return choose
 
 
-def _says_the_same_of_every_layer(to: Any) -> bool:
+def _is_the_same_for_all_layers(to: Any) -> bool:
     return isinstance(to, str | type | keras.layers.Layer) or is_function_of_tensors(to)
 
 
 def is_function_of_tensors(to: Any) -> bool:
-    """Whether `to` is known as a function of tensors: one of Keras, or one that is registered."""
+    """Returns whether `to` is a function of tensors: one of Keras, or a registered one."""
     if not inspect.isfunction(to):
         return False
     return to in FUNCTIONS.values() or to in OPS.values() or keras.saving.get_registered_name(to) != to.__name__
@@ -97,7 +97,7 @@ def check(to: Any) -> None:
             "`to` must be an activation of Keras, so that the model can be saved: its name, such as 'gelu', a function "
             f"of keras.activations, a class of layers or a layer. Received: to={to!r}, of another library"
         )
-    elif not _says_the_same_of_every_layer(to) or (isinstance(to, type) and not issubclass(to, keras.layers.Layer)):
+    elif not _is_the_same_for_all_layers(to) or (isinstance(to, type) and not issubclass(to, keras.layers.Layer)):
         raise TypeError(
             "`to` must be the name of an activation, a function of keras.activations, a class of layers or a layer, or "
             f"a function of a layer that returns one of these. Received: to={to!r}"
@@ -107,7 +107,7 @@ def check(to: Any) -> None:
 
 
 def old_activations(was: Was) -> Callable[[Any], bool]:
-    """Returns a function that tells whether an activation, a layer or an operation is what `was` says."""
+    """Returns a function that decides whether an activation, a layer or an operation matches `was`."""
     found: list[Any] = []
     for one in was if isinstance(was, list | tuple) else [was]:
         named = (FUNCTIONS | LAYERS).get(one.lower()) if isinstance(one, str) else one
@@ -123,14 +123,14 @@ def old_activations(was: Was) -> Callable[[Any], bool]:
 
 
 def resolve(to: To) -> Any:
-    """What a name stands for; of two equal functions, that of `keras.activations`."""
+    """Returns the class or function that a name means; of two equal functions, that of `keras.activations`."""
     if isinstance(to, str):
         return (FUNCTIONS | LAYERS)[to.lower()]
     return _saved_form(to) if is_function_of_tensors(to) else to
 
 
 def _saved_form(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that Keras loads where `function` was saved, which is done by the name alone."""
+    """Returns the function that Keras loads if `function` was saved; Keras saves the name alone."""
     if function not in OPS.values():
         return function
     name = next(name for name in OPS if OPS[name] is function)
@@ -146,7 +146,7 @@ def _saved_form(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def make(to: Any, name: str, dtype: str, shape: Shape, channels_first: bool) -> keras.layers.Layer:
-    """Returns a layer of its own, of the class, or like the template, `to`."""
+    """Returns a new layer of the class `to`, or like the template `to`."""
     if isinstance(to, keras.layers.Activation):
         return keras.layers.Activation(to.activation, name=name, dtype=dtype)  # whose function may not be registered
     if isinstance(to, keras.layers.Layer):

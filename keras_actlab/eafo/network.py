@@ -13,7 +13,7 @@ from keras_actlab._private.keras_layers import nested_layers, replaced_call
 from keras_actlab.arguments import check_model, received
 from keras_actlab.eafo.densities import MIN_SAMPLES, finite_samples, split_atoms
 from keras_actlab.eafo.functions import activation_name
-from keras_actlab.graph import ACTIVATION_LAYERS
+from keras_actlab.layers.activations import is_activation
 from keras_actlab.ops.tensor import concrete
 
 BATCH = 128
@@ -173,7 +173,7 @@ def _recording(model: keras.Model, values: int) -> Iterator[dict[int, _Record]]:
             # Recurrent cells, and the layers that hold them, have a `state_size`.
             if isinstance(layer, keras.layers.Softmax) or hasattr(layer, "state_size"):
                 continue
-            if isinstance(layer, ACTIVATION_LAYERS):
+            if is_activation(layer):
                 restore.enter_context(replaced_call(layer, recorded(layer, activation_name(layer), layer.call)))
                 continue
             activation: Any = getattr(layer, "activation", None)

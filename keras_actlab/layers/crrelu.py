@@ -67,6 +67,8 @@ class CRReLU(Replacement):
     - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
     """
 
+    is_activation = True
+
     def __init__(
         self,
         axis: int | None = None,

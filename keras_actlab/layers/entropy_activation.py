@@ -89,6 +89,8 @@ class EntropyActivation(Replacement):
     - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
     """
 
+    is_activation = True
+
     def __init__(
         self,
         activation: Activation = "relu",
@@ -218,6 +220,10 @@ class EntropyActivation(Replacement):
         if training and self.sample_size:
             self._update_sample(keras.ops.stop_gradient(inputs))
         return ops.linear_spline(inputs, self.knots, self.values)
+
+    def breakpoints(self, read: Callable[[keras.Variable], np.ndarray]) -> np.ndarray:
+        """Returns the knots at which two pieces meet, given what reads a variable."""
+        return read(self.knots)[..., 1:-1]
 
     def _update_sample(self, inputs: Tensor) -> None:
         if 0 in inputs.shape:

@@ -9,6 +9,7 @@ import numpy as np
 from keras_actlab import ops
 from keras_actlab.arguments import resolve
 from keras_actlab.initializers import UniformSphereAngles
+from keras_actlab.layers.activations import is_positively_homogeneous
 from keras_actlab.layers.arguments import (
     Activation,
     Constraint,
@@ -18,6 +19,7 @@ from keras_actlab.layers.arguments import (
     activation_function,
     boolean,
 )
+from keras_actlab.layers.folding import check_not_overridden, fold_geometric
 from keras_actlab.layers.kernels import from_columns, to_columns
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, along_axis, concrete
@@ -323,6 +325,11 @@ class GmP(Unquantized, Replacement):
             return outputs
         return outputs * self.along_units(keras.ops.cast(self.scale, self.compute_dtype), len(outputs.shape))
 
+    def fold(self) -> keras.layers.Layer:
+        """Returns the plain layer that computes the same. Raises SkipLayer where there is none."""
+        check_not_overridden(self, "plain", ("call", "preactivation", "direction", "apply_kernel", "kernel_shape"))
+        return fold_geometric(self, {"kernel": self})
+
     def get_config(self) -> dict[str, Any]:
         activation = keras.activations.serialize(self.activation)
         if isinstance(activation, dict):
@@ -344,16 +351,3 @@ class GmP(Unquantized, Replacement):
             "scale_regularizer": keras.regularizers.serialize(self.scale_regularizer),
             "scale_constraint": keras.constraints.serialize(self.scale_constraint),
         }
-
-
-def is_positively_homogeneous(activation: object) -> bool:
-    """Whether `activation(r * z) == r * activation(z)` for all r >= 0, as far as is known."""
-    match activation:
-        case keras.layers.ReLU():
-            return activation.max_value is None and activation.threshold == 0
-        case keras.layers.LeakyReLU() | keras.layers.PReLU():
-            return True
-        case keras.layers.Activation():
-            return is_positively_homogeneous(activation.activation)
-        case _:
-            return activation in (None, keras.activations.linear, keras.activations.relu, keras.activations.leaky_relu)

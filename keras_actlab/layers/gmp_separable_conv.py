@@ -7,6 +7,7 @@ import keras
 
 from keras_actlab.layers._docstrings import with_parts
 from keras_actlab.layers.arguments import Activation, Shape
+from keras_actlab.layers.folding import check_not_overridden, fold_geometric
 from keras_actlab.layers.gmp import BaseArguments, GeometricArguments, Unquantized
 from keras_actlab.layers.gmp_conv import GmPConv, GmPConv1D, GmPConv2D
 from keras_actlab.layers.gmp_depthwise_conv import GmPDepthwiseConv, GmPDepthwiseConv1D, GmPDepthwiseConv2D
@@ -71,6 +72,11 @@ class GmPSeparableConv(Unquantized, Replacement):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return self.pointwise.compute_output_shape(self.depthwise.compute_output_shape(input_shape))
+
+    def fold(self) -> keras.layers.Layer:
+        """Returns the plain layer that computes the same. Raises SkipLayer where there is none."""
+        check_not_overridden(self, "plain", ("call",))
+        return fold_geometric(self, {"depthwise_kernel": self.depthwise, "pointwise_kernel": self.pointwise})
 
     def get_config(self) -> dict[str, Any]:
         depthwise, pointwise = self.depthwise.get_config(), self.pointwise.get_config()

@@ -3,9 +3,12 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_actlab.layers.arguments import Shape, boolean, channel_spec, channels_along
+from keras_actlab.layers.folding import check_not_overridden
+from keras_actlab.layers.kernels import to_float32
 from keras_actlab.ops.replicas import mean_over_replicas
 from keras_actlab.ops.tensor import Tensor, along_axis, floating, integer
 
@@ -117,6 +120,17 @@ class InputMeanNormalization(keras.layers.Layer):
         updated = self.momentum * moving_mean + (1.0 - self.momentum) * ops.stop_gradient(mean)
         self.moving_mean.assign(ops.where(count > 0, updated, moving_mean))
         return mean
+
+    def fold(self) -> keras.layers.Layer:
+        """Returns a layer that adds the offset of inference. Raises SkipLayer if a subclass overrides `call`."""
+        check_not_overridden(self, "offset", ("call",))
+        rank = len(self.get_build_config()["input_shape"])
+        offset = self.offset().reshape((-1,) + (1,) * (rank - 1 - self.axis % rank))
+        return keras.layers.Rescaling(1.0, offset=offset, name=self.name, dtype=self.dtype_policy)
+
+    def offset(self) -> np.ndarray:
+        """Returns what the layer adds to each channel at inference, (channels,), in float32."""
+        return -to_float32(self.moving_mean)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

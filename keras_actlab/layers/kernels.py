@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 
 from keras_actlab.ops.tensor import Tensor
 
@@ -28,3 +29,8 @@ def fan_in_axes(rank: int, unit_axes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _last(unit_axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(range(-len(unit_axes), 0))
+
+
+def to_float32(variable: object) -> np.ndarray:
+    """Returns the values of a variable or tensor, in float32 whatever its dtype."""
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))

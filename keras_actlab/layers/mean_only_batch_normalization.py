@@ -3,10 +3,12 @@
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_actlab.arguments import resolve
 from keras_actlab.layers.arguments import Constraint, Initializer, Regularizer, Shape, boolean
 from keras_actlab.layers.input_mean_normalization import InputMeanNormalization
+from keras_actlab.layers.kernels import to_float32
 from keras_actlab.ops.tensor import Tensor, along_axis
 
 
@@ -104,6 +106,10 @@ class MeanOnlyBatchNormalization(InputMeanNormalization):
         # Cast here, because Keras casts variables in `__call__` only, and `stateless_call` bypasses it.
         beta = keras.ops.cast(self.beta, outputs.dtype)
         return outputs + along_axis(beta, self.axis, len(outputs.shape))
+
+    def offset(self) -> np.ndarray:
+        offset = super().offset()
+        return offset if self.beta is None else offset + to_float32(self.beta)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {

@@ -92,6 +92,8 @@ class TMAF(Replacement):
       functions".
     """
 
+    is_activation = True
+
     def __init__(
         self,
         bandwidth: int | str = 1,
@@ -190,6 +192,10 @@ class TMAF(Replacement):
             fit = np.sum(x * y, axis=0) / np.maximum(np.sum(x**2, axis=0), 1e-12)
             levels[levels.shape[0] // 2, k] = np.mean(fit) if self.shared else fit
         self.levels.assign(levels)
+
+    def breakpoints(self, read: Callable[[keras.Variable], np.ndarray]) -> np.ndarray:
+        """Returns the thresholds, given what reads a variable."""
+        return read(self.thresholds) if self.train_thresholds else np.asarray(self.initial_thresholds)
 
     def _points(self) -> np.ndarray:
         """Returns evenly spaced points, at least a hundred in each interval."""

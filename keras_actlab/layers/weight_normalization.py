@@ -7,13 +7,9 @@ from typing import Any, NoReturn, Self
 import keras
 
 from keras_actlab import ops
-from keras_actlab._private.keras_layers import (
-    allow_quantization,
-    disable_rematerialization,
-    forbid_quantization,
-    set_autocast,
-)
+from keras_actlab._private import keras_layers
 from keras_actlab.layers.arguments import Shape
+from keras_actlab.layers.folding import check_not_overridden
 from keras_actlab.layers.kernels import fan_in_axes
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, concrete
@@ -87,10 +83,10 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         _check_layer(layer)
         super().__init__(layer, **{"dtype": layer.dtype_policy, "trainable": layer.trainable} | kwargs)
         self.supports_masking = layer.supports_masking
-        refuse(layer, COMPUTES)
+        refuse_quantization(layer, COMPUTES)
         # Rematerialization (`keras.RematScope`) of the wrapped layer alone would recompute it in the backward pass with
         # v in place of the kernel. The wrapper's own mode covers the wrapped layer.
-        disable_rematerialization(layer)
+        keras_layers.disable_rematerialization(layer)
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -103,7 +99,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
     def _add_scale(self, kernel: str, unit_axes: tuple[int, ...]) -> keras.Variable:
         v = attrgetter(kernel)(self.layer)
-        set_autocast(v, False)  # the norm needs all digits of v
+        keras_layers.set_autocast(v, False)  # the norm needs all digits of v
         norm_axes = fan_in_axes(len(v.shape), unit_axes)
 
         def norm_of_v(shape: Shape, dtype: str) -> Tensor:
@@ -210,6 +206,16 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         """Raises NotImplementedError."""
         raise _refusal(COMPUTES)
 
+    def fold(self) -> keras.layers.Layer:
+        """Returns the wrapped layer with its normalized kernels. Raises SkipLayer if a subclass overrides `call`."""
+        check_not_overridden(self, "normalized_kernels", ("call",))
+        for name, kernel in self.normalized_kernels().items():
+            variable = attrgetter(name)(self.layer)
+            variable.assign(kernel)
+            keras_layers.set_autocast(variable, True)  # as Keras made it, before the wrapper needed all its digits
+        keras_layers.allow_quantization(self.layer)
+        return self.layer
+
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
         return self.layer.compute_mask(inputs, previous_mask)
 
@@ -272,7 +278,7 @@ class _Substitution(keras.StatelessScope):
 COMPUTES = "WeightNormalization computes the kernel of the layer that it wraps, so that layer"
 
 
-def refuse(layer: keras.Layer, reason: str) -> None:
+def refuse_quantization(layer: keras.Layer, reason: str) -> None:
     """Makes quantization and LoRA of `layer` raise, because they would replace a kernel that is computed.
 
     Args:
@@ -283,12 +289,7 @@ def refuse(layer: keras.Layer, reason: str) -> None:
     def refusing(*args: Any, **kwargs: Any) -> NoReturn:
         raise _refusal(reason)
 
-    forbid_quantization(layer, refusing)
-
-
-def release(layer: keras.Layer) -> None:
-    """Undoes `refuse`, for a layer whose kernel is a variable again."""
-    allow_quantization(layer)
+    keras_layers.forbid_quantization(layer, refusing)
 
 
 def _refusal(reason: str) -> NotImplementedError:

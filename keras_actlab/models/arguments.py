@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from keras_actlab.conversion.target import LAYERS
-from keras_actlab.graph import FUNCTIONS
+from keras_actlab.layers.activations import FUNCTIONS
 from keras_actlab.layers.arguments import positive_integer
 
 

@@ -35,7 +35,7 @@ import keras_actlab
 from keras_actlab.conversion.hidden import SOFTMAXES
 from keras_actlab.conversion.probe import SIZES, _batch, outputs
 from keras_actlab.conversion.recorder import recorded
-from keras_actlab.graph import ACTIVATION_LAYERS, activation_name
+from keras_actlab.layers.activations import activation_name, is_activation
 
 FOLDER = Path(__file__).parent
 COLUMNS = (
@@ -136,7 +136,7 @@ def activation_calls(model: keras.Model, batch: Any) -> Counter[str]:
     with recorded(model._flatten_layers()) as calls:
         outputs(model, batch)
     # A layer that is an activation counts once, not also for the functions that it calls.
-    own = [call for call in calls if not (call.line and isinstance(call.layer, ACTIVATION_LAYERS))]
+    own = [call for call in calls if not (call.line and is_activation(call.layer))]
     # A layer Activation counts under the name of its function.
     names = [(activation_name(call.layer) if call.name == "Activation" else None) or call.name for call in own]
     return Counter(name for name in names if name.lower() not in (*SOFTMAXES, "linear"))

@@ -75,7 +75,7 @@ class Noise(keras.layers.Layer):
         (lambda: keras.Sequential([keras.Input((4,)), Noise(), keras.layers.Dense(2)]), "different outputs"),
         (
             lambda: keras.Sequential([keras.Input((None, 4)), keras.layers.Reshape((5, 4)), keras.layers.Dense(2)]),
-            "cannot be called on a batch made up for it",
+            "cannot be called on a random batch",
         ),
     ],
 )

@@ -82,7 +82,7 @@ def test_where_must_match():
 
 
 def test_where_must_match_what_can_be_converted():
-    with pytest.raises(ValueError, match=r"'block1' selects only layers that stay as they are: block1 \(Block\)"):
+    with pytest.raises(ValueError, match=r"'block1' selects only layers that are skipped: block1 \(Block\)"):
         keras_actlab.to_gmp(blocks(), ["head", "block1"])
     with pytest.raises(ValueError, match="ReLU has no geometric counterpart"):
         keras_actlab.to_gmp(blocks(), keras.layers.ReLU)

@@ -1,4 +1,4 @@
-"""The layers within a model, each with its place."""
+"""References to the layers within a model."""
 
 import math
 from collections.abc import Callable
@@ -13,8 +13,8 @@ Criterion: TypeAlias = str | type | keras.layers.Layer | Callable[..., object]
 
 
 @dataclass(frozen=True)
-class Place:
-    """A layer within a model: the names and steps on the way to it, what holds it, and what in `where` selects it."""
+class LayerRef:
+    """A layer within a model: its path by names and by steps, its holder, and the entries of `where` that select it."""
 
     path: str
     steps: Steps
@@ -24,28 +24,28 @@ class Place:
 
     @property
     def named(self) -> bool:
-        """Whether `where` gives the very name: then the layer is meant, even where a conversion would rather not."""
+        """Whether `where` names the layer, so that it is converted even if it would be skipped otherwise."""
         return any(
             criterion in self.names or isinstance(criterion, keras.layers.Layer) for criterion in self.selected_by
         )
 
     @property
     def names(self) -> tuple[str, str]:
-        """What a name in `where` may be: the path, or its last part, the layer's own name."""
+        """The names by which `where` can select the layer: its path, and its own name."""
         return self.path, self.path.rpartition("/")[2]
 
     def __str__(self) -> str:
         return f"{self.path} ({type(self.layer).__name__})"
 
 
-def places(model: keras.Model) -> list[Place]:
-    """All layers within `model`, at any depth, each once."""
-    found: dict[int, Place] = {}
+def layer_refs(model: keras.Model) -> list[LayerRef]:
+    """Returns references to all layers within `model`, at any depth, each once."""
+    found: dict[int, LayerRef] = {}
 
     def visit(holder: keras.layers.Layer, path: str, steps: Steps) -> None:
         for step, child in steps_from(holder):
             if id(child) not in found:
-                found[id(child)] = Place(path + child.name, (*steps, step), child, holder)
+                found[id(child)] = LayerRef(path + child.name, (*steps, step), child, holder)
                 visit(child, f"{path}{child.name}/", (*steps, step))
 
     visit(model, "", ())
@@ -53,7 +53,7 @@ def places(model: keras.Model) -> list[Place]:
 
 
 def describe(layer: keras.layers.Layer) -> str:
-    """The class of `layer`, and in brackets its activation, if it has one."""
+    """Returns the class of `layer`, and in brackets its activation, if it has one."""
     activation = getattr(layer, "activation", None)
     if activation is None or activation is keras.activations.linear:
         return type(layer).__name__
@@ -61,5 +61,5 @@ def describe(layer: keras.layers.Layer) -> str:
 
 
 def count(layer: keras.layers.Layer) -> int:
-    """The number of parameters of `layer`."""
+    """Returns the number of parameters of `layer`."""
     return sum(math.prod(weight.shape) for weight in getattr(layer, "weights", []))
