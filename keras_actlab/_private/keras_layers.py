@@ -32,7 +32,7 @@ def replaced_call(layer: keras.layers.Layer, call: Callable[..., Any]) -> Iterat
 
     An attribute of the instance takes precedence over the method of its class.
     """
-    layer.call = call  # type: ignore[method-assign]
+    layer.call = call
     try:
         yield
     finally:
