@@ -333,7 +333,8 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
 }  # fmt: skip
 # Names that hold results of the package's functions, or have no arguments.
 WITHOUT = {
-    *("conversion.Report", "cab.Boundaries", "cab.Slice", "cab.Track", "cab.plots.features"),
+    *("conversion.Replacement", "conversion.Report", "conversion.SkipLayer"),
+    *("cab.Boundaries", "cab.Slice", "cab.Track", "cab.plots.features"),
     *("eafo.Correction", "eafo.PushForward", "eafo.Improvement"),
     *("constraints.CanonicalAngles", "constraints.Increasing", "constraints.NonDecreasing"),
     "experiments.Fit",

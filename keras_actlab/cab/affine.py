@@ -79,7 +79,7 @@ class AffineUnits:
     def _check_channels(self) -> None:
         """Raises unless normalizations act along the channels of the affine layer's input or along its units."""
         plain = self._plain
-        is_geometric = isinstance(plain, GmP)  # whose kernel is computed
+        is_geometric = isinstance(plain, GmP)  # its kernel is computed
         shape = plain.kernel_shape(plain.get_build_config()["input_shape"]) if is_geometric else plain.kernel.shape
         *_, channels, units = shape
         for layer in (*self.before, *self.after):
@@ -141,7 +141,7 @@ class AffineUnits:
 
     def _bends(self, read: Read) -> np.ndarray:
         bends = _breakpoints(self.activation, read)
-        # A smooth activation has no breakpoint; 0 is where those that resemble ReLU turn.
+        # A smooth activation has no breakpoint; 0 is the kink of ReLU, which many of them resemble.
         return np.zeros(1) if bends is None or np.size(bends) == 0 else np.asarray(bends)
 
 
@@ -163,7 +163,7 @@ def breakpoints(activation: Any) -> tuple[float, ...] | None:
 
 def _breakpoints(activation: Any, read: Read) -> np.ndarray | tuple[float, ...] | None:
     """The breakpoints as `read` gives the variables that they depend on; they lie along the last axis."""
-    own: Any = getattr(activation, "breakpoints", None)  # a layer that is no layer of Keras' own says where it bends
+    own: Any = getattr(activation, "breakpoints", None)  # layers other than Keras' own define their breakpoints
     if own is not None:
         return own(read)
     match activation:

@@ -86,15 +86,15 @@ def uses(model: keras.Model) -> dict[int, Use] | None:
 
 
 def is_known(layer: keras.layers.Layer) -> bool:
-    """Whether Keras or this package define what `layer` does when it is called."""
+    """Whether Keras or this package defines the `call` of `layer`."""
     return (getattr(type(layer).call, "__module__", None) or "").startswith(("keras.src.", "keras_actlab."))
 
 
 @contextmanager
 def recorded(layers: Sequence[keras.layers.Layer] = (), may_build: bool = True) -> Iterator[list[Call]]:
-    """Within, calls of activation functions are recorded, in the list that this returns.
+    """Within, the calls of activation functions are appended to the list that this returns.
 
-    Recorded are functions of `keras.activations` and `keras.ops`, whichever way they were imported, of `jax.nn`,
+    Recorded are functions of `keras.activations` and `keras.ops`, however they were imported, of `jax.nn`,
     `tensorflow.nn` or `torch.nn.functional`, and what is called as an attribute of one of `layers`. Calls within a
     recorded call are not. Unless `may_build`, a call that would build a layer raises a NotBuiltError.
     """
@@ -147,7 +147,7 @@ def recorded(layers: Sequence[keras.layers.Layer] = (), may_build: bool = True) 
 
 
 def _function_attributes(layer: keras.layers.Layer) -> list[tuple[str, Callable[..., Any]]]:
-    """The attributes of `layer` that are activation functions, by what they are or by their name."""
+    """The attributes of `layer` that are known activation functions, or functions with "act" in their names."""
     return [
         (name, value)
         for name, value in vars(layer).items()
@@ -161,12 +161,12 @@ def _shape(x: Any) -> Shape:
 
 
 def calls_of(model: keras.Model, layers: Sequence[keras.layers.Layer]) -> list[Call] | None:
-    """Returns the calls of activations while `model` runs once; None if it cannot be run without data.
+    """Returns the calls of activations in one call of `model`; None if it cannot be traced without data.
 
     The model is traced without numbers. Axes of unknown length are None in the shapes.
     """
     for sizes in SIZES:
-        with suppress(Exception):  # whatever a model raises on inputs that it is not made for
+        with suppress(Exception):  # a model may raise anything on inputs that it is not made for
             one = _trace(model, layers, sizes[0])
             if not any(call.attribute or not call.line for call in one):
                 return one  # no shape is needed
@@ -195,7 +195,7 @@ def _trace(model: keras.Model, layers: Sequence[keras.layers.Layer], size: int) 
 
 
 class _Keywords(dict[str, Any]):
-    """Inputs that are arguments of their own, not the entries of a dictionary."""
+    """Inputs that are passed as separate arguments, not as a dictionary."""
 
 
 def _inputs(model: keras.Model, size: int) -> Any:

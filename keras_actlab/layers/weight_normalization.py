@@ -84,8 +84,8 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         super().__init__(layer, **{"dtype": layer.dtype_policy, "trainable": layer.trainable} | kwargs)
         self.supports_masking = layer.supports_masking
         refuse_quantization(layer, COMPUTES)
-        # Rematerialization (`keras.RematScope`) of the layer alone would compute it once more, in the backward pass,
-        # with v in place of the kernel. The wrapper has a mode of its own, which covers the layer too.
+        # Rematerialization (`keras.RematScope`) of the wrapped layer alone would recompute it in the backward pass with
+        # v in place of the kernel. The wrapper's own mode covers the wrapped layer.
         keras_layers.disable_rematerialization(layer)
 
     def build(self, input_shape: Shape) -> None:
@@ -99,9 +99,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
     def _add_scale(self, kernel: str, unit_axes: tuple[int, ...]) -> keras.Variable:
         v = attrgetter(kernel)(self.layer)
-        # The norm needs all digits of v. Keras would cast it to the compute dtype whenever a call reads it, and has no
-        # public way to exempt a variable that exists.
-        keras_layers.set_autocast(v, False)
+        keras_layers.set_autocast(v, False)  # the norm needs all digits of v
         norm_axes = fan_in_axes(len(v.shape), unit_axes)
 
         def norm_of_v(shape: Shape, dtype: str) -> Tensor:
@@ -281,7 +279,7 @@ COMPUTES = "WeightNormalization computes the kernel of the layer that it wraps, 
 
 
 def refuse_quantization(layer: keras.Layer, reason: str) -> None:
-    """Makes `layer` refuse to be quantized or given LoRA, which would replace a kernel that is computed.
+    """Makes quantization and LoRA of `layer` raise, because they would replace a kernel that is computed.
 
     Args:
         layer: The layer.

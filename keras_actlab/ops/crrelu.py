@@ -37,7 +37,7 @@ def crrelu(x: Tensor, epsilon: Tensor = 0.01) -> Tensor:
     - [Sun et al., 2024](https://arxiv.org/abs/2405.12954), "A Method on Searching Better Activation Functions".
     """
     x = floating(x)
-    # So that its gradient is summed in float32.
+    # Cast before the broadcast, so that the gradient of epsilon is summed in float32.
     epsilon = ops.cast(tensor("epsilon", epsilon), at_least_float32(x).dtype)
     same_for_all_rows = len(epsilon.shape) < len(x.shape) or epsilon.shape[:1] == (1,)
     return (_crrelu_of_rows if same_for_all_rows else _crrelu)(x, epsilon)

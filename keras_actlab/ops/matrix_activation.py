@@ -96,7 +96,7 @@ def matrix_activation(
         check_number("surrogate_width", surrogate_width, positive=True)
     even = isinstance(thresholds, tuple) and surrogate_width is None and _evenly_spaced(thresholds)
     x = floating(x)
-    # So that their gradients are summed in float32.
+    # Cast before the broadcast, so that the gradients of the levels are summed in float32.
     levels = ops.cast(tensor("levels", levels), at_least_float32(x).dtype)
     thresholds = tensor("thresholds", thresholds)
     rank = len(x.shape)

@@ -2,7 +2,7 @@ import pytest
 
 from keras_actlab.conversion import rewriting
 
-# The tests of the comparison itself, and of models that only it can tell apart.
+# Tests of the comparison itself, and of models whose difference only the comparison detects.
 COMPARED = {"test_matrix", "test_probe", "test_regressions", "test_rewriting"}
 
 

@@ -119,7 +119,7 @@ def batch_for(model: keras.Model) -> Any:
         try:
             batch = _batch(model, size)
             outputs(model, batch)
-        except Exception as error:  # whatever a model raises on inputs that it is not made for
+        except Exception as error:  # a model may raise anything on inputs that it is not made for
             reason = reason or f"no batch: {error}"
             continue
         return batch
@@ -200,7 +200,7 @@ def generated(backbone: keras.Model) -> str:
 
     try:
         expected = tokens(model)
-    except Exception:  # whatever a model raises that is not made for tokens alone
+    except Exception:  # a model that needs more than tokens may raise anything
         return ""
     converted = keras_actlab.to_gmp(model, check=False)
     others = [tokens(converted), tokens(keras_actlab.fold(converted, check=False))]

@@ -130,7 +130,7 @@ def test_shifts(shift, follower, shape, folds):
 
 @pytest.mark.one_backend
 def test_shifts_with_channels_first():
-    """A plain offset, whatever Keras' global data format."""
+    """The offset does not depend on Keras' global data format."""
     model = randomized(keras.Sequential([keras.Input((3, 4, 4)), layers.InputMeanNormalization(axis=1)]))
     x = data(2, 3, 4, 4)
     before = numpy(model(x))

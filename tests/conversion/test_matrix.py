@@ -186,7 +186,7 @@ def test_frozen_parts(case, conversion):
     result = CONVERSIONS[conversion](model)
     assert not result.layers[-2].trainable_variables
     assert sum(layer.trainable for layer in result.layers[-2]._flatten_layers()) == 0
-    if conversion in ("fold", "to_gmp"):  # which keep the number of parameters, but for two activations
+    if conversion in ("fold", "to_gmp"):  # these keep the number of parameters, except with two activations
         assert 0 <= sum(np.prod(variable.shape) for variable in result.trainable_variables) - free <= 2
         assert 0 <= result.layers[-2].count_params() - before <= 1
 
