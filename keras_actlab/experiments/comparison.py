@@ -167,33 +167,44 @@ class Comparison:
     fit: Fitting | None = None
 
     def __post_init__(self) -> None:
-        _check_functions("methods", self.methods, "map names to functions")
-        if isinstance(self.metrics, list | tuple) and self.metrics and all(isinstance(m, str) for m in self.metrics):
-            object.__setattr__(self, "metrics", list(dict.fromkeys(self.metrics)))
-        else:
-            _check_functions("metrics", self.metrics, "map names to functions, or be a list of names")
         if not isinstance(self.name, str):
             raise TypeError(f"`name` must be a string. Received: name={self.name!r}")
-        if not isinstance(self.data, Split):
-            check_call("data", self.data, "a split's index, or a Split", 0)
-        if self.callbacks is not None:
-            check_call("callbacks", self.callbacks, "a model, its method, split and seed, or None", None, "", 0, 0)
-        boolean("independent_splits", self.independent_splits)
-        if isinstance(self.data, Split) and self.splits != 1:
-            raise ValueError(f"`splits` must be 1 where `data` is one Split. Received: splits={self.splits}")
-        optionals = ("batch_size", "validate_every", "steps_per_epoch")
-        for argument in ("epochs", "splits", "seeds", "vectorize", *optionals):
-            value = getattr(self, argument)
-            optional = argument in optionals
-            if not (optional and value is None) and (type(value) is not int or value < 1):
-                raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={value!r}")
+        self._check_numbers()
+        self._check_methods()
+        self._check_metrics()
+        self._check_data()
         object.__setattr__(self, "grid", _checked_grid(self.grid))
+        taken = (set(COLUMNS) & {*self.grid, *self.metrics}) | (set(self.grid) & set(self.metrics))
+        if taken:
+            raise ValueError(f"`grid` and `metrics` must not use the names of other columns. Received: {sorted(taken)}")
+        if self.fit is not None:
+            self._check_fit(self.fit)
+        if self.monitor is None:
+            object.__setattr__(self, "monitor", next(iter(self.metrics)))
+        check_choice("monitor", self.monitor, self.metrics)
+        check_choice("mode", self.mode, ("min", "max"))
+
+    def _check_methods(self) -> None:
+        _check_functions("methods", self.methods, "map names to functions")
         for name, method in self.methods.items():
             if isinstance(method, keras.layers.Layer):
                 raise TypeError(
                     "`methods` must map names to functions that return a new model at each call. "
                     f"Received: {name}={method}, a model"
                 )
+        if self.callbacks is not None:
+            check_call("callbacks", self.callbacks, "a model, its method, split and seed, or None", None, "", 0, 0)
+
+    def _check_metrics(self) -> None:
+        if isinstance(self.metrics, list | tuple) and self.metrics and all(isinstance(m, str) for m in self.metrics):
+            if self.vectorize > 1:
+                raise ValueError(
+                    "`metrics` must map names to functions where `vectorize` is above 1. "
+                    f"Received: metrics={self.metrics}, vectorize={self.vectorize}"
+                )
+            object.__setattr__(self, "metrics", list(dict.fromkeys(self.metrics)))
+            return
+        _check_functions("metrics", self.metrics, "map names to functions, or be a list of names")
         for name, metric in self.metrics.items() if isinstance(self.metrics, Mapping) else ():
             if isinstance(metric, keras.metrics.Metric):
                 raise TypeError(
@@ -201,28 +212,32 @@ class Comparison:
                     f"give its name in a list. Received: {name}={metric}, which averages over all its calls"
                 )
             check_call(f"metrics[{name!r}]", metric, "targets and predictions", None, None)
-        taken = (set(COLUMNS) & {*self.grid, *self.metrics}) | (set(self.grid) & set(self.metrics))
-        if taken:
-            raise ValueError(f"`grid` and `metrics` must not use the names of other columns. Received: {sorted(taken)}")
-        if self.vectorize > 1 and not isinstance(self.metrics, Mapping):
+
+    def _check_data(self) -> None:
+        if not isinstance(self.data, Split):
+            check_call("data", self.data, "a split's index, or a Split", 0)
+        elif self.splits != 1:
+            raise ValueError(f"`splits` must be 1 where `data` is one Split. Received: splits={self.splits}")
+        boolean("independent_splits", self.independent_splits)
+
+    def _check_numbers(self) -> None:
+        optionals = ("batch_size", "validate_every", "steps_per_epoch")
+        for argument in ("epochs", "splits", "seeds", "vectorize", *optionals):
+            value = getattr(self, argument)
+            optional = argument in optionals
+            if not (optional and value is None) and (type(value) is not int or value < 1):
+                raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={value!r}")
+
+    def _check_fit(self, fit: Fitting) -> None:
+        check_call("fit", fit, "a model, a Fit, training and evaluation data, or None", *[None] * 4)
+        others = {"batch_size": None, "steps_per_epoch": None, "callbacks": None, "vectorize": 1}
+        given = {name: getattr(self, name) for name, default in others.items() if getattr(self, name) != default}
+        if given or isinstance(self.metrics, Mapping):
             raise ValueError(
-                "`metrics` must map names to functions where `vectorize` is above 1. "
-                f"Received: metrics={self.metrics}, vectorize={self.vectorize}"
+                "`fit` decides how models are trained and evaluated: `metrics` must be a list of the names that it "
+                f"returns, and {', '.join(f'`{name}`' for name in others)} must not be given. "
+                f"Received: metrics={self.metrics}, {given}"
             )
-        if self.fit is not None:
-            check_call("fit", self.fit, "a model, a Fit, training and evaluation data, or None", *[None] * 4)
-            others = {"batch_size": None, "steps_per_epoch": None, "callbacks": None, "vectorize": 1}
-            given = {name: getattr(self, name) for name, default in others.items() if getattr(self, name) != default}
-            if given or isinstance(self.metrics, Mapping):
-                raise ValueError(
-                    "`fit` decides how models are trained and evaluated: `metrics` must be a list of the names that it "
-                    f"returns, and {', '.join(f'`{name}`' for name in others)} must not be given. "
-                    f"Received: metrics={self.metrics}, {given}"
-                )
-        if self.monitor is None:
-            object.__setattr__(self, "monitor", next(iter(self.metrics)))
-        check_choice("monitor", self.monitor, self.metrics)
-        check_choice("mode", self.mode, ("min", "max"))
 
     @property
     def candidates(self) -> list[dict[str, Any]]:

@@ -45,7 +45,10 @@ def _check(members: Sequence[keras.Model]) -> None:
             raise ValueError(f"`members` must train by Keras' own `{method}`. Received: members={members}")
     if not (isinstance(first.loss, str) or callable(first.loss)) or first.get_compile_config()["loss_weights"]:
         raise ValueError(f"`members` must have one loss, without weights. Received: loss={first.loss}")
-    optimizer = first.optimizer
+    _check_optimizer(first.optimizer)
+
+
+def _check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
     depends = optimizer.clipnorm or optimizer.global_clipnorm or optimizer.use_ema
     # Variables are excluded by identity or name, which a copy of the optimizer does not have.
     excluded = excludes_from_weight_decay(optimizer) and optimizer.weight_decay

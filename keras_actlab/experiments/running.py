@@ -95,14 +95,8 @@ def run(
     >>> len(results.tuning), len(results.final)  # 2 methods x 3 splits, at 2 rates and then at the better one
     (12, 6)
     """
-    if isinstance(comparisons, Comparison):
-        comparisons = [comparisons]
-    several = isinstance(comparisons, list | tuple)
-    if not several or not all(isinstance(comparison, Comparison) for comparison in comparisons):
-        raise TypeError(f"`comparisons` must be a Comparison or a list of them. Received: comparisons={comparisons!r}")
-    by_name = {comparison.name: comparison for comparison in comparisons}
-    if len(by_name) < len(comparisons):
-        raise ValueError(f"`comparisons` must have different names. Received: {[c.name for c in comparisons]}")
+    by_name = _by_name(comparisons)
+    comparisons = list(by_name.values())
     if type(jobs) is not int or jobs < 1:
         raise ValueError(f"`jobs` must be a positive integer. Received: jobs={jobs!r}")
     if time_limit is not None:
@@ -117,17 +111,7 @@ def run(
     total = sum(map(len, tuning)) + finals
     done = sum(row["failure"] is None for row in Results(journal.records).rows if row["task"] in by_name)
     programs = Programs()
-    processes = None
-    if jobs > 1 or time_limit is not None:
-        os.environ["KERAS_BACKEND"] = keras.backend.backend()  # read by new processes
-        settings = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format()
-        try:
-            processes = Processes(jobs, _prepare, (settings, by_name, history))
-        except Exception as error:  # each library raises its own
-            raise TypeError(
-                "`comparisons` must hold what can be sent to other processes. Datasets cannot: `data` must be a "
-                f"function that makes them. Received: {type(error).__name__}: {error}"
-            ) from error
+    processes = _start_processes(jobs, by_name, history) if jobs > 1 or time_limit is not None else None
     with (
         tqdm(total=total, initial=min(done, total), unit="fit", disable=not progress) as bar,
         processes or nullcontext(),
@@ -155,6 +139,30 @@ def run(
     results = Results(journal.records).filter({c.name: (list(c.methods), c.replicates) for c in comparisons})
     _check_that_something_worked(results, journal.path)
     return results
+
+
+def _by_name(comparisons: Comparison | Sequence[Comparison]) -> dict[str, Comparison]:
+    if isinstance(comparisons, Comparison):
+        comparisons = [comparisons]
+    several = isinstance(comparisons, list | tuple)
+    if not several or not all(isinstance(comparison, Comparison) for comparison in comparisons):
+        raise TypeError(f"`comparisons` must be a Comparison or a list of them. Received: comparisons={comparisons!r}")
+    by_name = {comparison.name: comparison for comparison in comparisons}
+    if len(by_name) < len(comparisons):
+        raise ValueError(f"`comparisons` must have different names. Received: {[c.name for c in comparisons]}")
+    return by_name
+
+
+def _start_processes(jobs: int, by_name: dict[str, Comparison], history: bool) -> Processes:
+    os.environ["KERAS_BACKEND"] = keras.backend.backend()  # read by new processes
+    settings = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format()
+    try:
+        return Processes(jobs, _prepare, (settings, by_name, history))
+    except Exception as error:  # each library raises its own
+        raise TypeError(
+            "`comparisons` must hold what can be sent to other processes. Datasets cannot: `data` must be a "
+            f"function that makes them. Received: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _check_that_something_worked(results: Results, path: Path) -> None:
