@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_actlab.layers.kernels import fan_in_axes, to_float32
+from keras_actlab.ops import float64
 
 # Number of entries that are converted to float64 at a time: 2 MB, which fit into a processor's cache.
 BLOCK = 2**18
@@ -37,9 +38,7 @@ def precise_angles(columns: np.ndarray) -> np.ndarray:
     for start in range(0, columns.shape[1], units):
         block = columns[:, start : start + units]
         block = np.where(vanish(block), 1.0, block).astype("float64")
-        rest = np.sqrt(np.cumsum(block[::-1] ** 2, axis=0)[::-1])
-        found = np.arctan2(np.concatenate([rest[1:-1], block[-1:]]), block[:-1])
-        angles[:, start : start + units] = np.where(found < 0, found + 2 * np.pi, found)
+        angles[:, start : start + units] = float64.direction_to_angles(block)
     return angles
 
 
