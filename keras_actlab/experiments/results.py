@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from keras_actlab.arguments import as_path, check_choice, received
+from keras_actlab.experiments._journal import Journal
 from keras_actlab.experiments.figures import dots
-from keras_actlab.experiments.journal import Journal
 from keras_actlab.files import write
 
 KEY = ("task", "method", "stage", "split", "seed")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from keras_actlab.experiments.journal import Journal
+from keras_actlab.experiments._journal import Journal
 
 pytestmark = pytest.mark.one_backend
 
