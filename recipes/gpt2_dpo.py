@@ -65,7 +65,7 @@ def load_tokenizer(vocabulary: Path | None, merges: Path | None, preset: str | N
 def optimizer() -> keras.optimizers.Optimizer:
     """Returns RMSprop as in PyTorch, with the paper's learning rates and clipping."""
     rate = keras.optimizers.schedules.PolynomialDecay(RATE / (WARM_UP + 1), WARM_UP, RATE)
-    # PyTorch adds 1e-8 to the root of the mean square, Keras its epsilon to what is under the root.
+    # PyTorch adds 1e-8 to the square root of the mean square, Keras its epsilon to the mean square.
     return keras.optimizers.RMSprop(rate, rho=0.99, epsilon=1e-16, global_clipnorm=10.0)
 
 

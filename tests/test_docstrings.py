@@ -8,9 +8,9 @@ import keras_actlab
 import keras_actlab.cab.plots
 import keras_actlab.eafo
 import keras_actlab.experiments
-from keras_actlab.experiments.arrays import as_arrays
-from keras_actlab.experiments.description import describe
-from keras_actlab.experiments.journal import Journal
+from keras_actlab.experiments._arrays import as_arrays
+from keras_actlab.experiments._description import describe
+from keras_actlab.experiments._journal import Journal
 from keras_actlab.files import atomic_write
 
 pytestmark = pytest.mark.one_backend

@@ -3,6 +3,7 @@ import stat
 
 import pytest
 
+from keras_actlab import files
 from keras_actlab.files import atomic_write
 
 pytestmark = pytest.mark.one_backend
@@ -77,3 +78,10 @@ def test_each_unfinished_file_has_a_name_of_its_own(tmp_path):
         one.write_text("one")
         other.write_text("other")
     assert path.read_text() == "one"  # the last to end
+
+
+def test_text_and_bytes_are_written(tmp_path):
+    files.write(tmp_path / "folder" / "text", "ä\n")
+    files.write(tmp_path / "bytes", b"\0")
+    assert (tmp_path / "folder" / "text").read_bytes() == "ä\n".encode()
+    assert (tmp_path / "bytes").read_bytes() == b"\0"

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from keras_actlab.arguments import boolean, check_choice
+from keras_actlab.experiments._description import describe
 from keras_actlab.experiments.data import Split, check_call
-from keras_actlab.experiments.description import describe
 
 # Builds a compiled model, with callbacks if they are part of the method.
 Method: TypeAlias = Callable[..., keras.Model | tuple[keras.Model, Sequence[keras.callbacks.Callback]]]

@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from keras_actlab.arguments import boolean, check_number, integer
-from keras_actlab.experiments.arrays import as_array, as_arrays
+from keras_actlab.experiments._arrays import as_array, as_arrays
 
 # Inputs and targets: arrays, or nested structures of arrays.
 Examples: TypeAlias = tuple[Any, Any]

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_actlab._private.keras_trainer import excludes_from_weight_decay, has_mask
-from keras_actlab.experiments.description import describe
+from keras_actlab.experiments._description import describe
 
 # Their update of an entry depends on that entry only, so stacked variables train as separate ones do.
 ELEMENTWISE_OPTIMIZERS = (
@@ -101,8 +101,8 @@ class Ensemble(keras.Model):
         _check(members)
         # A bound method, because Keras would count the variables of a model that is an attribute.
         self._call_member = members[0].stateless_call
-        self._judge = keras.Model()  # has the loss, but no regularizers of members, which `call` adds
-        self._judge.compile(loss=members[0].loss)
+        self._loss_model = keras.Model()  # has the loss, but no regularizers of members, which `call` adds
+        self._loss_model.compile(loss=members[0].loss)
         self._trained = [self._stacked(each, len(members)) for each in members[0].trainable_variables]
         self._fixed = [self._stacked(each, len(members)) for each in members[0].non_trainable_variables]
         self.build()
@@ -124,7 +124,7 @@ class Ensemble(keras.Model):
             trainable=variable.trainable,
             autocast=False,
             constraint=constraint and (lambda stack: ops.vectorized_map(constraint, ops.convert_to_tensor(stack))),
-            name=f"{variable.name}_{len(self.variables)}",  # PyTorch knows variables by their paths
+            name=f"{variable.name}_{len(self.variables)}",  # PyTorch identifies variables by their paths
         )
 
     def restart(self, members: Sequence[keras.Model]) -> None:
@@ -161,7 +161,7 @@ class Ensemble(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        losses = ops.vectorized_map(lambda pair: self._judge.compute_loss(y=pair[0], y_pred=pair[1]), (y, y_pred))
+        losses = ops.vectorized_map(lambda pair: self._loss_model.compute_loss(y=pair[0], y_pred=pair[1]), (y, y_pred))
         return ops.sum(losses) + sum(self.losses)
 
     def train_block(self, x: Any, y: Any, rows: np.ndarray) -> None:

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from keras_actlab.arguments import as_path, check_choice, received
+from keras_actlab.experiments._journal import Journal
 from keras_actlab.experiments.figures import dots
-from keras_actlab.experiments.journal import Journal
 from keras_actlab.files import write
 
 KEY = ("task", "method", "stage", "split", "seed")
@@ -245,11 +245,11 @@ class Results:
         return Results([*records, {"rows": rows}])
 
     def overview(self, metric: str | None = None) -> pd.DataFrame:
-        """Mean and standard error of each method (rows) on each task (columns), as text."""
+        """Mean and standard error of each method (rows) on each task that has the metric (columns), as text."""
         table = self.table(metric)
         text = pd.Series([_with_error(*pair) for pair in table[["mean", "s.e."]].to_numpy("float64")], table.index)
-        methods = dict.fromkeys(method for _, method in table.index)
-        return text.unstack("task").reindex(index=list(methods), columns=list(self.configurations)).fillna("")
+        methods, tasks = (list(dict.fromkeys(names)) for names in (table.index.get_level_values(k) for k in (1, 0)))
+        return text.unstack("task").reindex(index=methods, columns=tasks).fillna("")
 
     def __str__(self) -> str:
         table = self.table().to_string(float_format="{:.4g}".format, na_rep="")
@@ -263,11 +263,22 @@ class Results:
         table["method"] = table["method"].str.replace("|", r"\|")
         return table.to_markdown(index=False, floatfmt=".4g", missingval="")
 
+    def _shown_metrics(self) -> list[str | None]:
+        """All metrics, or None for the monitored ones if each task has one metric."""
+        several = any(len(configuration["metrics"]) > 1 for configuration in self.configurations.values())
+        return list(self._names("metrics")) if several else [None]
+
+    @property
+    def overviews(self) -> list[pd.DataFrame]:
+        """The overview of each metric, named by its index; a single one if each task has one metric."""
+        return [self.overview(metric).rename_axis(metric or "method") for metric in self._shown_metrics()]
+
     def _all_tables(self) -> str:
-        """The tables of every metric in Markdown, each under its name if there are several."""
-        metrics = self._names("metrics")
-        texts = [f"{self.overview(metric).to_markdown()}\n\n{self.to_markdown(metric)}\n" for metric in metrics]
-        return texts[0] if len(texts) == 1 else "\n".join(f"## {m}\n\n{t}" for m, t in zip(metrics, texts, strict=True))
+        """The overview and the table of each metric in Markdown."""
+        return "\n".join(
+            f"{overview.to_markdown()}\n\n{self.to_markdown(metric)}\n"
+            for overview, metric in zip(self.overviews, self._shown_metrics(), strict=True)
+        )
 
     def save(self, folder: str | Path, name: str, figure: Figure | None = None) -> list[Path]:
         """Writes all rows, the tables, and a figure. Each file is replaced as a whole.

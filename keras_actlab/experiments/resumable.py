@@ -13,9 +13,9 @@ import pandas as pd
 
 from keras_actlab.arguments import as_path, check_model, check_type, integer, positive_integer
 from keras_actlab.distribution import data_shard, is_first_process
-from keras_actlab.experiments import checkpoint
+from keras_actlab.experiments import _checkpoint as checkpoint
+from keras_actlab.experiments._fit_key import differences, fit_key, shown
 from keras_actlab.experiments.comparison import Fit
-from keras_actlab.experiments.fit_key import differences, fit_key, shown
 from keras_actlab.files import UNFINISHED, write
 
 if TYPE_CHECKING:

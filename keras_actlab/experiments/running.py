@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 from keras_actlab.arguments import as_path, boolean, check_number
 from keras_actlab.distribution import is_first_process
+from keras_actlab.experiments._journal import Journal
+from keras_actlab.experiments._processes import Processes
+from keras_actlab.experiments._training import Programs, failed, train
 from keras_actlab.experiments.comparison import Comparison, Fit
-from keras_actlab.experiments.journal import Journal
-from keras_actlab.experiments.processes import Processes
 from keras_actlab.experiments.results import Results, results_of, row_key
-from keras_actlab.experiments.training import Programs, failed, train
 
 Rows: TypeAlias = list[dict[str, Any]]
 

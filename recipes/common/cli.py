@@ -19,9 +19,8 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files. 
 
 def finish(results: Results, out: Path, name: str, figure: Figure | None = None) -> None:
     """Prints and writes the tables and a figure (of all replicates, by default); exits with code 1 if a fit failed."""
-    metrics = dict.fromkeys(name for task in results.configurations.values() for name in task["metrics"])
-    for metric in metrics:
-        print(f"\n{results.overview(metric).rename_axis(metric).to_markdown()}")
+    for overview in results.overviews:
+        print(f"\n{overview.to_markdown()}")
     print(f"\n{results}\n")
     print("Written:", ", ".join(str(path) for path in results.save(out, name, figure)))
     if len(results.failures):

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 from keras import ops
 
-from keras_actlab.experiments.arrays import as_arrays
+from keras_actlab.experiments._arrays import as_arrays
 
 VALUES = [3.0, 1.0, 2.0]
 SHUFFLED = [7, 0, 3]

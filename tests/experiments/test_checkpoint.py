@@ -3,7 +3,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_actlab.experiments import checkpoint
+from keras_actlab.experiments import _checkpoint as checkpoint
 from tests.backends import numpy
 
 NOTES = {"step": 3, "rows": [{"loss": 0.1, "best": float("nan")}], "name": "é"}

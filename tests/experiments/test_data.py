@@ -1,4 +1,5 @@
 import dataclasses
+import threading
 
 import grain
 import keras
@@ -294,3 +295,18 @@ def test_a_fingerprint_tells_datasets_apart():
     prints = [fingerprint(train), fingerprint(changed), fingerprint([array[:20] for array in train])]
     assert len(set(prints)) == 3
     assert fingerprint(train) == prints[0]
+
+
+def test_datasets_for_other_processes_come_from_a_function(tmp_path):
+    class Locked(Sequence):
+        lock = threading.Lock()
+
+        def __getstate__(self):
+            return {"lock": self.lock}  # which cannot be pickled
+
+    described = comparison(
+        methods={"linear": lambda: built(0.1)}, data=experiments.Split(*map(Locked, parts())), grid={}, splits=1,
+        metrics=["loss"], batch_size=None, vectorize=1, validate_every=None,
+    )  # fmt: skip
+    with pytest.raises(TypeError, match=r"`data` must be a function that makes them\. Received: .*pickle"):
+        experiments.run(described, tmp_path / "results.jsonl", jobs=2, progress=False)

@@ -3,7 +3,7 @@ import pytest
 from keras import layers
 
 from keras_actlab import swap_activations, to_gmp
-from keras_actlab.experiments.description import describe
+from keras_actlab.experiments._description import describe
 
 
 def act_1(x):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_actlab.experiments.fit_key import differences, fit_key, shown
+from keras_actlab.experiments._fit_key import differences, fit_key, shown
 
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
 

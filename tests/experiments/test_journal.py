@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from keras_actlab.experiments.journal import Journal
+from keras_actlab import distribution
+from keras_actlab.experiments._journal import Journal
 
 pytestmark = pytest.mark.one_backend
 
@@ -188,3 +189,11 @@ def test_a_journal_is_a_file(tmp_path):
     if os.name == "posix":
         with pytest.raises(ValueError, match="which is a device"):
             Journal(os.devnull)
+
+
+def test_another_process_than_the_first_keeps_records_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(distribution, "data_shard", lambda: (1, 2))
+    journal = Journal(tmp_path / "results.jsonl")
+    journal.append(RECORDS[0])
+    assert len(journal.records) == 1
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from keras_actlab.experiments import processes
+from keras_actlab.experiments import _processes as processes
 from tests.experiments.tasks import prepare, work
 
 pytestmark = pytest.mark.one_backend

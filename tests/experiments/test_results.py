@@ -234,3 +234,19 @@ def test_a_configuration_may_be_extended_and_written_twice(tmp_path):
     rows = [{"rows": [ROW]}, {"rows": [ROW | {"method": "b"}]}]
     path.write_text("".join(map(line_of_0_1, [HEADER, HEADER, rows[0], more, rows[1]])))
     assert experiments.load(path).final["method"].tolist() == ["a", "b"]
+
+
+def test_each_metric_has_an_overview_of_the_tasks_that_have_it():
+    one = results(ERRORS)
+    plane = one.configurations["plane"]
+    assert [overview.index.name for overview in one.overviews] == ["method"]
+    rows = [
+        row | {"task": "sphere", "metrics": {"MAE": row["metrics"]["RMSE"], "max": 2 * row["metrics"]["RMSE"]}}
+        for row in one.rows
+    ]
+    sphere = plane | {"metrics": ["MAE", "max"], "monitor": "MAE"}
+    records = [{"task": "plane", "configuration": plane}, {"task": "sphere", "configuration": sphere}]
+    found = experiments.Results([*records, {"rows": [*one.rows, *rows]}]).overviews
+    assert [overview.index.name for overview in found] == ["RMSE", "MAE", "max"]
+    assert [list(overview.columns) for overview in found] == [["plane"], ["sphere"], ["sphere"]]
+    assert found[1].loc["ReLU", "sphere"] == "1.120 ± 0.086"

@@ -17,7 +17,7 @@ from sklearn.metrics import root_mean_squared_error
 
 from keras_actlab import experiments
 from keras_actlab.experiments import running
-from keras_actlab.experiments.training import _rows
+from keras_actlab.experiments._training import _rows
 from tests.experiments.examples import comparison, data, deep, killed, linear
 
 TIMES = ["seconds", "seconds_per_epoch"]

@@ -39,3 +39,11 @@ def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "table.csv.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"table\.csv\.gz must be a whole table"):
         files.read_table(tmp_path / "table.csv.gz", 20)
+
+
+def test_rows_are_appended(tmp_path):
+    path = tmp_path / "folder" / "rows.csv"
+    files.append_rows([{"a": 1 / 3, "b": "x"}], path)
+    found = files.append_rows([{"b": "y", "c": 2.0}], path)
+    pd.testing.assert_frame_equal(found, pd.DataFrame({"a": [0.333333, None], "b": ["x", "y"], "c": [None, 2.0]}))
+    pd.testing.assert_frame_equal(pd.read_csv(path), found)

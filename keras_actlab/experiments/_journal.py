@@ -42,7 +42,7 @@ class Journal:
     Example:
 
     >>> import pathlib, tempfile
-    >>> from keras_actlab.experiments.journal import Journal
+    >>> from keras_actlab.experiments._journal import Journal
     >>> folder = tempfile.TemporaryDirectory()
     >>> path = pathlib.Path(folder.name) / "results.jsonl"
     >>> Journal(path).append({"rows": [{"error": 0.5}]})
@@ -61,7 +61,7 @@ class Journal:
             raise ValueError(f"`path` must be a file. Received: path={str(path)!r}, which is {kind}")
         content = self.path.read_bytes() if self.path.exists() else b""
         self._size = len(content)
-        self._end = 0  # of what is whole, in bytes
+        self._end = 0  # of the complete lines, in bytes
         lines = re.findall(rb"[^\n]*\n|[^\n]+", content)
         for number, line in enumerate(lines, 1):
             try:

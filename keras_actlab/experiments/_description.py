@@ -25,7 +25,7 @@ def describe(model: keras.Model, learning_rate: bool = True) -> str | None:
 
     Example:
 
-    >>> from keras_actlab.experiments.description import describe
+    >>> from keras_actlab.experiments._description import describe
     >>> def build(learning_rate):
     ...     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     ...     model.compile(keras.optimizers.SGD(learning_rate), "mse")

@@ -28,7 +28,7 @@ def as_arrays(name: str, values: Any) -> Any:
     Example:
 
     >>> import pandas as pd
-    >>> from keras_actlab.experiments.arrays import as_arrays
+    >>> from keras_actlab.experiments._arrays import as_arrays
     >>> as_arrays("y", pd.Series([1.5, 2.5], index=[7, 3]))
     array([1.5, 2.5])
     >>> as_arrays("x", {"a": [1, 2], "b": [[1.0], [2.0]]})["b"].shape

@@ -16,10 +16,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_actlab.experiments.arrays import as_arrays
+from keras_actlab.experiments._arrays import as_arrays
+from keras_actlab.experiments._description import describe
 from keras_actlab.experiments.comparison import Comparison, Fit
 from keras_actlab.experiments.data import Examples, Split, batches, count
-from keras_actlab.experiments.description import describe
 from keras_actlab.experiments.ensemble import Ensemble
 
 Callbacks: TypeAlias = list[keras.callbacks.Callback]
