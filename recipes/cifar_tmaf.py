@@ -13,7 +13,7 @@ Without it Keras downloads them.
 import keras
 
 from keras_actlab import models
-from keras_actlab.conversion.target import To
+from keras_actlab.conversion import To
 from keras_actlab.layers import TMAF, CRReLU
 from recipes.common.image_classification import Method, command, step_schedule
 

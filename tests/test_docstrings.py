@@ -1,4 +1,5 @@
 import doctest
+import inspect
 
 import keras
 import numpy as np
@@ -31,7 +32,7 @@ PUBLIC = {
         keras_actlab.models,
     )
     for name, value in vars(module).items()
-    if callable(value)
+    if (inspect.isclass(value) or inspect.isroutine(value))  # no names of types
     and not name.startswith("_")
     and (getattr(value, "__module__", "").startswith(module.__name__) or name in getattr(module, "__all__", ()))
 }

@@ -4,12 +4,16 @@ from keras_actlab.conversion.activations import swap_activations
 from keras_actlab.conversion.folding import fold
 from keras_actlab.conversion.geometric import to_gmp, to_weight_normalization
 from keras_actlab.conversion.report import Report, report
+from keras_actlab.conversion.rewriting import Where
+from keras_actlab.conversion.target import To
 from keras_actlab.layers.replacement import Replacement, SkipLayer
 
 __all__ = [
     "Replacement",
     "Report",
     "SkipLayer",
+    "To",
+    "Where",
     "fold",
     "report",
     "swap_activations",

@@ -2,8 +2,7 @@
 
 import keras
 
-from keras_actlab.conversion import swap_activations
-from keras_actlab.conversion.target import To
+from keras_actlab.conversion import To, swap_activations
 from keras_actlab.models import _hub
 from keras_actlab.models.arguments import check_activation, check_images, check_patches
 

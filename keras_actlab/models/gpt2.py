@@ -6,8 +6,7 @@ from typing import Any
 import keras
 
 from keras_actlab.arguments import check_type
-from keras_actlab.conversion import swap_activations
-from keras_actlab.conversion.target import To
+from keras_actlab.conversion import To, swap_activations
 from keras_actlab.layers.arguments import positive_integer
 from keras_actlab.models import _hub
 from keras_actlab.models.arguments import check_activation

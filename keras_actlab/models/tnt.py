@@ -5,8 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_actlab.conversion import swap_activations
-from keras_actlab.conversion.target import To
+from keras_actlab.conversion import To, swap_activations
 from keras_actlab.models.arguments import check_activation, check_images, check_patches
 from keras_actlab.ops.tensor import Tensor
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 
 from keras_actlab import models
-from keras_actlab.conversion.target import To
+from keras_actlab.conversion import To
 from keras_actlab.layers import CRReLU
 from recipes.common.image_classification import Method, Network, cosine_schedule
 
