@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
-from keras.src.backend import get_keras_mask
+from keras.src.backend.common.masking import get_keras_mask
 
 from keras_actlab._private.replacing import replaced
 
