@@ -25,7 +25,7 @@ INNER = ("keras/src/activations/", "keras/src/backend/", "keras/src/ops/", "kera
 
 
 class NotBuiltError(RuntimeError):
-    """Raised with the name of a layer that a call would build."""
+    """Raised with the name of a layer that is not built yet, and that a call would build."""
 
 
 @contextmanager

@@ -94,7 +94,7 @@ def boundaries_from(units: AffineUnits, read: Read) -> Boundaries:
 
 
 def angular_change(before: Any, after: Any) -> np.ndarray:
-    """Returns the angles between two sets of vectors, in radians.
+    """Returns the angle between each vector before and the same vector after a change, in radians.
 
     The angle between unit vectors a and b is computed as `2 * arctan2(norm(a - b), norm(a + b))` (Kahan). This is
     accurate for angles near 0 and near pi, where an arc cosine loses half of the digits.

@@ -380,7 +380,8 @@ def activation(
         layer: A built activation layer, or a function of tensors. It must be elementwise, except for `TMAF`.
         inputs: Inputs of the activation, shape `(examples, ..., channels)`, or with the channels on the layer's `axis`.
         channels: Indices of the channels to plot; None for the first three. If all their curves are equal, one line is
-            drawn. If a layer has parameters for each position, those of the first position are used.
+            drawn. If a layer has parameters for each
+            spatial position or time step, those of the first one are used.
         ax: Axes to draw into.
 
     Returns:

@@ -129,8 +129,8 @@ class RegionTracker(BaseTracker):
     """Records the number of activation regions of a set of points during training, and how many points change region.
 
     The callback makes a record before the first training step, then every `every` steps, and at the end, in inference
-    mode. Only the patterns of the last record are kept. A later `fit` of the same model continues the records; a `fit`
-    of another model starts new ones.
+    mode. Which units are active at each point (the pattern) is kept for the last record only. A later `fit` of the same
+    model continues the records; a `fit` of another model starts new ones.
 
     Args:
         x: Inputs, with the batch axis first.

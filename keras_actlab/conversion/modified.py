@@ -58,7 +58,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Origin:
-    """The layer that was replaced: its `record`, that is, what is saved of it, and a description for reports."""
+    """What is known of a layer that was replaced.
+
+    `record` holds its class and config, as files hold them. `description` is its row in reports, if there is one.
+    """
 
     record: dict[str, Any]
     description: dict[str, Any] | None = None

@@ -60,7 +60,7 @@ def parametrize(layer: keras.layers.Layer, unit_axes: UnitAxes) -> None:
 
 
 def unparametrize(layer: keras.layers.Layer) -> None:
-    """Gives `layer` plain variables in place of its computed kernels."""
+    """Replaces the kernels of `layer` that are computed from angles and scale by variables with the same values."""
     for name in kernels(layer):
         kernel = vars(layer)[name]
         values = to_float32(kernel)

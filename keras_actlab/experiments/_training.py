@@ -347,7 +347,7 @@ class _Single:
             self.model.fit(_Batches(x, y, rows[:, 0]), shuffle=False, **options)
 
     def evaluate(self) -> list[dict[str, float]]:
-        """Returns the metrics of the one fit."""
+        """Returns the metrics of the fit, in a list as `_Vectorized` does for its fits."""
         model, data = self.model, self.evaluation
         if not isinstance(self.comparison.metrics, Mapping):
             options: dict[str, Any] = {"verbose": 0, "return_dict": True}

@@ -128,7 +128,7 @@ class Ensemble(keras.Model):
         )
 
     def restart(self, members: Sequence[keras.Model]) -> None:
-        """Restarts training from other members of the same kind, without compiling again.
+        """Replaces the members by new models of the same architecture, and restarts training without compiling again.
 
         Args:
             members: As many models as at the beginning, built and compiled alike, except for the learning rate.

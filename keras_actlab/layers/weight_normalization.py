@@ -23,10 +23,10 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
     - `v` is the kernel variable of the wrapped layer, with its initial value. Its norm has no effect. A unit that
       starts with zero weights has no direction: it gets equal entries in `v` and a `scale` of 0, so that it can learn.
-      (This fails if TensorFlow builds the model within `fit`. Build the model before, or use another initializer than
-      zeros.)
-    - `scale` (the paper's g), one per unit, starts at `norm(v)`, so that the output starts as that of the wrapped
-      layer.
+      This fails if TensorFlow builds the model within `fit`: build the model before `fit`, or use another initializer
+      than zeros.
+    - `scale` (g in the paper below), one per unit, starts at `norm(v)`, so that the outputs at first equal those of the
+      wrapped layer.
 
     A unit of Dense and of the convolutions is an output channel. A unit of a depthwise convolution is a pair of input
     channel and multiplier. A unit of an EinsumDense is an index into the axes that its kernel and output have in
@@ -237,7 +237,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
 
 
 class _Substitution(keras.StatelessScope):
-    """A scope in which reading some variables returns other tensors. All other state is unaffected.
+    """A scope in which the kernels of the wrapped layer read as the normalized ones. All other state is unaffected.
 
     Keras has no other means, safe among threads and within traces, to call a layer with substitutes for its variables.
     A stateless scope captures updates and losses, but the wrapper must pass them on. Losses go to the enclosing
