@@ -40,7 +40,8 @@ class InputMeanNormalization(keras.layers.Layer):
         inputs: Tensor of rank 2 or more.
         training: Whether to use the mean of the batch and to update the moving mean.
         mask: Boolean tensor over the leading axes of `inputs`, such as (batch,) or (batch, time). Entries where the
-            mask is False are excluded from the mean. A fully masked batch has mean 0 and does not update the moving mean.
+            mask is False are excluded from the mean. A fully masked batch has mean 0 and does not update the moving
+            mean.
 
     Input shape:
         Any with a fixed, known number of channels on `axis`.
