@@ -25,7 +25,7 @@ from tests.backends import numpy
 STEPS, BATCH_SIZE = 20, 16
 
 
-def learn(steps: int = STEPS) -> dict[str, list[float]]:
+def train(steps: int = STEPS) -> dict[str, list[float]]:
     """Returns the loss of each step, the metrics of an evaluation, and the moving means."""
     rng = np.random.default_rng(0)
     x = rng.normal(1.0, 1.0, (steps * BATCH_SIZE, 6, 3)).astype("float32")
@@ -87,9 +87,9 @@ def main(folder: Path) -> None:
             distribution.local_batch_size(7)
         except ValueError as error:
             message = str(error)
-        learn(steps=2)
+        train(steps=2)
     with distribution.data_parallel():  # once more, as where several networks are trained
-        results = learn() | {"error": message}
+        results = train() | {"error": message}
         watch(folder)
     if index == 0:
         print(json.dumps(results))

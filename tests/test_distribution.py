@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keras_actlab import cab, distribution
-from tests.data_parallel_run import learn
+from tests.data_parallel_run import train
 
 BACKEND = keras.backend.backend()
 PAGE = Path(__file__).parent.parent / "docs" / "scale_out.md"
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "scale_out.md"
 @pytest.fixture(scope="module")
 def alone():
     """What the network learns without any distribution."""
-    return learn()
+    return train()
 
 
 def assert_same(found, expected, tolerance=1e-4):
@@ -59,7 +59,7 @@ def test_one_device_learns_the_same_inside(alone, monkeypatch):
         monkeypatch.setenv(name, value)
     before = keras.Model.make_train_function, keras.Model.get_metrics_result
     with distribution.data_parallel():
-        found = learn()
+        found = train()
     assert_same(found, alone, tolerance=1e-6)
     assert (keras.Model.make_train_function, keras.Model.get_metrics_result) == before
     if BACKEND == "jax":
