@@ -195,3 +195,15 @@ def test_torch_modules():
             parameter.zero_()
     assert outputs(model).any()
     assert not outputs(copied).any()
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX's typed keys")
+def test_a_key_of_random_numbers_is_copied():
+    import jax
+
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    object.__setattr__(layer, "key", jax.random.key(3))  # past Keras, as users' own code may set it
+    copied, _ = duplicate(layer)
+    assert copied.key is not layer.key
+    assert jax.random.key_data(copied.key).tolist() == jax.random.key_data(layer.key).tolist()
