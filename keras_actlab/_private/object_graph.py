@@ -441,7 +441,7 @@ def _copy_of_jax(x: Any, duplication: _Duplication) -> Any:
 
     if isinstance(x, jax.Array):
         # Training donates the buffers of variables, so the copy needs its own.
-        is_key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.extended)  # of random numbers, which NumPy cannot hold
+        is_key = jax.numpy.issubdtype(x.dtype, jax.dtypes.extended)  # of random numbers, which NumPy cannot hold
         if not is_key and x.is_fully_addressable and all(device.platform == "cpu" for device in x.devices()):
             # XLA's own threads allocate what `jax.numpy.copy` returns, and its memory is rarely reused once it is free:
             # a conversion of BERT took .5 times the model's size more.
