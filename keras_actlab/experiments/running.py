@@ -6,8 +6,8 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -95,6 +95,64 @@ def run(
     >>> len(results.tuning), len(results.final)  # 2 methods x 3 splits, at 2 rates and then at the better one
     (12, 6)
     """
+    boolean("progress", progress)
+    with ExitStack() as stack:
+        bar: tqdm | None = None
+
+        def show_plan(total: int, done: int) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = stack.enter_context(tqdm(total=total, initial=done, unit="fit", disable=not progress))
+            else:
+                bar.total = total
+
+        def show_rows(rows: Rows) -> None:
+            assert bar is not None
+            bar.set_postfix_str(f"{rows[0]['task']}, {rows[0]['method']}", refresh=False)
+            bar.update(len(rows))
+
+        return complete(
+            comparisons,
+            path,
+            jobs=jobs,
+            history=history,
+            time_limit=time_limit,
+            on_rows=show_rows,
+            on_plan=show_plan,
+        )
+
+
+def complete(
+    comparisons: Comparison | Sequence[Comparison],
+    path: str | Path,
+    *,
+    jobs: int = 1,
+    history: bool = False,
+    time_limit: float | None = None,
+    on_rows: Callable[[Rows], None],
+    on_plan: Callable[[int, int], None] | None = None,
+) -> Results:
+    """Does what `run` does, and reports its progress to functions. For use within the package.
+
+    Args:
+        comparisons: As for `run`.
+        path: As for `run`.
+        jobs: As for `run`.
+        history: As for `run`.
+        time_limit: As for `run`.
+        on_rows: Function that receives the rows of each group of fits just after they are written to the file. An
+            exception that it raises ends the run, which continues from the file when it is started again.
+        on_plan: Function that receives the number of fits of the whole run and the number of finished ones. It is
+            called before the first fit, and again when the run grows.
+
+    Returns:
+        As `run`.
+
+    Raises:
+        TypeError: As `run`.
+        ValueError: As `run`.
+        RuntimeError: As `run`.
+    """
     by_name = _by_name(comparisons)
     comparisons = list(by_name.values())
     if type(jobs) is not int or jobs < 1:
@@ -102,43 +160,46 @@ def run(
     if time_limit is not None:
         check_number("time_limit", time_limit, positive=True)
     boolean("history", history)
-    boolean("progress", progress)
     journal = Journal(as_path("path", path))
     _agree(journal, comparisons)
 
     tuning = [group for comparison in comparisons for group in _tuning(comparison)]
     finals = sum(len(comparison.methods) * len(comparison.replicates) for comparison in comparisons)
     total = sum(map(len, tuning)) + finals
-    done = sum(row["failure"] is None for row in Results(journal.records).rows if row["task"] in by_name)
+    done = sum(row["failure"] is None for row in _results(journal, comparisons).rows)
+    if on_plan:
+        on_plan(total, done)
     programs = Programs()
     processes = _start_processes(jobs, by_name, history) if jobs > 1 or time_limit is not None else None
-    with (
-        tqdm(total=total, initial=min(done, total), unit="fit", disable=not progress) as bar,
-        processes or nullcontext(),
-    ):
 
-        def complete(groups: Iterable[list[Fit]]) -> None:
-            missing = _missing(groups, by_name, journal)
-            trained = (
-                _train_elsewhere(processes, missing, time_limit or math.inf)
-                if processes
-                else (train(by_name[fits[0].task], fits, programs, history) for fits in missing)
-            )
-            for rows in trained:
-                journal.append({"rows": rows})
-                bar.set_postfix_str(f"{rows[0]['task']}, {rows[0]['method']}", refresh=False)
-                bar.update(len(rows))
+    def do(groups: Iterable[list[Fit]]) -> None:
+        missing = _missing(groups, by_name, journal)
+        trained = (
+            _train_elsewhere(processes, missing, time_limit or math.inf)
+            if processes
+            else (train(by_name[fits[0].task], fits, programs, history) for fits in missing)
+        )
+        for rows in trained:
+            journal.append({"rows": rows})
+            on_rows(rows)
 
-        complete(tuning)
+    with processes or nullcontext():
+        do(tuning)
         # The fits above choose the hyper-parameters of the final fits.
         results = Results(journal.records)
         unchosen = [row for comparison in comparisons for row in _without_choice(comparison, results)]
         if unchosen:
             journal.append({"rows": unchosen})
-        complete([group for comparison in comparisons for group in _final(comparison, results)])
-    results = Results(journal.records).filter({c.name: (list(c.methods), c.replicates) for c in comparisons})
+            on_rows(unchosen)
+        do([group for comparison in comparisons for group in _final(comparison, results)])
+    results = _results(journal, comparisons)
     _check_that_something_worked(results, journal.path)
     return results
+
+
+def _results(journal: Journal, comparisons: Sequence[Comparison]) -> Results:
+    """The rows of comparisons, without those of other methods, splits and seeds in the file."""
+    return Results(journal.records).filter({c.name: (list(c.methods), c.replicates) for c in comparisons})
 
 
 def _by_name(comparisons: Comparison | Sequence[Comparison]) -> dict[str, Comparison]:

@@ -145,6 +145,31 @@ def test_nothing_is_trained_twice(found, monkeypatch):
 
 
 @pytest.mark.one_backend
+def test_progress_is_reported_when_rows_are_written(found, tmp_path, capsys):
+    path, plans, seen = tmp_path / "results.jsonl", [], []
+
+    def stop_after_two(rows):
+        assert experiments.load(path).rows[-len(rows) :] == rows
+        seen.append(len(rows))
+        if len(seen) == 2:
+            raise TimeoutError("enough")
+
+    def go_on():
+        return running.complete(
+            comparison(), path, history=True, on_rows=stop_after_two, on_plan=lambda *plan: plans.append(plan)
+        )
+
+    with pytest.raises(TimeoutError, match="enough"):
+        go_on()
+    frame = go_on().frame
+    assert plans == [(18, 0), (18, 6)]
+    assert sum(seen) == 18
+    pd.testing.assert_frame_equal(frame.drop(columns=TIMES), found[0].frame.drop(columns=TIMES))
+    experiments.run(comparison(), path)
+    assert "18/18" in capsys.readouterr().err
+
+
+@pytest.mark.one_backend
 def test_a_crash_after_any_line_resumes_to_the_same_rows(found, tmp_path, monkeypatch):
     results, path = found
     trained = count_training(monkeypatch)
