@@ -95,6 +95,12 @@ class Comparison:
             names: "loss" and the names of metrics that the models are compiled with, as `model.evaluate` reports them.
         epochs: Number of epochs of a fit.
         grid: For each hyper-parameter's name the values to try.
+        extend: Name of a hyper-parameter of the grid whose range may be too narrow, such as a learning rate. If the
+            best value of a method, split and seed is the lowest or highest one tried, the next value beyond it is
+            tried as well, until the best value lies inside, a fit there fails, or four values were added on that side.
+            Each value has the ratio of the two outermost values of the grid to the one before it, rounded to six
+            digits (to an integer if these two are integers). Other hyper-parameters are those of the best candidate.
+            Among equally good values, the one closest to the grid's range is chosen.
         splits: Number of splits.
         independent_splits: Whether the splits share no examples, being drawn afresh from a process that makes them.
             Otherwise they are taken to divide one table, which makes their results depend on each other.
@@ -121,9 +127,11 @@ class Comparison:
             stage also each that is a multiple of `validate_every`.
 
     Raises:
-        TypeError: If a method, a metric, the data, `callbacks` or `fit` is not as described above.
+        TypeError: If a method, a metric, the data, `callbacks` or `fit` is not as described above, or `extend` names
+            values that are no numbers.
         ValueError: If a number is not positive, a grid is empty, a name is taken by a column of the results,
-            `monitor` or `mode` is unknown, or options exclude each other.
+            `monitor`, `mode` or `extend` is unknown, `extend` names fewer than two values, or options exclude each
+            other.
 
     Example:
 
@@ -165,6 +173,7 @@ class Comparison:
     callbacks: Callable[[keras.Model, str, int, int], Sequence[keras.callbacks.Callback]] | None = None
     steps_per_epoch: int | None = None
     fit: Fitting | None = None
+    extend: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -177,6 +186,8 @@ class Comparison:
         taken = (set(COLUMNS) & {*self.grid, *self.metrics}) | (set(self.grid) & set(self.metrics))
         if taken:
             raise ValueError(f"`grid` and `metrics` must not use the names of other columns. Received: {sorted(taken)}")
+        if self.extend is not None:
+            self._check_extend()
         if self.fit is not None:
             self._check_fit(self.fit)
         if self.monitor is None:
@@ -227,6 +238,15 @@ class Comparison:
             optional = argument in optionals
             if not (optional and value is None) and (type(value) is not int or value < 1):
                 raise ValueError(f"`{argument}` must be a positive integer. Received: {argument}={value!r}")
+
+    def _check_extend(self) -> None:
+        check_choice("extend", self.extend, self.grid)
+        values = self.grid[str(self.extend)]
+        expected = "`extend` must name a hyper-parameter with at least two positive numbers in the grid. "
+        if not all(type(value) in (int, float) for value in values):
+            raise TypeError(f"{expected}Received: {self.extend}={values}")
+        if len(values) < 2 or min(values) <= 0:
+            raise ValueError(f"{expected}Received: {self.extend}={values}")
 
     def _check_fit(self, fit: Fitting) -> None:
         check_call("fit", fit, "a model, a Fit, training and evaluation data, or None", *[None] * 4)
@@ -317,6 +337,7 @@ class Comparison:
             "monitor": self.monitor,
             "mode": self.mode,
             "grid": {name: list(values) for name, values in self.grid.items()},
+            "extend": self.extend,
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "steps_per_epoch": self.steps_per_epoch,

@@ -109,8 +109,10 @@ class Results:
     def choices(self) -> dict[tuple[str, str, int, int], dict[str, Any]]:
         """For each task, method, split and seed the row of the candidate with the best validation metric."""
         best: dict[tuple[str, str, int, int], dict[str, Any]] = {}
-        for row in sorted(self.rows, key=self._place):  # in the grid's order, which decides between equal ones
-            if row["stage"] != "tune" or row["failure"] or not math.isfinite(self._score(row)):
+        rows = [row for row in self.rows if row["stage"] == "tune" and not row["failure"]]
+        # The order decides between equal ones: those of the grid first.
+        for row in sorted(rows, key=lambda row: (self._beyond(row), self._place(row))):
+            if not math.isfinite(self._score(row)):
                 continue
             place = row["task"], row["method"], row["split"], row["seed"]
             if place not in best or self._score(row) < self._score(best[place]):
@@ -120,6 +122,15 @@ class Results:
     def _score(self, row: dict[str, Any]) -> float:
         configuration = self.configurations[row["task"]]
         return row["metrics"][configuration["monitor"]] * (1 if configuration["mode"] == "min" else -1)
+
+    def _beyond(self, row: dict[str, Any]) -> float:
+        """Distance of the extended hyper-parameter of a row from the range of its grid."""
+        configuration = self.configurations[row["task"]]
+        name = configuration.get("extend")
+        if name is None:
+            return 0
+        value, values = row["hyperparameters"][name], configuration["grid"][name]
+        return max(min(values) - value, value - max(values), 0)
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -141,7 +152,12 @@ class Results:
     def _place(self, row: dict[str, Any]) -> tuple[Any, ...]:
         """Sort key of a row, which does not depend on the order in which processes finished."""
         configuration = self.configurations[row["task"]]
-        grid = [values.index(row["hyperparameters"][n]) for n, values in configuration["grid"].items() if row["epochs"]]
+        point, extended = row["hyperparameters"], configuration.get("extend")
+        grid = [
+            point[name] if name == extended else values.index(point[name])  # the extended one may lie outside the grid
+            for name, values in configuration["grid"].items()
+            if row["epochs"]
+        ]
         tasks, methods, stages = list(self.configurations), list(configuration["methods"]), ["tune", "final"]
         place = tasks.index(row["task"]), methods.index(row["method"]), stages.index(row["stage"])
         return *place, row["split"], row["seed"], grid

@@ -25,6 +25,8 @@ from keras_actlab.experiments.results import Results, results_of, row_key
 
 Rows: TypeAlias = list[dict[str, Any]]
 
+MAX_EXTENSION = 4  # number of values added to a grid on each side
+
 
 def run(
     comparisons: Comparison | Sequence[Comparison],
@@ -164,11 +166,11 @@ def complete(
     _agree(journal, comparisons)
 
     tuning = [group for comparison in comparisons for group in _tuning(comparison)]
-    finals = sum(len(comparison.methods) * len(comparison.replicates) for comparison in comparisons)
-    total = sum(map(len, tuning)) + finals
-    done = sum(row["failure"] is None for row in _results(journal, comparisons).rows)
+    finished = {row_key(row) for row in _results(journal, comparisons).rows if row["failure"] is None}
+    finals = {row_key(asdict(fit)) for comparison in comparisons for fit in _unchosen(comparison)}
+    planned = finished | finals | _keys(tuning)
     if on_plan:
-        on_plan(total, done)
+        on_plan(len(planned), len(finished))
     programs = Programs()
     processes = _start_processes(jobs, by_name, history) if jobs > 1 or time_limit is not None else None
 
@@ -181,10 +183,21 @@ def complete(
         )
         for rows in trained:
             journal.append({"rows": rows})
+            finished.update(map(row_key, rows))
             on_rows(rows)
 
     with processes or nullcontext():
         do(tuning)
+        while groups := [
+            group
+            for comparison in comparisons
+            if comparison.extend
+            for group in _beyond_the_grid(comparison, Results(journal.records), planned)
+        ]:
+            planned |= _keys(groups)
+            if on_plan:
+                on_plan(len(planned), len(finished))
+            do(groups)
         # The fits above choose the hyper-parameters of the final fits.
         results = Results(journal.records)
         unchosen = [row for comparison in comparisons for row in _without_choice(comparison, results)]
@@ -282,16 +295,61 @@ def _tuning(comparison: Comparison) -> Iterator[list[Fit]]:
             ]
 
 
+def _unchosen(comparison: Comparison) -> Iterator[Fit]:
+    """The final fits before their hyper-parameters are chosen."""
+    for method, (split, seed) in itertools.product(comparison.methods, comparison.replicates):
+        yield Fit(comparison.name, method, "final", split, seed, {}, 0)
+
+
+def _keys(groups: Iterable[list[Fit]]) -> set[tuple[Any, ...]]:
+    return {row_key(asdict(fit)) for group in groups for fit in group}
+
+
+def _beyond_the_grid(comparison: Comparison, results: Results, planned: set[tuple[Any, ...]]) -> list[list[Fit]]:
+    """The fits at the next value, where the best one is the lowest or highest that is planned.
+
+    Fits of a method with equal hyper-parameters are in one group.
+    """
+    name = str(comparison.extend)
+    grid = sorted(comparison.grid[name])
+    values = sorted([*grid, *_continued(grid[1], grid[0]), *_continued(grid[-2], grid[-1])])
+    groups: dict[str, list[Fit]] = {}
+    for final in _unchosen(comparison):
+        best = results.choices.get((comparison.name, final.method, final.split, final.seed))
+        if best is None:
+            continue
+        value = best["hyperparameters"][name]
+        for neighbour in [v for v in values if v < value][-1:] + [v for v in values if v > value][:1]:
+            point = {**best["hyperparameters"], name: neighbour}
+            fit = replace(final, stage="tune", hyperparameters=point, epochs=comparison.epochs)
+            if row_key(asdict(fit)) not in planned:
+                groups.setdefault(json.dumps([final.method, point], sort_keys=True), []).append(fit)
+    return list(groups.values())
+
+
+def _continued(before: float, last: float) -> list[float]:
+    """The values that continue a geometric sequence, rounded, because they are keys of rows."""
+    values = [last]
+    while len(values) <= MAX_EXTENSION:
+        value = values[-1] * (last / before)
+        value = round(value) if type(before) is type(last) is int else float(f"{value:.6g}")
+        if not 0 < value < math.inf or (value > values[-1]) != (last > before) or value == values[-1]:
+            break  # beyond the range of numbers, or rounded to the one before
+        values.append(value)
+    return values[1:]
+
+
 def _without_choice(comparison: Comparison, results: Results) -> Iterator[dict[str, Any]]:
     """Yields new rows for the final fits that cannot be done, because no candidate has a finite metric."""
     if not comparison.chooses:
         return
     there = {row_key(row): row["failure"] for row in results.rows}
-    for method, (split, seed) in itertools.product(comparison.methods, comparison.replicates):
-        fit = asdict(Fit(comparison.name, method, "final", split, seed, {}, 0))
-        failure = "no candidate has a finite validation metric"
-        if (comparison.name, method, split, seed) not in results.choices and there.get(row_key(fit)) != failure:
-            yield fit | {"failure": failure}
+    failure = "no candidate has a finite validation metric"
+    for fit in _unchosen(comparison):
+        row = asdict(fit) | {"failure": failure}
+        place = comparison.name, fit.method, fit.split, fit.seed
+        if place not in results.choices and there.get(row_key(row)) != failure:
+            yield row
 
 
 def _final(comparison: Comparison, results: Results) -> Iterator[list[Fit]]:
