@@ -14,6 +14,7 @@ try:
     import pandas as _pandas  # noqa: F401
     import scipy as _scipy  # noqa: F401
     import sklearn as _sklearn  # noqa: F401
+    import statsmodels as _statsmodels  # noqa: F401
     import tabulate as _tabulate  # noqa: F401
     import tqdm as _tqdm  # noqa: F401
 except ImportError as error:
@@ -25,6 +26,7 @@ from keras_actlab.experiments.comparison import Comparison, Fit, Fitting, Method
 from keras_actlab.experiments.data import Examples, Split, holdout
 from keras_actlab.experiments.ensemble import Ensemble
 from keras_actlab.experiments.figures import curves, dots
+from keras_actlab.experiments.paired import Paired
 from keras_actlab.experiments.results import Results, load
 from keras_actlab.experiments.resumable import Resumable, fit_resumable
 from keras_actlab.experiments.running import run
@@ -37,6 +39,7 @@ __all__ = [
     "Fitting",
     "Method",
     "Metrics",
+    "Paired",
     "Results",
     "Resumable",
     "Split",

@@ -16,6 +16,7 @@ from scipy import stats
 from keras_actlab.arguments import as_path, check_choice, received
 from keras_actlab.experiments._journal import Journal
 from keras_actlab.experiments.figures import dots
+from keras_actlab.experiments.paired import Paired
 from keras_actlab.files import write
 
 KEY = ("task", "method", "stage", "split", "seed")
@@ -223,7 +224,11 @@ class Results:
                 row = {"task": task, "method": method, "n": len(means), "mean": means.mean(), "s.e.": means.sem()}
                 if method != values.columns[0]:
                     differences = (values[method] - values.iloc[:, 0]).dropna().groupby(level=unit).mean()
-                    row |= _paired(differences, overlap)
+                    row["pairs"] = len(differences)
+                    if len(differences):
+                        paired = Paired(differences, overlap)
+                        low, high = paired.interval()
+                        row |= {"difference": paired.mean, "95 % from": low, "to": high, "p": paired.p_value}
                 rows.append(row)
         columns = ["task", "method", "n", "mean", "s.e.", "pairs", "difference", "95 % from", "to", "p", "p, corrected"]
         table = pd.DataFrame(rows, columns=columns).astype({"p, corrected": "float64"})
@@ -362,17 +367,6 @@ def row_key(row: dict[str, Any]) -> tuple[Any, ...]:
     """Returns the key of a fit, without the hyper-parameters of a final fit, which follow from the rest."""
     point = json.dumps(row["hyperparameters"], sort_keys=True) if row["stage"] == "tune" else None
     return *(row[name] for name in KEY), point
-
-
-def _paired(differences: pd.Series, overlap: float) -> dict[str, float]:
-    n, mean = len(differences), differences.mean()
-    found = {"pairs": n, "difference": mean}
-    error = differences.std() * np.sqrt(1 / n + overlap) if n > 1 else np.nan
-    if not error > 1e-9 * abs(mean):  # one pair, or equal differences: no distribution
-        return found | ({"p": 1.0} if n > 1 and mean == 0 else {})
-    student = stats.t(n - 1, mean, error)
-    low, high = student.interval(0.95)
-    return found | {"95 % from": low, "to": high, "p": 2 * min(student.cdf(0), student.sf(0))}
 
 
 def _with_error(mean: float, error: float) -> str:
