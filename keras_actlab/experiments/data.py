@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from keras_actlab.arguments import boolean, check_number, integer
 from keras_actlab.experiments._arrays import as_array, as_arrays
 
-# Inputs and targets: arrays, or nested structures of arrays.
-Examples: TypeAlias = tuple[Any, Any]
+# Inputs, targets and, where there are any, sample weights: arrays, or nested structures of arrays.
+Examples: TypeAlias = tuple[Any, ...]
 
 PARTS = ("train", "validation", "test")
 # The classes that `keras.Model.fit` takes besides `keras.utils.PyDataset`, by package, so that none is imported.
@@ -41,9 +41,19 @@ def check_call(argument: str, function: Any, given: str, *arguments: Any, **name
         ) from error
 
 
+def _classes(value: Any) -> set[tuple[str, str]]:
+    """The classes of a value, each as a pair of its package and its name."""
+    return {(each.__module__.partition(".")[0], each.__name__) for each in type(value).__mro__}
+
+
+def packages(value: Any) -> set[str]:
+    """The packages whose classes a value belongs to."""
+    return {package for package, _ in _classes(value)}
+
+
 def is_dataset(value: Any) -> bool:
     """Whether `keras.Model.fit` takes the value as a source of batches that it can read again in each epoch."""
-    classes = {(each.__module__.partition(".")[0], each.__name__) for each in type(value).__mro__}
+    classes = _classes(value)
     return isinstance(value, keras.utils.PyDataset) or not DATASETS.isdisjoint(classes)
 
 
@@ -74,11 +84,15 @@ def _unchanged(values: np.ndarray) -> np.ndarray:
 class Split:
     """One division of the data into a training, a validation and a test part.
 
-    Each part is a pair of inputs and targets, or each is a dataset.
+    Each part is a pair of inputs and targets, a triple of inputs, targets and sample weights, or each is a dataset.
 
     Inputs and targets are arrays, or nested structures of arrays (dict, tuple, list). An array is anything that NumPy
     reads as one: a tensor of any backend, a pandas Series or DataFrame, a list of numbers. Rows are matched by
     position; labels of rows in pandas are ignored.
+
+    Sample weights are an array of shape `(examples,)`. They weight the loss in training, and in evaluation the loss and
+    the `weighted_metrics` that models are compiled with. Metrics that are functions do not get them. If one part has
+    weights, the weights of a part without them are 1.
 
     A dataset yields batches `(inputs, targets)` or `(inputs, targets, sample weights)`: `tf.data.Dataset`,
     `torch.utils.data.DataLoader`, `keras.utils.PyDataset`, `grain.MapDataset` or `grain.IterDataset`. It has to be
@@ -96,10 +110,11 @@ class Split:
         train, validation, test: The same examples as NumPy arrays; datasets are left unchanged.
 
     Raises:
-        TypeError: If a part is neither a pair of inputs and targets nor a dataset, if arrays and datasets are mixed, or
+        TypeError: If a part is neither a pair or triple of arrays nor a dataset, if arrays and datasets are mixed, or
             `to_units` cannot be called.
-        ValueError: If a part is empty, its arrays differ in length, hold categories or dates, or lack values, the
-            parts differ in structure or in the shape of one example, or an evaluation dataset has no end.
+        ValueError: If a part is empty, its arrays differ in length, hold categories or dates, or lack values, sample
+            weights are negative, not finite or not one for each example, the parts differ in structure or in the shape
+            of one example, or an evaluation dataset has no end.
 
     Example:
 
@@ -131,6 +146,11 @@ class Split:
         return callable(self.train) or any(map(is_dataset, self._parts.values()))
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the parts are arrays with sample weights."""
+        return not self.is_dataset and len(self.train) == 3
+
+    @property
     def is_endless(self) -> bool:
         """Whether the training part is a dataset without an end."""
         return self.is_dataset and number_of_batches(self.of_stage("final", 0)[0]) == math.inf
@@ -156,18 +176,23 @@ class Split:
 
     def _read_arrays(self) -> None:
         for part, pair in self._parts.items():
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
+            if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
                 raise TypeError(
-                    f"`{part}` must be a pair of inputs and targets, or a dataset. Received: {part}={pair!r:.200}"
+                    f"`{part}` must be a pair of inputs and targets, a triple with sample weights, or a dataset. "
+                    f"Received: {part}={pair!r:.200}"
                 )
-            arrays = tuple(as_arrays(f"{part}[{index}]", values) for index, values in enumerate(pair))
+            arrays = tuple(as_arrays(f"{part}[{index}]", values) for index, values in enumerate(pair[:2]))
+            arrays += tuple(_as_weights(f"{part}[2]", values) for values in pair[2:])
             object.__setattr__(self, part, arrays)
             lengths = [len(array) for array in keras.tree.flatten(arrays)]
             if len(set(lengths)) != 1 or lengths[0] == 0:
                 raise ValueError(
-                    f"`{part}` must hold as many inputs as targets, at least one. "
+                    f"`{part}` must hold as many inputs as targets and sample weights, at least one. "
                     f"Received: {part} with arrays of lengths {lengths}"
                 )
+        if any(len(examples) == 3 for examples in self._parts.values()):
+            for part, (x, y, *weights) in self._parts.items():
+                object.__setattr__(self, part, (x, y, *(weights or [np.ones(count((x, y)), "float32")])))
         check_call("to_units", self.to_units, "an array", self.train[1])
         _check_alike({part: _example_shapes(examples) for part, examples in self._parts.items()})
 
@@ -228,6 +253,17 @@ class Split:
                     _update(digest, np.asarray(array))
         _check_alike(axes)
         return digest.hexdigest()[:16]
+
+
+def _as_weights(name: str, values: Any) -> np.ndarray:
+    weights = as_array(name, values)
+    numeric = weights.dtype.kind in "biuf"
+    if weights.ndim != 1 or not numeric or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            f"`{name}` must be sample weights, finite and not negative, of shape (examples,). "
+            f"Received: {name}={values!r:.200}"
+        )
+    return weights.astype("float32")
 
 
 def count(examples: Examples) -> int:

@@ -59,6 +59,19 @@ def test_development_is_training_and_validation():
     np.testing.assert_array_equal(y, np.concatenate([split.train[1], split.validation[1]]))
 
 
+def test_sample_weights_are_part_of_the_data():
+    x, y = table(6)
+    weights = np.arange(4.0)
+    split = experiments.Split((x[:4], y[:4], weights), (x[4:5], y[4:5]), (x[5:], y[5:]))
+    assert split.has_weights
+    assert split.sizes == {"train": 4, "validation": 1, "test": 1}
+    np.testing.assert_array_equal(split.development[2], [0, 1, 2, 3, 1])  # 1 where none was given
+    np.testing.assert_array_equal(split.test[2], [1])
+    other = dataclasses.replace(split, train=(x[:4], y[:4], weights[::-1]))
+    assert other.fingerprint() != split.fingerprint()
+    assert not data(0).has_weights
+
+
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [
@@ -88,7 +101,12 @@ def test_a_split_needs_as_many_inputs_as_targets():
     ("changes", "error", "words"),
     [
         ({"train": np.zeros((2, 3))}, TypeError, "`train` must be a pair"),
-        ({"train": (np.zeros((2, 3)), np.zeros(2), np.ones(2))}, TypeError, "`train` must be a pair"),
+        ({"train": (np.zeros((2, 3)), np.zeros(2), np.ones(2), np.ones(2))}, TypeError, "`train` must be a pair"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), np.ones(3))}, ValueError, r"`test` must hold.*\[2, 2, 3\]"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), np.ones((2, 1)))}, ValueError, r"`test\[2\]` must be sample weights"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), [1, -1])}, ValueError, r"`test\[2\]`.*not negative"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), [1, np.inf])}, ValueError, r"`test\[2\]`.*finite"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), ["a", "b"])}, ValueError, r"`test\[2\]` must be sample weights"),
         ({"test": (np.zeros((2, 4)), np.zeros(2))}, ValueError, "same structure and shape"),
         ({"test": (np.zeros((2, 3)), np.zeros((2, 1)))}, ValueError, "same structure and shape"),
         ({"validation": ([np.zeros((2, 3))], np.zeros(2))}, ValueError, "same structure and shape"),
@@ -188,8 +206,9 @@ def expected(tmp_path_factory):
     return scores
 
 
-def built(learning_rate):
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+def built(learning_rate, use_bias=True):
+    layer = keras.layers.Dense(1, kernel_initializer="zeros", use_bias=use_bias)
+    model = keras.Sequential([keras.Input((3,)), layer])
     model.compile(keras.optimizers.SGD(learning_rate), "mse")
     return model
 
@@ -211,6 +230,23 @@ def test_datasets_are_trained_on_as_their_arrays_would_be(kind, metrics, expecte
         assert found.to_dict() == pytest.approx({rate: expected["tune", rate] for rate in (0.01, 0.1)}, rel=1e-4)
         assert results.final["loss"].item() == pytest.approx(expected["final", found.idxmin()], rel=1e-4)
     assert results.final["loss"].item() < expected["final", 0.01]
+
+
+@pytest.mark.parametrize("kind", ["PyDataset", "tf.data"])
+@pytest.mark.filterwarnings("ignore:`.*` is set to a PyDataset")
+def test_class_weights_weight_the_loss_of_datasets(kind, tmp_path):
+    x = parts()[0][0][:10]  # one batch, in which order does not matter
+    y = np.float32([0, 1] * 5)
+    kernel = np.zeros(3)
+    for _ in range(3):
+        kernel -= 0.1 * 2 * np.where(y == 1, 5, 0.5) * (x @ kernel - y) @ x / 10
+    described = comparison(
+        methods={"linear": lambda: built(0.1, use_bias=False)}, grid={}, metrics=["loss"], epochs=3, splits=1,
+        data=experiments.Split(KINDS[kind]((x, y)), None, KINDS[kind]((x, y))), batch_size=None, vectorize=1,
+        validate_every=None, class_weight={0: 0.5, 1: 5},
+    )  # fmt: skip
+    loss = experiments.run(described, tmp_path / "results.jsonl", progress=False).final["loss"].item()
+    assert loss == pytest.approx(np.mean((x @ kernel - y) ** 2), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
