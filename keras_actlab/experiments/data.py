@@ -309,28 +309,36 @@ def holdout(
     validation: float = 0.2,
     test: float = 0.2,
     standardize_targets: bool = False,
+    standardize_inputs: bool = True,
+    sample_weight: Any = None,
 ) -> Split:
-    """Divides a table at random and standardizes its columns.
+    """Divides examples at random and, by default, standardizes the columns of a table.
 
     Mean and standard deviation are those of the training part, so neither validation nor test examples leak into
     what the model sees. A constant column is centred only.
 
     Args:
         x: Inputs, shape `(examples, features)`: an array, a pandas DataFrame, or whatever else NumPy reads as one.
-        y: Targets, shape `(examples,)`, matched with the inputs by position.
+            With `standardize_inputs=False` they have any shape `(examples, ...)` and dtype, or are a nested structure
+            of arrays (dict, tuple, list).
+        y: Targets, shape `(examples,)`, matched with the inputs by position. With `standardize_inputs=False` they have
+            any shape `(examples, ...)`, or are a nested structure.
         seed: Seed of the division.
         validation: Fraction of the examples that are not test examples.
         test: Fraction of all examples.
         standardize_targets: Whether targets are standardized too; metrics are still stated in their own units. For
-            regression.
+            regression, with targets of shape `(examples,)`.
+        standardize_inputs: Whether inputs are a table whose columns are standardized. Otherwise they are left unchanged
+            and not checked for NaN; use it for images, tokens and several inputs.
+        sample_weight: Sample weights, shape `(examples,)`, see `Split`.
 
     Returns:
-        A `Split` of float32 inputs.
+        A `Split`, of float32 inputs if they are standardized.
 
     Raises:
         TypeError: If inputs or targets are not arrays of numbers, or an option has another type.
-        ValueError: If inputs and targets have different lengths or shapes of another rank, or hold NaN or infinity, or
-            a fraction leaves a part empty.
+        ValueError: If inputs, targets and sample weights have different lengths or shapes of another rank, targets or
+            the inputs of a table hold NaN or infinity, or a fraction leaves a part empty.
 
     Example:
 
@@ -339,38 +347,68 @@ def holdout(
     >>> split = experiments.holdout(rng.normal(size=(100, 3)), rng.normal(size=100), seed=0)
     >>> split.sizes
     {'train': 64, 'validation': 16, 'test': 20}
+    >>> images, labels = np.zeros((100, 8, 8, 1), "uint8"), rng.integers(10, size=100)
+    >>> experiments.holdout(images, labels, seed=0, standardize_inputs=False).train[0].shape
+    (64, 8, 8, 1)
     """
     boolean("standardize_targets", standardize_targets)
+    boolean("standardize_inputs", standardize_inputs)
     if integer("seed", seed) < 0:
         raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
     for name, fraction in (("validation", validation), ("test", test)):
         check_number(name, fraction, positive=True)
         if fraction >= 1:
             raise ValueError(f"`{name}` must be a fraction below 1. Received: {name}={fraction}")
-    x, y = as_array("x", x), as_array("y", y)
-    if x.ndim != 2 or y.shape != x.shape[:1]:
-        raise ValueError(
-            "`x` must have shape (examples, features) and `y` shape (examples,). "
-            f"Received: x.shape={x.shape}, y.shape={y.shape}"
-        )
-    for name, array in (("x", x), ("y", y)):
-        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
-            raise ValueError(f"`{name}` must hold numbers. Received: an array of {array.dtype}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"`{name}` must be finite. Received: {(~np.isfinite(array)).sum()} entries that are not")
-    rest, last = train_test_split(np.arange(len(x)), test_size=test, random_state=seed)
+    read = as_array if standardize_inputs else as_arrays  # a list of rows is a table, or several inputs
+    x, y = read("x", x), read("y", y)
+    weights = () if sample_weight is None else (_as_weights("sample_weight", sample_weight),)
+    _check_examples(x, y, weights, table=standardize_inputs, column=standardize_inputs or standardize_targets)
+    rest, last = train_test_split(np.arange(count((x, y))), test_size=test, random_state=seed)
     first, middle = train_test_split(rest, test_size=validation, random_state=seed)
-    with np.errstate(over="ignore", invalid="ignore"):
-        inputs = StandardScaler().fit(x[first]).transform(x).astype("float32")
-    if not np.isfinite(inputs).all():
-        raise ValueError(f"`x` must hold numbers that can be standardized. Received: entries up to {abs(x).max():g}")
+    if standardize_inputs:
+        x = _standardized(x, first)
     to_units = _unchanged
     if standardize_targets:
         scaler = StandardScaler().fit(y[first][:, None])
         y = scaler.transform(y[:, None])[:, 0].astype("float32")
         to_units = _Affine(float(scaler.scale_[0]), float(scaler.mean_[0]))
-    train, validate, evaluate = ((inputs[rows], y[rows]) for rows in (first, middle, last))
+    train, validate, evaluate = (
+        keras.tree.map_structure(lambda array, rows=rows: array[rows], (x, y, *weights))
+        for rows in (first, middle, last)
+    )
     return Split(train, validate, evaluate, to_units)
+
+
+def _check_examples(x: Any, y: Any, weights: Examples, table: bool, column: bool) -> None:
+    """Raises unless arrays are those that `holdout` divides: inputs that are a table, targets that are a column."""
+    shapes = {"x": _shapes(x), "y": _shapes(y)} | ({"sample_weight": _shapes(weights[0])} if weights else {})
+    received = f"Received: {', '.join(f'{name}.shape={shape}' for name, shape in shapes.items())}"
+    unless = ", unless `standardize_inputs` is False" if table else " where `standardize_targets` is True"
+    if (table and x.ndim != 2) or (column and (keras.tree.is_nested(y) or y.ndim != 1)):
+        raise ValueError(
+            f"{'`x` must have shape (examples, features) and ' if table else ''}`y` must have shape (examples,)"
+            f"{unless}. {received}"
+        )
+    if len({len(array) for array in keras.tree.flatten((x, y, *weights))}) > 1:
+        raise ValueError(f"{', '.join(f'`{name}`' for name in shapes)} must have shapes of equal length. {received}")
+    for name, array in [("x", x)] * table + [("y", each) for each in keras.tree.flatten(y)]:
+        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
+            raise ValueError(f"`{name}` must hold numbers. Received: an array of {array.dtype}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"`{name}` must be finite. Received: {(~np.isfinite(array)).sum()} entries that are not")
+
+
+def _shapes(arrays: Any) -> Any:
+    return keras.tree.map_structure(lambda array: array.shape, arrays)
+
+
+def _standardized(x: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Returns a table whose columns have mean 0 and standard deviation 1 over the given rows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        inputs = StandardScaler().fit(x[train]).transform(x).astype("float32")
+    if not np.isfinite(inputs).all():
+        raise ValueError(f"`x` must hold numbers that can be standardized. Received: entries up to {abs(x).max():g}")
+    return inputs
 
 
 @dataclasses.dataclass(frozen=True)

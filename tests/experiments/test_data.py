@@ -72,6 +72,71 @@ def test_sample_weights_are_part_of_the_data():
     assert not data(0).has_weights
 
 
+ROWS = np.arange(50)
+
+
+def parts_of(split):
+    return [getattr(split, part) for part in ("train", "validation", "test")]
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.random.default_rng(0).integers(256, size=(50, 4, 4, 3)).astype("uint8"),
+        {"tokens": np.arange(100).reshape(50, 2), "numbers": [ROWS / 7, np.full((50, 1), np.nan)]},
+    ],
+    ids=["images", "several inputs"],
+)
+def test_inputs_of_any_kind_are_divided_as_a_table_is(x):
+    y = {"class": ROWS, "box": np.stack([ROWS, -ROWS], axis=1).astype("float32")}
+    split = experiments.holdout(x, y, seed=3, standardize_inputs=False, sample_weight=ROWS / 50)
+    for part, of_table in zip(parts_of(split), parts_of(experiments.holdout(table()[0], ROWS, seed=3)), strict=True):
+        rows = of_table[1]
+        for divided, whole in zip(keras.tree.flatten(part), keras.tree.flatten((x, y, ROWS / 50)), strict=True):
+            np.testing.assert_array_equal(divided, whole[rows].astype(divided.dtype))
+        assert part[1]["box"].dtype == "float32"
+        assert keras.tree.flatten(part[0])[-1].dtype == keras.tree.flatten(x)[-1].dtype
+
+
+def test_sample_weights_of_a_table_are_divided_with_it():
+    x, _ = table()
+    for _, targets, weights in parts_of(experiments.holdout(x, ROWS, seed=0, sample_weight=ROWS + 1)):
+        np.testing.assert_array_equal(weights, targets + 1)
+
+
+def test_targets_of_images_are_standardized():
+    x, y = table()
+    plain, images = (
+        experiments.holdout(inputs, y, seed=0, standardize_targets=True, standardize_inputs=table)
+        for inputs, table in ((x, True), (x[:, None], False))
+    )
+    np.testing.assert_array_equal(images.test[1], plain.test[1])
+    np.testing.assert_array_equal(images.to_units(images.test[1]), plain.to_units(plain.test[1]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"y": [np.zeros(5), np.full((5, 2), np.nan)]}, "`y` must be finite"),
+        ({"y": np.array(["a"] * 5)}, "`y` must hold numbers"),
+        ({"y": np.zeros(4)}, r"`x`, `y` must have shapes of equal length.*y.shape=\(4,\)"),
+        ({"x": [np.zeros((5, 2)), np.zeros((4, 2))]}, "`x`, `y` must have shapes of equal length"),
+        ({"y": np.zeros((5, 1)), "standardize_targets": True}, r"`y` must have shape \(examples,\) where"),
+        ({"y": [np.zeros(5), np.ones(5)], "standardize_targets": True}, r"`y` must have shape \(examples,\) where"),
+        (
+            {"sample_weight": np.ones(4)},
+            r"`sample_weight` must have shapes of equal.*sample_weight.shape=\(4,\)",
+        ),
+        ({"sample_weight": -np.ones(5)}, "`sample_weight` must be sample weights, finite and not negative"),
+        ({"standardize_inputs": True}, r"`x` must have shape \(examples, features\).*unless `standardize_inputs`"),
+    ],
+)
+def test_holdout_checks_inputs_of_any_kind(changes, words):
+    arguments = {"x": np.zeros((5, 4, 4)), "y": np.zeros(5), "seed": 0, "standardize_inputs": False}
+    with pytest.raises(ValueError, match=words):
+        experiments.holdout(**arguments | changes)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [
@@ -145,8 +210,9 @@ def test_holdout_reads_tables_of_pandas():
 
 
 def test_options_are_true_or_false():
-    with pytest.raises(TypeError, match="`standardize_targets` must be True or False"):
-        experiments.holdout(*table(), seed=0, standardize_targets="no")
+    for option in ("standardize_targets", "standardize_inputs"):
+        with pytest.raises(TypeError, match=f"`{option}` must be True or False"):
+            experiments.holdout(*table(), seed=0, **{option: "no"})
 
 
 class Sequence(keras.utils.PyDataset):
