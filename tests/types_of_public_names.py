@@ -26,4 +26,6 @@ models.vgg6(classes="10")  # type: ignore[arg-type]
 assert_type(conversion.report(None), conversion.Report)
 assert_type(cab.boundaries(None), cab.Boundaries)
 assert_type(experiments.load("rows.jsonl"), experiments.Results)
+assert_type(experiments.Paired([1.0]).interval(), tuple[float, float])
+experiments.Paired([1.0], overlap="0.1")  # type: ignore[arg-type]
 eafo.entropy()  # type: ignore[call-arg]

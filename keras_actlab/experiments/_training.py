@@ -334,7 +334,8 @@ class _Single:
 
     def train(self, epochs: range) -> None:
         """Trains for a block of epochs; of arrays, all their steps are one epoch of `model.fit`."""
-        options: dict[str, Any] = {"verbose": 0, "callbacks": self.callbacks}
+        class_weight = self.comparison.class_weight
+        options: dict[str, Any] = {"verbose": 0, "callbacks": self.callbacks, "class_weight": class_weight}
         if self.split.is_dataset:
             # `fit` shuffles only the batches of a PyDataset, and warns if it is asked to shuffle others.
             options["shuffle"] = isinstance(self.data, keras.utils.PyDataset)
@@ -342,17 +343,16 @@ class _Single:
             with contextlib.nullcontext() if self.comparison.steps_per_epoch else _end_of_data_is_expected():
                 self.model.fit(self.data, initial_epoch=epochs.start, epochs=epochs.stop, **options)
         else:
-            x, y = self.data
             rows = _rows(count(self.data), self.comparison.batch_size, epochs, [self.fit])
-            self.model.fit(_Batches(x, y, rows[:, 0]), shuffle=False, **options)
+            self.model.fit(_Batches(self.data, rows[:, 0]), shuffle=False, **options)
 
     def evaluate(self) -> list[dict[str, float]]:
         """Returns the metrics of the fit, in a list as `_Vectorized` does for its fits."""
         model, data = self.model, self.evaluation
         if not isinstance(self.comparison.metrics, Mapping):
-            options: dict[str, Any] = {"verbose": 0, "return_dict": True}
+            x, y, weights = (data, None, None) if self.split.is_dataset else keras.utils.unpack_x_y_sample_weight(data)
             with _end_of_data_is_expected():
-                found = model.evaluate(data, **options) if self.split.is_dataset else model.evaluate(*data, **options)
+                found = model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
             return [_named(self.comparison, "evaluate", found)]
         if self.split.is_dataset:
             targets, predictions = _predictions(model, data)
@@ -433,9 +433,9 @@ def _kind(fit: Fit, model: keras.Model) -> str | None:
 class _Batches(keras.utils.PyDataset):
     """Batches of given rows, in the order given."""
 
-    def __init__(self, x: Any, y: Any, rows: np.ndarray):
+    def __init__(self, data: Examples, rows: np.ndarray):
         super().__init__()
-        self.data, self.rows = (x, y), rows
+        self.data, self.rows = data, rows
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from keras_actlab.arguments import boolean, check_choice
+from keras_actlab.arguments import boolean, check_choice, check_mapping, check_number, integer
 from keras_actlab.experiments._description import describe
-from keras_actlab.experiments.data import Split, check_call
+from keras_actlab.experiments.data import Split, check_call, packages
 
 # Builds a compiled model, with callbacks if they are part of the method.
 Method: TypeAlias = Callable[..., keras.Model | tuple[keras.Model, Sequence[keras.callbacks.Callback]]]
@@ -121,10 +121,14 @@ class Comparison:
             epoch that holds all steps, so callbacks that act on epoch end (early stopping, schedules) have no effect. A
             fit that was killed starts again from its beginning.
         steps_per_epoch: Number of batches in an epoch of a dataset. Without it, an epoch is the whole dataset.
+        class_weight: For each class number its weight in the training loss, as for `model.fit`. A class without one has
+            the weight 1; for a `tf.data.Dataset`, give all of them. Targets must be one array, of class numbers or
+            one-hot, without sample weights. Evaluation is not weighted. Not for `vectorize` above 1, nor for PyTorch's
+            `DataLoader` and Grain, for which Keras has no class weights.
         fit: Function that does a fit in place of `model.fit`. Its arguments are a compiled model, the `Fit`, and the
-            data to train and to evaluate on. It returns the `metrics` by name for each evaluated epoch, counted from 1;
-            a further entry "seconds" is the duration of the epoch. Of the epochs, the last one counts, and in the first
-            stage also each that is a multiple of `validate_every`.
+            data to train and to evaluate on, in the form of the parts of a `Split`. It returns the `metrics` by name
+            for each evaluated epoch, counted from 1; a further entry "seconds" is the duration of the epoch. Of the
+            epochs, the last one counts, and in the first stage also each that is a multiple of `validate_every`.
 
     Raises:
         TypeError: If a method, a metric, the data, `callbacks` or `fit` is not as described above, or `extend` names
@@ -172,6 +176,7 @@ class Comparison:
     vectorize: int = 1
     callbacks: Callable[[keras.Model, str, int, int], Sequence[keras.callbacks.Callback]] | None = None
     steps_per_epoch: int | None = None
+    class_weight: Mapping[int, float] | None = None
     fit: Fitting | None = None
     extend: str | None = None
 
@@ -182,6 +187,7 @@ class Comparison:
         self._check_methods()
         self._check_metrics()
         self._check_data()
+        self._check_class_weight()
         object.__setattr__(self, "grid", _checked_grid(self.grid))
         taken = (set(COLUMNS) & {*self.grid, *self.metrics}) | (set(self.grid) & set(self.metrics))
         if taken:
@@ -231,6 +237,26 @@ class Comparison:
             raise ValueError(f"`splits` must be 1 where `data` is one Split. Received: splits={self.splits}")
         boolean("independent_splits", self.independent_splits)
 
+    def _check_class_weight(self) -> None:
+        if self.class_weight is None:
+            return
+        check_mapping("class_weight", self.class_weight, "a mapping of class numbers to weights, or None")
+        for key, weight in self.class_weight.items():
+            check_number(f"class_weight[{key!r}]", weight)
+            if integer("a key of class_weight", key) < 0 or weight < 0:
+                raise ValueError(
+                    "`class_weight` must map class numbers to weights, neither of which is negative. "
+                    f"Received: class_weight={self.class_weight}"
+                )
+        if not self.class_weight:
+            raise ValueError("`class_weight` must name a class, or be None. Received: class_weight={}")
+        if self.vectorize > 1:
+            raise ValueError(
+                f"`vectorize` must be 1 where `class_weight` is given. Received: vectorize={self.vectorize}"
+            )
+        weights = {int(key): float(weight) for key, weight in sorted(self.class_weight.items())}
+        object.__setattr__(self, "class_weight", weights)
+
     def _check_numbers(self) -> None:
         optionals = ("batch_size", "validate_every", "steps_per_epoch")
         for argument in ("epochs", "splits", "seeds", "vectorize", *optionals):
@@ -250,7 +276,7 @@ class Comparison:
 
     def _check_fit(self, fit: Fitting) -> None:
         check_call("fit", fit, "a model, a Fit, training and evaluation data, or None", *[None] * 4)
-        others = {"batch_size": None, "steps_per_epoch": None, "callbacks": None, "vectorize": 1}
+        others = {"batch_size": None, "steps_per_epoch": None, "callbacks": None, "class_weight": None, "vectorize": 1}
         given = {name: getattr(self, name) for name, default in others.items() if getattr(self, name) != default}
         if given or isinstance(self.metrics, Mapping):
             raise ValueError(
@@ -291,6 +317,7 @@ class Comparison:
                 "`data` must have a validation part, as hyper-parameters or epochs are chosen. "
                 f"Received: validation=None, grid={self.grid}, validate_every={self.validate_every}"
             )
+        self._check_weights(split)
         if not split.is_dataset:
             if self.steps_per_epoch is not None:
                 raise ValueError(
@@ -309,6 +336,27 @@ class Comparison:
             )
         elif self.fit is None and self.steps_per_epoch is None and split.is_endless:
             raise ValueError("`steps_per_epoch` must be given for an infinite dataset. Received: None")
+
+    def _check_weights(self, split: Split) -> None:
+        if split.has_weights and (self.vectorize > 1 or self.class_weight is not None):
+            raise ValueError(
+                "`vectorize` must be 1 and `class_weight` None where `data` has sample weights. "
+                f"Received: vectorize={self.vectorize}, class_weight={self.class_weight}"
+            )
+        if self.class_weight is None:
+            return
+        if split.is_dataset:
+            train = split.of_stage("final", seed=0)[0]
+            possible = not {"torch", "grain"} & packages(train)
+        else:
+            train = split.train[1]
+            possible = isinstance(train, np.ndarray) and train.ndim <= 2
+        if not possible:
+            raise ValueError(
+                "`class_weight` must be None unless targets are one array of shape (examples,) or (examples, classes), "
+                "or a `tf.data.Dataset` or `keras.utils.PyDataset` of such batches. "
+                f"Received: class_weight={self.class_weight} for {train!r:.200}"
+            )
 
     def configuration(self) -> dict[str, Any]:
         """Returns, as values for JSON, what must not change while fits are added to a results file.
@@ -342,6 +390,7 @@ class Comparison:
             "batch_size": self.batch_size,
             "steps_per_epoch": self.steps_per_epoch,
             "validate_every": self.validate_every,
+            "class_weight": self.class_weight and {str(key): weight for key, weight in self.class_weight.items()},
             "independent_splits": self.independent_splits,
             "methods": {
                 name: [_fingerprint(_description(build, point)) for point in self.candidates]

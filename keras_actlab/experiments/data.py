@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from keras_actlab.arguments import boolean, check_number, integer
 from keras_actlab.experiments._arrays import as_array, as_arrays
 
-# Inputs and targets: arrays, or nested structures of arrays.
-Examples: TypeAlias = tuple[Any, Any]
+# Inputs, targets and, where there are any, sample weights: arrays, or nested structures of arrays.
+Examples: TypeAlias = tuple[Any, ...]
 
 PARTS = ("train", "validation", "test")
 # The classes that `keras.Model.fit` takes besides `keras.utils.PyDataset`, by package, so that none is imported.
@@ -41,9 +41,19 @@ def check_call(argument: str, function: Any, given: str, *arguments: Any, **name
         ) from error
 
 
+def _classes(value: Any) -> set[tuple[str, str]]:
+    """The classes of a value, each as a pair of its package and its name."""
+    return {(each.__module__.partition(".")[0], each.__name__) for each in type(value).__mro__}
+
+
+def packages(value: Any) -> set[str]:
+    """The packages whose classes a value belongs to."""
+    return {package for package, _ in _classes(value)}
+
+
 def is_dataset(value: Any) -> bool:
     """Whether `keras.Model.fit` takes the value as a source of batches that it can read again in each epoch."""
-    classes = {(each.__module__.partition(".")[0], each.__name__) for each in type(value).__mro__}
+    classes = _classes(value)
     return isinstance(value, keras.utils.PyDataset) or not DATASETS.isdisjoint(classes)
 
 
@@ -74,11 +84,15 @@ def _unchanged(values: np.ndarray) -> np.ndarray:
 class Split:
     """One division of the data into a training, a validation and a test part.
 
-    Each part is a pair of inputs and targets, or each is a dataset.
+    Each part is a pair of inputs and targets, a triple of inputs, targets and sample weights, or each is a dataset.
 
     Inputs and targets are arrays, or nested structures of arrays (dict, tuple, list). An array is anything that NumPy
     reads as one: a tensor of any backend, a pandas Series or DataFrame, a list of numbers. Rows are matched by
     position; labels of rows in pandas are ignored.
+
+    Sample weights are an array of shape `(examples,)`. They weight the loss in training, and in evaluation the loss and
+    the `weighted_metrics` that models are compiled with. Metrics that are functions do not get them. If one part has
+    weights, the weights of a part without them are 1.
 
     A dataset yields batches `(inputs, targets)` or `(inputs, targets, sample weights)`: `tf.data.Dataset`,
     `torch.utils.data.DataLoader`, `keras.utils.PyDataset`, `grain.MapDataset` or `grain.IterDataset`. It has to be
@@ -96,10 +110,11 @@ class Split:
         train, validation, test: The same examples as NumPy arrays; datasets are left unchanged.
 
     Raises:
-        TypeError: If a part is neither a pair of inputs and targets nor a dataset, if arrays and datasets are mixed, or
+        TypeError: If a part is neither a pair or triple of arrays nor a dataset, if arrays and datasets are mixed, or
             `to_units` cannot be called.
-        ValueError: If a part is empty, its arrays differ in length, hold categories or dates, or lack values, the
-            parts differ in structure or in the shape of one example, or an evaluation dataset has no end.
+        ValueError: If a part is empty, its arrays differ in length, hold categories or dates, or lack values, sample
+            weights are negative, not finite or not one for each example, the parts differ in structure or in the shape
+            of one example, or an evaluation dataset has no end.
 
     Example:
 
@@ -131,6 +146,11 @@ class Split:
         return callable(self.train) or any(map(is_dataset, self._parts.values()))
 
     @property
+    def has_weights(self) -> bool:
+        """Whether the parts are arrays with sample weights."""
+        return not self.is_dataset and len(self.train) == 3
+
+    @property
     def is_endless(self) -> bool:
         """Whether the training part is a dataset without an end."""
         return self.is_dataset and number_of_batches(self.of_stage("final", 0)[0]) == math.inf
@@ -156,18 +176,23 @@ class Split:
 
     def _read_arrays(self) -> None:
         for part, pair in self._parts.items():
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
+            if not isinstance(pair, tuple | list) or len(pair) not in (2, 3):
                 raise TypeError(
-                    f"`{part}` must be a pair of inputs and targets, or a dataset. Received: {part}={pair!r:.200}"
+                    f"`{part}` must be a pair of inputs and targets, a triple with sample weights, or a dataset. "
+                    f"Received: {part}={pair!r:.200}"
                 )
-            arrays = tuple(as_arrays(f"{part}[{index}]", values) for index, values in enumerate(pair))
+            arrays = tuple(as_arrays(f"{part}[{index}]", values) for index, values in enumerate(pair[:2]))
+            arrays += tuple(_as_weights(f"{part}[2]", values) for values in pair[2:])
             object.__setattr__(self, part, arrays)
             lengths = [len(array) for array in keras.tree.flatten(arrays)]
             if len(set(lengths)) != 1 or lengths[0] == 0:
                 raise ValueError(
-                    f"`{part}` must hold as many inputs as targets, at least one. "
+                    f"`{part}` must hold as many inputs as targets and sample weights, at least one. "
                     f"Received: {part} with arrays of lengths {lengths}"
                 )
+        if any(len(examples) == 3 for examples in self._parts.values()):
+            for part, (x, y, *weights) in self._parts.items():
+                object.__setattr__(self, part, (x, y, *(weights or [np.ones(count((x, y)), "float32")])))
         check_call("to_units", self.to_units, "an array", self.train[1])
         _check_alike({part: _example_shapes(examples) for part, examples in self._parts.items()})
 
@@ -230,6 +255,17 @@ class Split:
         return digest.hexdigest()[:16]
 
 
+def _as_weights(name: str, values: Any) -> np.ndarray:
+    weights = as_array(name, values)
+    numeric = weights.dtype.kind in "biuf"
+    if weights.ndim != 1 or not numeric or not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(
+            f"`{name}` must be sample weights, finite and not negative, of shape (examples,). "
+            f"Received: {name}={values!r:.200}"
+        )
+    return weights.astype("float32")
+
+
 def count(examples: Examples) -> int:
     """The number of examples."""
     return len(keras.tree.flatten(examples)[0])
@@ -273,28 +309,36 @@ def holdout(
     validation: float = 0.2,
     test: float = 0.2,
     standardize_targets: bool = False,
+    standardize_inputs: bool = True,
+    sample_weight: Any = None,
 ) -> Split:
-    """Divides a table at random and standardizes its columns.
+    """Divides examples at random and, by default, standardizes the columns of a table.
 
     Mean and standard deviation are those of the training part, so neither validation nor test examples leak into
     what the model sees. A constant column is centred only.
 
     Args:
         x: Inputs, shape `(examples, features)`: an array, a pandas DataFrame, or whatever else NumPy reads as one.
-        y: Targets, shape `(examples,)`, matched with the inputs by position.
+            With `standardize_inputs=False` they have any shape `(examples, ...)` and dtype, or are a nested structure
+            of arrays (dict, tuple, list).
+        y: Targets, shape `(examples,)`, matched with the inputs by position. With `standardize_inputs=False` they have
+            any shape `(examples, ...)`, or are a nested structure.
         seed: Seed of the division.
         validation: Fraction of the examples that are not test examples.
         test: Fraction of all examples.
         standardize_targets: Whether targets are standardized too; metrics are still stated in their own units. For
-            regression.
+            regression, with targets of shape `(examples,)`.
+        standardize_inputs: Whether inputs are a table whose columns are standardized. Otherwise they are left unchanged
+            and not checked for NaN; use it for images, tokens and several inputs.
+        sample_weight: Sample weights, shape `(examples,)`, see `Split`.
 
     Returns:
-        A `Split` of float32 inputs.
+        A `Split`, of float32 inputs if they are standardized.
 
     Raises:
         TypeError: If inputs or targets are not arrays of numbers, or an option has another type.
-        ValueError: If inputs and targets have different lengths or shapes of another rank, or hold NaN or infinity, or
-            a fraction leaves a part empty.
+        ValueError: If inputs, targets and sample weights have different lengths or shapes of another rank, targets or
+            the inputs of a table hold NaN or infinity, or a fraction leaves a part empty.
 
     Example:
 
@@ -303,38 +347,68 @@ def holdout(
     >>> split = experiments.holdout(rng.normal(size=(100, 3)), rng.normal(size=100), seed=0)
     >>> split.sizes
     {'train': 64, 'validation': 16, 'test': 20}
+    >>> images, labels = np.zeros((100, 8, 8, 1), "uint8"), rng.integers(10, size=100)
+    >>> experiments.holdout(images, labels, seed=0, standardize_inputs=False).train[0].shape
+    (64, 8, 8, 1)
     """
     boolean("standardize_targets", standardize_targets)
+    boolean("standardize_inputs", standardize_inputs)
     if integer("seed", seed) < 0:
         raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
     for name, fraction in (("validation", validation), ("test", test)):
         check_number(name, fraction, positive=True)
         if fraction >= 1:
             raise ValueError(f"`{name}` must be a fraction below 1. Received: {name}={fraction}")
-    x, y = as_array("x", x), as_array("y", y)
-    if x.ndim != 2 or y.shape != x.shape[:1]:
-        raise ValueError(
-            "`x` must have shape (examples, features) and `y` shape (examples,). "
-            f"Received: x.shape={x.shape}, y.shape={y.shape}"
-        )
-    for name, array in (("x", x), ("y", y)):
-        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
-            raise ValueError(f"`{name}` must hold numbers. Received: an array of {array.dtype}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"`{name}` must be finite. Received: {(~np.isfinite(array)).sum()} entries that are not")
-    rest, last = train_test_split(np.arange(len(x)), test_size=test, random_state=seed)
+    read = as_array if standardize_inputs else as_arrays  # a list of rows is a table, or several inputs
+    x, y = read("x", x), read("y", y)
+    weights = () if sample_weight is None else (_as_weights("sample_weight", sample_weight),)
+    _check_examples(x, y, weights, table=standardize_inputs, column=standardize_inputs or standardize_targets)
+    rest, last = train_test_split(np.arange(count((x, y))), test_size=test, random_state=seed)
     first, middle = train_test_split(rest, test_size=validation, random_state=seed)
-    with np.errstate(over="ignore", invalid="ignore"):
-        inputs = StandardScaler().fit(x[first]).transform(x).astype("float32")
-    if not np.isfinite(inputs).all():
-        raise ValueError(f"`x` must hold numbers that can be standardized. Received: entries up to {abs(x).max():g}")
+    if standardize_inputs:
+        x = _standardized(x, first)
     to_units = _unchanged
     if standardize_targets:
         scaler = StandardScaler().fit(y[first][:, None])
         y = scaler.transform(y[:, None])[:, 0].astype("float32")
         to_units = _Affine(float(scaler.scale_[0]), float(scaler.mean_[0]))
-    train, validate, evaluate = ((inputs[rows], y[rows]) for rows in (first, middle, last))
+    train, validate, evaluate = (
+        keras.tree.map_structure(lambda array, rows=rows: array[rows], (x, y, *weights))
+        for rows in (first, middle, last)
+    )
     return Split(train, validate, evaluate, to_units)
+
+
+def _check_examples(x: Any, y: Any, weights: Examples, table: bool, column: bool) -> None:
+    """Raises unless arrays are those that `holdout` divides: inputs that are a table, targets that are a column."""
+    shapes = {"x": _shapes(x), "y": _shapes(y)} | ({"sample_weight": _shapes(weights[0])} if weights else {})
+    received = f"Received: {', '.join(f'{name}.shape={shape}' for name, shape in shapes.items())}"
+    unless = ", unless `standardize_inputs` is False" if table else " where `standardize_targets` is True"
+    if (table and x.ndim != 2) or (column and (keras.tree.is_nested(y) or y.ndim != 1)):
+        raise ValueError(
+            f"{'`x` must have shape (examples, features) and ' if table else ''}`y` must have shape (examples,)"
+            f"{unless}. {received}"
+        )
+    if len({len(array) for array in keras.tree.flatten((x, y, *weights))}) > 1:
+        raise ValueError(f"{', '.join(f'`{name}`' for name in shapes)} must have shapes of equal length. {received}")
+    for name, array in [("x", x)] * table + [("y", each) for each in keras.tree.flatten(y)]:
+        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
+            raise ValueError(f"`{name}` must hold numbers. Received: an array of {array.dtype}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"`{name}` must be finite. Received: {(~np.isfinite(array)).sum()} entries that are not")
+
+
+def _shapes(arrays: Any) -> Any:
+    return keras.tree.map_structure(lambda array: array.shape, arrays)
+
+
+def _standardized(x: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Returns a table whose columns have mean 0 and standard deviation 1 over the given rows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        inputs = StandardScaler().fit(x[train]).transform(x).astype("float32")
+    if not np.isfinite(inputs).all():
+        raise ValueError(f"`x` must hold numbers that can be standardized. Received: entries up to {abs(x).max():g}")
+    return inputs
 
 
 @dataclasses.dataclass(frozen=True)

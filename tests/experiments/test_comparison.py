@@ -18,6 +18,11 @@ def batches(repetitions):
     return experiments.Split(part.repeat(repetitions), part, part)
 
 
+x, y = np.zeros((4, 3)), np.zeros(4)
+weighted = experiments.Split(*[(x, y, np.ones(4))] * 3)
+two_targets = experiments.Split(*[(x, [y, y])] * 3)
+
+
 def fitting(model, fit, train, evaluation):
     return {1: {"loss": 0.0}}
 
@@ -66,6 +71,19 @@ def fitting(model, fit, train, evaluation):
         ({"data": lambda: data(0)}, TypeError, "`data`.*too many"),
         ({"callbacks": lambda model: []}, TypeError, "`callbacks`.*too many"),
         ({"grid": {"learning_rate": [0.1, float("nan")]}}, ValueError, "`grid`.*finite"),
+        ({"class_weight": [1, 5]}, TypeError, "`class_weight` must be a mapping"),
+        ({"class_weight": {}}, ValueError, "`class_weight` must name a class"),
+        ({"class_weight": {"a": 1}}, TypeError, "`a key of class_weight` must be an integer"),
+        ({"class_weight": {0: "a"}}, TypeError, r"`class_weight\[0\]` must be a number"),
+        ({"class_weight": {0: np.inf}}, ValueError, r"`class_weight\[0\]` must be finite"),
+        ({"class_weight": {0: -1.0}}, ValueError, "`class_weight` must map.*negative"),
+        ({"class_weight": {-1: 1.0}}, ValueError, "`class_weight` must map.*negative"),
+        ({"class_weight": {0: 1.0}}, ValueError, "`vectorize` must be 1 where `class_weight` is given"),
+        (
+            {"class_weight": {0: 1.0}, "vectorize": 1, "batch_size": None, "metrics": ["loss"], "fit": fitting},
+            ValueError,
+            "`fit` decides.*'class_weight': {0: 1.0}",
+        ),
     ],
 )
 def test_bad_descriptions_say_what_is_wrong(changes, error, words):
@@ -110,6 +128,22 @@ def test_a_grid_is_what_json_gives_back():
         ({"data": batches(4), "splits": 1}, "`batch_size` must be None and `vectorize` 1 for datasets"),
         ({"data": lambda split: batches(4), "batch_size": None, "vectorize": 1}, "`splits` must be 1 for datasets"),
         ({"data": batches(None), "splits": 1, "batch_size": None, "vectorize": 1}, "`steps_per_epoch` must be given"),
+        (
+            {"data": weighted, "splits": 1},
+            "`vectorize` must be 1 and `class_weight` None where `data` has sample weights",
+        ),
+        (
+            {"data": weighted, "splits": 1, "vectorize": 1, "class_weight": {0: 2}},
+            "`vectorize` must be 1 and `class_weight` None where `data` has sample weights",
+        ),
+        (
+            {"data": batches(4), "splits": 1, "batch_size": None, "vectorize": 1, "class_weight": {0: 2}},
+            "`class_weight` must be None unless.*MapDataset",
+        ),
+        (
+            {"data": two_targets, "splits": 1, "vectorize": 1, "class_weight": {0: 2}},
+            "`class_weight` must be None unless targets are one array",
+        ),
     ],
 )
 def test_options_must_fit_the_data(changes, words):
@@ -152,5 +186,6 @@ def test_a_configuration_tells_what_decides_the_numbers():
         "grid": comparison(grid={"learning_rate": [0.1]}),
         "epochs": comparison(epochs=5),
         "batch_size": comparison(batch_size=None),
+        "class_weight": comparison(vectorize=1, class_weight={1: 5}),
     }.items():
         assert changed.configuration()[name] != base[name]

@@ -59,6 +59,84 @@ def test_development_is_training_and_validation():
     np.testing.assert_array_equal(y, np.concatenate([split.train[1], split.validation[1]]))
 
 
+def test_sample_weights_are_part_of_the_data():
+    x, y = table(6)
+    weights = np.arange(4.0)
+    split = experiments.Split((x[:4], y[:4], weights), (x[4:5], y[4:5]), (x[5:], y[5:]))
+    assert split.has_weights
+    assert split.sizes == {"train": 4, "validation": 1, "test": 1}
+    np.testing.assert_array_equal(split.development[2], [0, 1, 2, 3, 1])  # 1 where none was given
+    np.testing.assert_array_equal(split.test[2], [1])
+    other = dataclasses.replace(split, train=(x[:4], y[:4], weights[::-1]))
+    assert other.fingerprint() != split.fingerprint()
+    assert not data(0).has_weights
+
+
+ROWS = np.arange(50)
+
+
+def parts_of(split):
+    return [getattr(split, part) for part in ("train", "validation", "test")]
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.random.default_rng(0).integers(256, size=(50, 4, 4, 3)).astype("uint8"),
+        {"tokens": np.arange(100).reshape(50, 2), "numbers": [ROWS / 7, np.full((50, 1), np.nan)]},
+    ],
+    ids=["images", "several inputs"],
+)
+def test_inputs_of_any_kind_are_divided_as_a_table_is(x):
+    y = {"class": ROWS, "box": np.stack([ROWS, -ROWS], axis=1).astype("float32")}
+    split = experiments.holdout(x, y, seed=3, standardize_inputs=False, sample_weight=ROWS / 50)
+    for part, of_table in zip(parts_of(split), parts_of(experiments.holdout(table()[0], ROWS, seed=3)), strict=True):
+        rows = of_table[1]
+        for divided, whole in zip(keras.tree.flatten(part), keras.tree.flatten((x, y, ROWS / 50)), strict=True):
+            np.testing.assert_array_equal(divided, whole[rows].astype(divided.dtype))
+        assert part[1]["box"].dtype == "float32"
+        assert keras.tree.flatten(part[0])[-1].dtype == keras.tree.flatten(x)[-1].dtype
+
+
+def test_sample_weights_of_a_table_are_divided_with_it():
+    x, _ = table()
+    for _, targets, weights in parts_of(experiments.holdout(x, ROWS, seed=0, sample_weight=ROWS + 1)):
+        np.testing.assert_array_equal(weights, targets + 1)
+
+
+def test_targets_of_images_are_standardized():
+    x, y = table()
+    plain, images = (
+        experiments.holdout(inputs, y, seed=0, standardize_targets=True, standardize_inputs=table)
+        for inputs, table in ((x, True), (x[:, None], False))
+    )
+    np.testing.assert_array_equal(images.test[1], plain.test[1])
+    np.testing.assert_array_equal(images.to_units(images.test[1]), plain.to_units(plain.test[1]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"y": [np.zeros(5), np.full((5, 2), np.nan)]}, "`y` must be finite"),
+        ({"y": np.array(["a"] * 5)}, "`y` must hold numbers"),
+        ({"y": np.zeros(4)}, r"`x`, `y` must have shapes of equal length.*y.shape=\(4,\)"),
+        ({"x": [np.zeros((5, 2)), np.zeros((4, 2))]}, "`x`, `y` must have shapes of equal length"),
+        ({"y": np.zeros((5, 1)), "standardize_targets": True}, r"`y` must have shape \(examples,\) where"),
+        ({"y": [np.zeros(5), np.ones(5)], "standardize_targets": True}, r"`y` must have shape \(examples,\) where"),
+        (
+            {"sample_weight": np.ones(4)},
+            r"`sample_weight` must have shapes of equal.*sample_weight.shape=\(4,\)",
+        ),
+        ({"sample_weight": -np.ones(5)}, "`sample_weight` must be sample weights, finite and not negative"),
+        ({"standardize_inputs": True}, r"`x` must have shape \(examples, features\).*unless `standardize_inputs`"),
+    ],
+)
+def test_holdout_checks_inputs_of_any_kind(changes, words):
+    arguments = {"x": np.zeros((5, 4, 4)), "y": np.zeros(5), "seed": 0, "standardize_inputs": False}
+    with pytest.raises(ValueError, match=words):
+        experiments.holdout(**arguments | changes)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [
@@ -88,7 +166,12 @@ def test_a_split_needs_as_many_inputs_as_targets():
     ("changes", "error", "words"),
     [
         ({"train": np.zeros((2, 3))}, TypeError, "`train` must be a pair"),
-        ({"train": (np.zeros((2, 3)), np.zeros(2), np.ones(2))}, TypeError, "`train` must be a pair"),
+        ({"train": (np.zeros((2, 3)), np.zeros(2), np.ones(2), np.ones(2))}, TypeError, "`train` must be a pair"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), np.ones(3))}, ValueError, r"`test` must hold.*\[2, 2, 3\]"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), np.ones((2, 1)))}, ValueError, r"`test\[2\]` must be sample weights"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), [1, -1])}, ValueError, r"`test\[2\]`.*not negative"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), [1, np.inf])}, ValueError, r"`test\[2\]`.*finite"),
+        ({"test": (np.zeros((2, 3)), np.zeros(2), ["a", "b"])}, ValueError, r"`test\[2\]` must be sample weights"),
         ({"test": (np.zeros((2, 4)), np.zeros(2))}, ValueError, "same structure and shape"),
         ({"test": (np.zeros((2, 3)), np.zeros((2, 1)))}, ValueError, "same structure and shape"),
         ({"validation": ([np.zeros((2, 3))], np.zeros(2))}, ValueError, "same structure and shape"),
@@ -127,8 +210,9 @@ def test_holdout_reads_tables_of_pandas():
 
 
 def test_options_are_true_or_false():
-    with pytest.raises(TypeError, match="`standardize_targets` must be True or False"):
-        experiments.holdout(*table(), seed=0, standardize_targets="no")
+    for option in ("standardize_targets", "standardize_inputs"):
+        with pytest.raises(TypeError, match=f"`{option}` must be True or False"):
+            experiments.holdout(*table(), seed=0, **{option: "no"})
 
 
 class Sequence(keras.utils.PyDataset):
@@ -188,8 +272,9 @@ def expected(tmp_path_factory):
     return scores
 
 
-def built(learning_rate):
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+def built(learning_rate, use_bias=True):
+    layer = keras.layers.Dense(1, kernel_initializer="zeros", use_bias=use_bias)
+    model = keras.Sequential([keras.Input((3,)), layer])
     model.compile(keras.optimizers.SGD(learning_rate), "mse")
     return model
 
@@ -211,6 +296,23 @@ def test_datasets_are_trained_on_as_their_arrays_would_be(kind, metrics, expecte
         assert found.to_dict() == pytest.approx({rate: expected["tune", rate] for rate in (0.01, 0.1)}, rel=1e-4)
         assert results.final["loss"].item() == pytest.approx(expected["final", found.idxmin()], rel=1e-4)
     assert results.final["loss"].item() < expected["final", 0.01]
+
+
+@pytest.mark.parametrize("kind", ["PyDataset", "tf.data"])
+@pytest.mark.filterwarnings("ignore:`.*` is set to a PyDataset")
+def test_class_weights_weight_the_loss_of_datasets(kind, tmp_path):
+    x = parts()[0][0][:10]  # one batch, in which order does not matter
+    y = np.float32([0, 1] * 5)
+    kernel = np.zeros(3)
+    for _ in range(3):
+        kernel -= 0.1 * 2 * np.where(y == 1, 5, 0.5) * (x @ kernel - y) @ x / 10
+    described = comparison(
+        methods={"linear": lambda: built(0.1, use_bias=False)}, grid={}, metrics=["loss"], epochs=3, splits=1,
+        data=experiments.Split(KINDS[kind]((x, y)), None, KINDS[kind]((x, y))), batch_size=None, vectorize=1,
+        validate_every=None, class_weight={0: 0.5, 1: 5},
+    )  # fmt: skip
+    loss = experiments.run(described, tmp_path / "results.jsonl", progress=False).final["loss"].item()
+    assert loss == pytest.approx(np.mean((x @ kernel - y) ** 2), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,8 +1,11 @@
+import json
+
 import keras
 import numpy as np
 import pytest
 
 from keras_actlab import experiments
+from keras_actlab.experiments._journal import Journal
 from tests.experiments.examples import comparison, linear
 
 pytestmark = pytest.mark.one_backend
@@ -84,6 +87,83 @@ def test_metrics_by_name_are_those_of_evaluate(tmp_path):
         for k, metrics in enumerate((["mae", "loss"], functions))
     )
     np.testing.assert_allclose(found[["mae", "loss"]], expected[["mae", "loss"]], rtol=1e-4)
+
+
+INPUTS = np.random.default_rng(0).normal(size=(30, 3))
+CLASSES = np.random.default_rng(1).integers(3, size=30)
+WEIGHTS = np.random.default_rng(2).uniform(0, 3, 30)
+# At the rows of the identity, predictions of a linear model are its weights.
+COEFFICIENTS = {f"w{k}": lambda targets, predictions, k=k: predictions[k] for k in range(3)}
+
+
+def without_bias():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+    model.compile(keras.optimizers.SGD(0.1), "mse", weighted_metrics=["mae"])
+    return model
+
+
+def descended(rows, weights, steps=4):
+    """The coefficients after gradient descent on the weighted squared error of some rows."""
+    found = np.ones(3)
+    for _ in range(steps):
+        errors = INPUTS[rows] @ found - CLASSES[rows]
+        found -= 0.1 * 2 * (weights * errors) @ INPUTS[rows] / len(errors)
+    return found
+
+
+def trained(split, path, **changes):
+    plan = {"methods": {"linear": without_bias}, "data": split, "metrics": COEFFICIENTS, "grid": {}, "splits": 1}
+    plan |= {"batch_size": None, "vectorize": 1, "validate_every": None} | changes
+    (row,) = experiments.run(comparison(**plan), path, progress=False).rows
+    return np.array([*row["metrics"].values()])
+
+
+def parts(*arrays):
+    """Arrays as training and validation part, and a test part that shows the coefficients."""
+    return [tuple(array[rows] for array in arrays) for rows in (slice(20), slice(20, 30))] + [(np.eye(3), np.zeros(3))]
+
+
+def test_sample_weights_weight_the_loss(tmp_path):
+    split = experiments.Split(*parts(INPUTS, CLASSES, WEIGHTS))
+    found = trained(split, tmp_path / "results.jsonl")
+    np.testing.assert_allclose(found, descended(slice(30), WEIGHTS), rtol=1e-4)
+    assert abs(found - descended(slice(30), np.ones(30))).max() > 0.01
+
+
+def test_evaluation_by_name_is_weighted(tmp_path):
+    train, _, _ = parts(INPUTS, CLASSES, WEIGHTS)
+    test = INPUTS[20:], CLASSES[20:], WEIGHTS[20:]
+    split = experiments.Split((*train[:2], np.zeros(20)), None, test)  # the weights 0 leave the model unchanged
+    errors = INPUTS[20:].sum(axis=1) - CLASSES[20:]
+    expected = np.mean(WEIGHTS[20:] * errors**2), np.average(abs(errors), weights=WEIGHTS[20:])
+    np.testing.assert_allclose(trained(split, tmp_path / "rows.jsonl", metrics=["loss", "mae"]), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("targets", [CLASSES, np.eye(3)[CLASSES]], ids=["numbers", "one-hot"])
+def test_class_weights_weight_the_loss(targets, tmp_path):
+    def classifier():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3, use_bias=False, kernel_initializer="zeros")])
+        model.add(keras.layers.Softmax())
+        model.compile("sgd", "categorical_crossentropy" if targets.ndim == 2 else "sparse_categorical_crossentropy")
+        return model
+
+    expected = classifier()
+    expected.fit(INPUTS, targets, sample_weight=np.array([0.5, 1.0, 4.0])[CLASSES], batch_size=30, epochs=3, verbose=0)
+    split = experiments.Split((INPUTS, targets), None, (INPUTS, targets))
+    plan = {"methods": {"softmax": classifier}, "metrics": ["loss"], "epochs": 3}
+    found = trained(split, tmp_path / "rows.jsonl", class_weight={0: 0.5, 2: 4}, **plan)
+    assert found == pytest.approx(expected.evaluate(INPUTS, targets, verbose=0), rel=1e-5)
+    assert trained(split, tmp_path / "other.jsonl", **plan) != pytest.approx(found, rel=1e-3)
+
+
+def test_a_file_without_class_weights_is_continued(tmp_path):
+    plan = {"grid": {}, "splits": 1, "vectorize": 1, "validate_every": None, "methods": {"m": lambda: linear(0.1)}}
+    configuration = json.loads(json.dumps(comparison(**plan).configuration()))
+    assert configuration.pop("class_weight") is None
+    Journal(tmp_path / "rows.jsonl").append({"task": "plane", "configuration": configuration})
+    assert len(experiments.run(comparison(**plan), tmp_path / "rows.jsonl", progress=False).final) == 1
+    with pytest.raises(ValueError, match=r"class_weight: None there, \{'1': 5.0\} here"):
+        experiments.run(comparison(class_weight={1: 5}, **plan), tmp_path / "rows.jsonl", progress=False)
 
 
 def test_labels_differ_and_name_files():
