@@ -7,13 +7,17 @@ from keras_actlab import cab, constraints, conversion, distribution, initializer
 from keras_actlab.conversion import fold, swap_activations, to_gmp
 
 if TYPE_CHECKING:
+    from keras_actlab import advice as advice
     from keras_actlab import eafo as eafo
     from keras_actlab import experiments as experiments
+    from keras_actlab.advice import advise as advise
 else:
 
     def __getattr__(name: str) -> Any:
         """Imports the packages that need the extra `[lab]` at their first use, so that the import is fast."""
-        if name in ("eafo", "experiments"):
+        if name == "advise":
+            return importlib.import_module("keras_actlab.advice").advise
+        if name in ("advice", "eafo", "experiments"):
             return importlib.import_module(f"keras_actlab.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -37,4 +41,4 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "eafo", "experiments"])
+    return sorted([*globals(), "advice", "advise", "eafo", "experiments"])

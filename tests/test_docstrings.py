@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import keras_actlab
+import keras_actlab.advice
 import keras_actlab.cab.plots
 import keras_actlab.eafo
 import keras_actlab.experiments
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.one_backend
 PUBLIC = {
     f"{module.__name__}.{name}": value
     for module in (
+        keras_actlab.advice,
         keras_actlab.ops,
         keras_actlab.layers,
         keras_actlab.initializers,

@@ -180,7 +180,7 @@ def _costs(model: keras.Model, began: float, seconds: list[float], fits: int = 1
     """What training took, for the rows."""
     return {
         "parameters": model.count_params(),
-        "seconds": round((time.perf_counter() - began) / size, 4),
+        "seconds": round((time.perf_counter() - began) / fits, 4),
         "seconds_per_epoch": float(f"{np.median(seconds):.3g}"),  # a median leaves out the compilation in the first
         "vectorized": fits,
         **environment(),

@@ -32,6 +32,15 @@ ELEMENTWISE_OPTIMIZERS = (
 )
 
 
+def can_be_members(models: Sequence[keras.Model]) -> bool:
+    """Whether an `Ensemble` takes these models."""
+    try:
+        _check(models)
+    except ValueError:
+        return False
+    return True
+
+
 def _check(members: Sequence[keras.Model]) -> None:
     models = isinstance(members, list | tuple) and all(isinstance(member, keras.Model) for member in members)
     if not models or not members:

@@ -216,9 +216,7 @@ class Results:
         tasks = {t: c for t, c in self.configurations.items() if (metric or c["monitor"]) in c["metrics"]}
         for task, configuration in tasks.items():
             values = self._values(task, metric or configuration["monitor"])
-            unit, sizes = self._unit(task), configuration["sizes"]
-            dependent = unit == "split" and not configuration.get("independent_splits")
-            overlap = sizes["test"] / (sizes["train"] + sizes["validation"]) if dependent else 0
+            unit, overlap = self._unit(task), self.overlap(task)
             for method in values:
                 means = values[method].dropna().groupby(level=unit).mean()
                 row = {"task": task, "method": method, "n": len(means), "mean": means.mean(), "s.e.": means.sem()}
@@ -236,6 +234,14 @@ class Results:
         if known.any():
             table.loc[known, "p, corrected"] = stats.false_discovery_control(table.loc[known, "p"].astype("float64"))
         return table.set_index(["task", "method"])
+
+    def overlap(self, task: str) -> float:
+        """The ratio of test to training examples of a task whose replicates are splits of one table; otherwise 0."""
+        configuration = self.configurations[task]
+        if self._unit(task) == "seed" or configuration.get("independent_splits"):
+            return 0.0
+        sizes = configuration["sizes"]
+        return float(sizes["test"] / (sizes["train"] + sizes["validation"]))
 
     def _unit(self, task: str) -> str:
         """The unit of a replicate, "split" or "seed", also for an unfinished run."""

@@ -1,0 +1,78 @@
+"""The models that fits start from: the given weights, or weights drawn afresh by the model's own initializers."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_actlab._private.keras_layers import nested_layers
+from keras_actlab._private.object_graph import duplicate
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Makes the compiled model from which a fit starts.
+
+    Args:
+        source: A compiled model, or a function that returns one.
+        is_drawn: Whether the weights of a given model are drawn afresh. Layers that are frozen, and layers that were
+            adapted to data, such as `Normalization`, keep theirs. A function decides by itself what it returns.
+    """
+
+    source: keras.Model | Callable[[], keras.Model]
+    is_drawn: bool
+
+    @property
+    def original(self) -> keras.Model:
+        """A compiled model whose `compile` arguments all variants get."""
+        return self.source if isinstance(self.source, keras.Model) else self.source()
+
+    def model(self) -> keras.Model:
+        """Returns a new model that is not compiled. The global random seed decides its weights, if they are drawn."""
+        if not isinstance(self.source, keras.Model):
+            return _copy(self.source())
+        copied = _copy(self.source)
+        if self.is_drawn:
+            _redraw(copied)
+        return copied
+
+
+def _copy(model: keras.Model) -> keras.Model:
+    copied: keras.Model = duplicate(model)[0]
+    return copied
+
+
+def _redraw(model: keras.Model) -> None:
+    drawn = rebuilt(model)
+    kept = {id(variable) for layer in _kept_layers(model) for variable in layer.variables}
+    for variable, value in zip(model.variables, drawn.variables, strict=True):
+        if id(variable) not in kept:
+            variable.assign(value)
+
+
+def _kept_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    return [layer for layer in nested_layers(model) if not layer.trainable or hasattr(layer, "adapt")]
+
+
+def rebuilt(model: keras.Model) -> Any:
+    """Returns a model of the same configuration with weights of its initializers.
+
+    Raises:
+        ValueError: If the configuration does not give the model back.
+    """
+    try:
+        made = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
+        shapes = [[(tuple(v.shape), v.dtype) for v in each.variables] for each in (model, made)]
+    except Exception as error:  # whatever a user's `get_config` or `__init__` raises
+        raise ValueError(
+            "`model` must be a model that Keras can save and load, so that new weights can be drawn, or a function "
+            f"that returns a compiled model. Received: model={model.name!r}, for which Keras raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            "`model` must be built from its configuration alike, or be a function that returns a compiled model. "
+            f"Received: model={model.name!r} with variables {shapes[0]}, which becomes one with {shapes[1]}"
+        )
+    return made

@@ -1,0 +1,160 @@
+"""Error rates and power of `keras_actlab.advise`, from simulated users.
+
+A/A: the "variants" of a user are the model itself with other random weights, so each verdict "better" or "worse" is
+false. The user trains a small network on noisy data and looks three times at growing numbers of pairs.
+
+Planted effect: the test error of a model is drawn from a normal distribution, and the variant is better by 1, 2 or 3
+standard deviations of a pair. The share of users whose variant is called better stands beside the power that their
+reports state for this effect.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import joblib
+import keras
+import numpy as np
+import pandas as pd
+import typer
+from statsmodels.stats.proportion import proportion_confint
+from tqdm import tqdm
+
+import keras_actlab
+from keras_actlab.advice.verdicts import alpha_of_look
+from keras_actlab.experiments import Paired
+from keras_actlab.files import write
+from recipes.common import cli
+
+LOOKS = (4, 8, 12)
+PAIRS = 10
+EFFECTS = (1, 2, 3)
+
+
+def redrawn(model: keras.Model) -> keras.Model:
+    """Returns the model with other weights of the same distribution."""
+    for layer in model.layers:
+        layer.kernel.assign(keras.initializers.GlorotUniform()(layer.kernel.shape))
+    return model
+
+
+def same_model(user: int) -> list[dict[str, Any]]:
+    """Returns the verdicts of one user of A/A, one row for each look and variant."""
+    random = np.random.default_rng(user)
+    x = random.normal(size=(120, 3)).astype("float32")
+    y = (np.abs(x[:, 0]) + 0.5 * x[:, 1] + 0.5 * random.normal(size=120)).astype("float32")
+    network = [keras.Input((3,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
+    model = keras.Sequential(network)
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for look in LOOKS:
+            advice = keras_actlab.advise(
+                model,
+                (x[:60], y[:60]),
+                (x[60:90], y[60:90]),
+                (x[90:], y[90:]),
+                variants={"redrawn": redrawn, "redrawn again": redrawn},
+                epochs=5,
+                batch_size=60,
+                budget=f"{look} pairs",
+                path=folder,
+                progress=False,
+            )
+            rows += [{"look": look, "variant": each.variant, "verdict": each.verdict} for each in advice]
+    return rows
+
+
+def planted(user: int, effect: float) -> list[dict[str, Any]]:
+    """Returns the verdict of one user whose variant is better by `effect` standard deviations of a pair.
+
+    The model is a constant that is drawn from N(10, 1) and is not trained. Its mean absolute error is this constant.
+    That of the variant is drawn from N(10 - effect * sqrt(2), 1).
+    """
+    start = keras.initializers.RandomNormal(10.0, 1.0)
+
+    def better(model: keras.Model) -> keras.Model:
+        value = keras.initializers.RandomNormal(10.0 - effect * 2**0.5, 1.0)((1,))
+        model.layers[-1].bias.assign(value)
+        return model
+
+    constant = keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=start)
+    model = keras.Sequential([keras.Input((1,)), constant])
+    model.compile(keras.optimizers.SGD(1e-12), "mae")
+    data = np.full((4, 1), user, "float32"), np.zeros((4, 1), "float32")
+    with tempfile.TemporaryDirectory() as folder:
+        advice = keras_actlab.advise(
+            model,
+            data,
+            data,
+            data,
+            variants={"better": better},
+            epochs=1,
+            batch_size=4,
+            budget=f"{PAIRS} pairs",
+            path=folder,
+            progress=False,
+        )
+    verdict = advice["better"]
+    differences = (advice.values["better"] - advice.values["as is"]).to_numpy()
+    power = Paired(differences).power(effect * 2**0.5, alpha_of_look(1, 1))
+    return [{"effect": effect, "verdict": verdict.verdict, "stated power": power}]
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Returns shares of verdicts, with exact 95 % intervals (Clopper and Pearson)."""
+    lines = {}
+    same = rows[rows["question"] == "A/A"]
+    for look in sorted(same["look"].dropna().unique()):
+        wrong = (
+            same[same["look"] <= look].groupby("user")["verdict"].agg(lambda each: each.isin(["better", "worse"]).any())
+        )
+        lines[f"A/A, any false verdict, up to look {look:g}"] = _share(wrong)
+    for question, found in rows[rows["effect"].notna()].groupby("question"):
+        stated = {"stated power": found["stated power"].mean()}
+        lines[f"{question}, better"] = _share(found["verdict"] == "better") | stated
+        lines[f"{question}, no difference"] = _share(found["verdict"] == "no difference")
+    return pd.DataFrame.from_dict(lines, orient="index")
+
+
+def _share(found: pd.Series) -> dict[str, float]:
+    low, high = proportion_confint(found.sum(), len(found), method="beta")
+    return {"users": len(found), "share": found.mean(), "95 % from": low, "to": high}
+
+
+def answer(question: str, user: int) -> list[dict[str, Any]]:
+    """Returns the rows of one simulated user."""
+    rows = same_model(user) if question == "A/A" else planted(user, float(question.split()[0]))
+    return [{"question": question, "user": user} | row for row in rows]
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    users: Annotated[int, typer.Option(min=1, help="Number of simulated users for each question.")] = 200,
+    out: cli.Out = Path("results"),
+    jobs: cli.Jobs = 1,
+    smoke: cli.Smoke = False,
+) -> None:
+    """Measures false verdicts and power of `advise`, an experiment of our own.
+
+    Prints a table; writes all verdicts and the table.
+    """
+    file = out / "advice_calibration.csv"
+    rows = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["question", "user", "effect"])
+    questions = ["A/A", *(f"{effect} standard deviations" for effect in EFFECTS)]
+    wanted = [(question, user) for question in questions for user in range(1 if smoke else users)]
+    missing = sorted(set(wanted) - set(zip(rows["question"], rows["user"], strict=True)))
+    parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+    for new in tqdm(parallel(joblib.delayed(answer)(*each) for each in missing), total=len(missing), unit="user"):
+        rows = pd.concat([rows, pd.DataFrame(new)], ignore_index=True) if len(rows) else pd.DataFrame(new)
+        write(file, rows.to_csv(index=False))
+    table = summary(rows)
+    write(out / "advice_calibration-table.csv", table.to_csv())
+    print(table.to_string(float_format="{:.3f}".format, na_rep=""))
+
+
+if __name__ == "__main__":
+    app()
