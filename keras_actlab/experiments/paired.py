@@ -15,6 +15,8 @@ from keras_actlab.arguments import check_number, numbers
 
 # The largest number of pairs that `pairs_needed` considers.
 MAX_PAIRS = 1_000_000
+# From this number of standard errors on, the power has a simpler formula.
+FAR = 1000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,10 +210,13 @@ def _power(shift: Any, freedom: int, alpha: float) -> Any:
     critical = stats.t.isf(alpha / 2, freedom)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Error in function cdf", RuntimeWarning)
-        # At most the normal distribution's tail below -shift. SciPy is slow for large shifts, and returns NaN for
-        # some values below 1e-15.
+        # At most the normal distribution's tail below -shift. SciPy returns NaN for some values below 1e-15.
         lower = np.nan_to_num(stats.nct.cdf(-critical, freedom, np.minimum(shift, 10)))
-        return stats.nct.sf(critical, freedom, shift) + lower
+        near = stats.nct.sf(critical, freedom, np.minimum(shift, FAR)) + lower
+    # SciPy can take minutes for larger shifts. The numerator of t varies by 1 / shift there, which changes the power by
+    # less than 1e-6, so that chi-squared of the denominator decides.
+    ratio = np.minimum(shift / critical, 1e100)
+    return np.where(shift > FAR, stats.chi2.cdf(freedom * ratio**2, freedom), near)
 
 
 def _check_probability(name: str, value: Any, above: float = 0.0) -> None:

@@ -89,8 +89,17 @@ def test_power_grows_from_alpha_to_one(pairs, alpha):
     assert np.all(np.diff(powers) > -1e-12)
 
 
+@pytest.mark.parametrize(("pairs", "alpha", "shift"), [(2, 2e-4, 2500), (3, 1e-6, 1100), (2, 1e-8, 3e7)])
+def test_power_is_right_for_effects_of_thousands_of_standard_errors(pairs, alpha, shift):
+    paired, critical = of_deviation_one(pairs), stats.t.isf(alpha / 2, pairs - 1)
+    chi = np.sqrt(stats.chi2.ppf((np.arange(100_000) + 0.5) / 100_000, pairs - 1) / (pairs - 1))
+    expected = stats.norm.cdf(shift - critical * chi).mean()  # over equally probable values of the denominator of t
+    assert 0.2 < expected < 0.99
+    assert paired.power(shift * paired.error, alpha) == pytest.approx(expected, abs=2e-5)
+
+
 @pytest.mark.parametrize("pairs", [2, 5, 100])
-@pytest.mark.parametrize(("alpha", "power"), [(0.05, 0.8), (1e-5, 0.8), (0.05, 0.99), (0.05, 0.06)])
+@pytest.mark.parametrize(("alpha", "power"), [(0.05, 0.8), (1e-8, 0.8), (0.05, 0.99), (0.05, 0.06)])
 def test_a_detectable_difference_has_the_power(pairs, alpha, power):
     paired = of_deviation_one(pairs, overlap=0.1)
     assert paired.power(paired.detectable(alpha, power), alpha) == pytest.approx(power, rel=1e-6)
