@@ -15,7 +15,7 @@ from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab.advice.compilation import check_optimizer, compile_alike, learning_rate
 from keras_actlab.advice.data import Data, first_batch
 from keras_actlab.advice.metrics import CompiledMetric, compiled
-from keras_actlab.advice.starts import Start, rebuilt
+from keras_actlab.advice.starts import Start
 from keras_actlab.advice.variants import AS_IS, Variant, apply, is_activation
 from keras_actlab.arguments import received
 from keras_actlab.conversion import report
@@ -224,8 +224,7 @@ def _start(model: Any, is_drawn: bool) -> Start:
             f"Received: model={original.name!r}, which is not built"
         )
     check_optimizer(original.optimizer)
-    if is_drawn and isinstance(model, keras.Model):
-        rebuilt(start.model())
+    start.model()  # raises for a model that cannot be rebuilt
     return start
 
 

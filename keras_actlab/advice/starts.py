@@ -1,6 +1,7 @@
 """The models that fits start from: the given weights, or weights drawn afresh by the model's own initializers."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,41 @@ class Start:
             return _copy(self.source())
         copied = _copy(self.source)
         if self.is_drawn:
-            _redraw(copied)
+            self._redraw(copied)
         return copied
+
+    @functools.cached_property
+    def _config(self) -> Any:
+        return keras.saving.serialize_keras_object(_copy(self.source))
+
+    def drawn(self, model: keras.Model) -> Any:
+        """Returns a model of the configuration of `model`, a copy of the given one, with weights of its initializers.
+
+        Raises:
+            ValueError: If the configuration does not give the model back.
+        """
+        try:
+            made = keras.saving.deserialize_keras_object(self._config)
+            shapes = [[(tuple(v.shape), v.dtype) for v in each.variables] for each in (model, made)]
+        except Exception as error:  # whatever a user's `get_config` or `__init__` raises
+            raise ValueError(
+                "`model` must be a model that Keras can save and load, so that new weights can be drawn, or a function "
+                f"that returns a compiled model. Received: model={model.name!r}, for which Keras raises "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                "`model` must be built from its configuration alike, or be a function that returns a compiled model. "
+                f"Received: model={model.name!r} with variables {shapes[0]}, which becomes one with {shapes[1]}"
+            )
+        return made
+
+    def _redraw(self, model: keras.Model) -> None:
+        drawn = self.drawn(model)
+        kept = {id(variable) for layer in _kept_layers(model) for variable in layer.variables}
+        for variable, value in zip(model.variables, drawn.variables, strict=True):
+            if id(variable) not in kept:
+                variable.assign(value)
 
 
 def _copy(model: keras.Model) -> keras.Model:
@@ -43,36 +77,5 @@ def _copy(model: keras.Model) -> keras.Model:
     return copied
 
 
-def _redraw(model: keras.Model) -> None:
-    drawn = rebuilt(model)
-    kept = {id(variable) for layer in _kept_layers(model) for variable in layer.variables}
-    for variable, value in zip(model.variables, drawn.variables, strict=True):
-        if id(variable) not in kept:
-            variable.assign(value)
-
-
 def _kept_layers(model: keras.Model) -> list[keras.layers.Layer]:
     return [layer for layer in nested_layers(model) if not layer.trainable or hasattr(layer, "adapt")]
-
-
-def rebuilt(model: keras.Model) -> Any:
-    """Returns a model of the same configuration with weights of its initializers.
-
-    Raises:
-        ValueError: If the configuration does not give the model back.
-    """
-    try:
-        made = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model))
-        shapes = [[(tuple(v.shape), v.dtype) for v in each.variables] for each in (model, made)]
-    except Exception as error:  # whatever a user's `get_config` or `__init__` raises
-        raise ValueError(
-            "`model` must be a model that Keras can save and load, so that new weights can be drawn, or a function "
-            f"that returns a compiled model. Received: model={model.name!r}, for which Keras raises "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            "`model` must be built from its configuration alike, or be a function that returns a compiled model. "
-            f"Received: model={model.name!r} with variables {shapes[0]}, which becomes one with {shapes[1]}"
-        )
-    return made
