@@ -1,5 +1,6 @@
 """The models that fits start from: the given weights, or weights drawn afresh by the model's own initializers."""
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -49,7 +50,7 @@ class Start:
             ValueError: If the configuration does not give the model back.
         """
         try:
-            made = keras.saving.deserialize_keras_object(self._config)
+            made = keras.saving.deserialize_keras_object(copy.deepcopy(self._config))  # `from_config` may change it
             shapes = [[(tuple(v.shape), v.dtype) for v in each.variables] for each in (model, made)]
         except Exception as error:  # whatever a user's `get_config` or `__init__` raises
             raise ValueError(
