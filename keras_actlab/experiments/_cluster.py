@@ -12,7 +12,6 @@ from contextlib import closing, contextmanager
 from typing import Any, TypeAlias
 
 import keras
-import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
 from joblib._parallel_backends import LokyBackend, MultiprocessingBackend, SequentialBackend
 from joblib.externals.loky.backend.reduction import dumps
@@ -56,9 +55,10 @@ class Cluster:
     """
 
     def __init__(self, prepare: Callable[..., None], arguments: tuple[Any, ...]):
-        work = dumps((prepare, arguments))
-        self._key = hashlib.blake2b(work).hexdigest()
-        self._work = np.frombuffer(work, "uint8")  # joblib sends an array to Dask once, but bytes with every task
+        # Bytes go along with every task. joblib would store an array on one worker of Dask, and wait forever if all
+        # workers were lost.
+        self._work = bytes(dumps((prepare, arguments)))
+        self._key = hashlib.blake2b(self._work).hexdigest()
         self._backend, jobs = get_active_backend()
         self._jobs = jobs or -1
 
@@ -139,7 +139,7 @@ class Cluster:
         def calls() -> Iterator[Any]:
             for index, task in tasks:
                 sent.append(index)
-                yield begin(backend, self._key, self._work, index, dumps((function, task)))
+                yield begin(backend, self._key, self._work, index, bytes(dumps((function, task))))
 
         with closing(self._answers(calls())) as answers:
             for index, result, error in answers:
@@ -170,7 +170,7 @@ class Cluster:
 def _beginning() -> Callable[..., Answer]:
     """Returns the function that workers call. It is sent by value, because its module imports Keras."""
 
-    def begin(backend: str, key: str, work: Any, index: int, call: bytes) -> Answer:
+    def begin(backend: str, key: str, work: bytes, index: int, call: bytes) -> Answer:
         import os
         import sys
 
@@ -197,7 +197,7 @@ _lock = threading.Lock()  # a worker may have several threads, but fits set the 
 _prepared = ""
 
 
-def do(key: str, work: Any, call: bytes) -> Any:
+def do(key: str, work: bytes, call: bytes) -> Any:
     """Does a task in a worker, after preparing the worker for tasks of this key."""
     global _prepared
     with _lock:
