@@ -6,8 +6,8 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from keras_actlab.arguments import as_path, boolean, check_number
 from keras_actlab.distribution import is_first_process
+from keras_actlab.experiments import _cluster
 from keras_actlab.experiments._journal import Journal
 from keras_actlab.experiments._processes import Processes
 from keras_actlab.experiments._training import Programs, failed, train
@@ -42,21 +43,24 @@ def run(
     ends with the same table as an uninterrupted one. Finished fits are skipped; failed fits are retried. A fit that
     fails does not stop the others: its row holds the error, and `Results.failures` lists it. A failure is any exception
     of the fit, `sys.exit` included. In separate processes (`jobs` above 1, or with `time_limit`), it is also a process
-    that is killed, for example because memory runs out, and a fit that takes too long. Without separate processes, a
-    fit that ends its process ends the run. Every fit sets the global random seeds.
+    that is killed, for example because memory runs out, and a fit that takes too long. On a cluster, it is also a
+    worker that the cluster reports as lost; Dask does so when a fit has ended four workers. Without separate processes,
+    a fit that ends its process ends the run. Every fit sets the global random seeds.
 
     Args:
         comparisons: One comparison or several with different names.
         path: The file. It may hold rows of an earlier run of the same comparisons. Methods, splits and seeds may be
             added between runs.
         jobs: Number of processes. Each loads the backend. They end within seconds if this process is killed (not on
-            Windows). With 1, fits are done in this process.
+            Windows). With 1, fits are done in this process. Not used within `joblib.parallel_config("dask")` or another
+            backend of joblib for several machines: fits are then done by its workers (see the page on scale-out).
         history: Whether rows hold the metrics of each evaluation on the validation part, for `curves`. Existing rows
             are left unchanged.
         progress: Whether to show a bar with the remaining time.
         time_limit: Maximum number of seconds for a fit, including compilation. Fits that are trained as one program
             have the sum of their limits, and are trained one by one if they exceed it. A time limit needs a separate
-            process, even with one job, because a process that hangs can only be ended from outside.
+            process, even with one job, because a process that hangs can only be ended from outside. On a cluster, it
+            must be None.
 
     Returns:
         The rows of these comparisons, with tables and figures. `load` returns all rows of the file.
@@ -64,10 +68,11 @@ def run(
     Raises:
         TypeError: If an argument is of another type.
         ValueError: If the file holds another configuration of a comparison of the same name (other data, metrics,
-            grid, epochs, models, backend), is damaged, or is no results file. It is raised before any training or
-            writing.
-        RuntimeError: If no final fit of a comparison succeeded (after all other fits are finished and written), or
-            another process writes to the file.
+            grid, epochs, models, backend), is damaged, or is no results file, or joblib's chosen backend has threads.
+            It is raised before any training or writing.
+        RuntimeError: If no final fit of a comparison succeeded (after all other fits are finished and written),
+            another process writes to the file, or a worker of a cluster cannot do fits, for example because it has
+            loaded another backend of Keras.
 
     Example:
 
@@ -161,6 +166,12 @@ def complete(
         raise ValueError(f"`jobs` must be a positive integer. Received: jobs={jobs!r}")
     if time_limit is not None:
         check_number("time_limit", time_limit, positive=True)
+    on_cluster = _cluster.is_chosen()
+    if on_cluster and time_limit is not None:
+        raise ValueError(
+            "`time_limit` must be None where `joblib.parallel_config` has chosen a cluster, because fits on other "
+            f"machines cannot be ended from here. Received: time_limit={time_limit}"
+        )
     boolean("history", history)
     journal = Journal(as_path("path", path))
     _agree(journal, comparisons)
@@ -172,21 +183,23 @@ def complete(
     if on_plan:
         on_plan(len(planned), len(finished))
     programs = Programs()
-    processes = _start_processes(jobs, by_name, history) if jobs > 1 or time_limit is not None else None
+    elsewhere = on_cluster or jobs > 1 or time_limit is not None
+    workers = _start_workers(jobs, by_name, history, on_cluster) if elsewhere else None
 
     def do(groups: Iterable[list[Fit]]) -> None:
         missing = _missing(groups, by_name, journal)
         trained = (
-            _train_elsewhere(processes, missing, time_limit or math.inf)
-            if processes
+            _train_elsewhere(workers, missing, time_limit or math.inf)
+            if workers
             else (train(by_name[fits[0].task], fits, programs, history) for fits in missing)
         )
-        for rows in trained:
-            journal.append({"rows": rows})
-            finished.update(map(row_key, rows))
-            on_rows(rows)
+        with closing(trained):
+            for rows in trained:
+                journal.append({"rows": rows})
+                finished.update(map(row_key, rows))
+                on_rows(rows)
 
-    with processes or nullcontext():
+    with workers or nullcontext():
         do(tuning)
         while groups := [
             group
@@ -227,11 +240,14 @@ def _by_name(comparisons: Comparison | Sequence[Comparison]) -> dict[str, Compar
     return by_name
 
 
-def _start_processes(jobs: int, by_name: dict[str, Comparison], history: bool) -> Processes:
+def _start_workers(
+    jobs: int, by_name: dict[str, Comparison], history: bool, on_cluster: bool
+) -> Processes | _cluster.Cluster:
     os.environ["KERAS_BACKEND"] = keras.backend.backend()  # read by new processes
     settings = keras.config.floatx(), keras.config.dtype_policy().name, keras.config.image_data_format()
+    work = settings, by_name, history
     try:
-        return Processes(jobs, _prepare, (settings, by_name, history))
+        return _cluster.Cluster(_prepare, work) if on_cluster else Processes(jobs, _prepare, work)
     except Exception as error:  # each library raises its own
         raise TypeError(
             "`comparisons` must hold what can be sent to other processes. Datasets cannot: `data` must be a "
@@ -385,15 +401,15 @@ def _is(fit: Fit, row: dict[str, Any] | None) -> bool:
 
 
 def _train_elsewhere(
-    processes: Processes, groups: Iterable[list[Fit]], time_limit: float, alone: bool = False
-) -> Iterator[Rows]:
+    workers: Processes | _cluster.Cluster, groups: Iterable[list[Fit]], time_limit: float, alone: bool = False
+) -> Generator[Rows, None, None]:
     """Trains groups in other processes. If a process ends, the fits of its group are retried one by one."""
     again = []
     work = functools.partial(_train_here, alone=alone)
     with warnings.catch_warnings():
         # A process whose compiled programs have filled its memory is replaced by a fresh one; no fit is lost.
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
-        for fits, rows, failure in processes.map(work, groups, lambda fits: time_limit * len(fits)):
+        for fits, rows, failure in workers.map(work, groups, lambda fits: time_limit * len(fits)):
             if failure is None:
                 yield rows
             elif len(fits) == 1:
@@ -401,16 +417,16 @@ def _train_elsewhere(
             else:
                 again += [[fit] for fit in fits]
     if again:
-        yield from _train_elsewhere(processes, again, time_limit, alone=True)
+        yield from _train_elsewhere(workers, again, time_limit, alone=True)
 
 
-# What a process trains: comparisons by their names, and further arguments of `train`.
+# What a process or worker trains: comparisons by their names, and further arguments of `train`.
 _work: tuple[dict[str, Comparison], Programs, bool] = ({}, Programs(), False)
 
 
 def _prepare(settings: tuple[str, str, str], comparisons: dict[str, Comparison], history: bool) -> None:
     """Gives another process the settings of the one that started it."""
-    global _work  # a process has one run
+    global _work  # a process has one run, a worker one at a time
     floatx, policy, data_format = settings
     keras.config.set_floatx(floatx)
     keras.config.set_dtype_policy(policy)
