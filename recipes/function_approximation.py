@@ -172,8 +172,8 @@ def comparison(target: str, sizing: str, smoke: bool = False) -> experiments.Com
         grid={"learning_rate": RATES[-2:] if smoke else RATES},
         splits=2 if smoke else 5,
         independent_splits=True,
-        epochs=20 if smoke else 2000,
-        validate_every=10 if smoke else 100,
+        epochs=4 if smoke else 2000,
+        validate_every=2 if smoke else 100,
         vectorize=2 if smoke else 5,
     )
 

@@ -128,8 +128,8 @@ def comparison(name: str, folder: Path | None = None, smoke: bool = False) -> ex
         metrics={"RMSE": root_mean_squared_error},
         grid={"learning_rate": RATES[2:4] if smoke else RATES},
         splits=2 if smoke else 10,
-        epochs=20 if smoke else 2000,
-        validate_every=10 if smoke else 50,
+        epochs=4 if smoke else 2000,
+        validate_every=2 if smoke else 50,
         vectorize=2 if len(x) > 5000 else 10,  # more of that size do not fit into a processor's cache
     )
 

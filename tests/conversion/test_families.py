@@ -20,6 +20,7 @@ pytestmark = [
 ]
 # JAX compiles each operation for each new shape, a minute for each of these; TensorFlow traces each model.
 LARGE = ["MobileNetV2", "EfficientNetB0", "VGG16"] if keras.backend.backend() != "torch" else []
+LARGE += ["ResNet50"]  # which tests/test_readme.py converts and folds
 ALL_RELU = ["ResNet50", "VGG16", "ResNetBackbone", "VGGBackbone", "ResNetV2Backbone"]
 
 

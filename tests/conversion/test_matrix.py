@@ -1,10 +1,7 @@
 """Each way in which models are used and reused in Keras, with the result of each conversion."""
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 import zipfile
 
 import keras
@@ -13,7 +10,7 @@ import pytest
 
 import keras_actlab
 from keras_actlab.conversion import report, to_weight_normalization
-from tests.backends import INSTALLED, numpy
+from tests.backends import numpy
 from tests.conversion.parts import Backbone, Extractor
 
 pytestmark = pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match")
@@ -220,35 +217,3 @@ def test_quantized(conversion):
     x = CASES["own"][1]
     if conversion != "swap" and conversion != "to_gmp":
         np.testing.assert_allclose(numpy(result(x)), numpy(model(x)), atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory):
-    """What each result computes on another backend, in a new process that loads them all."""
-    others = [name for name in INSTALLED if name != keras.backend.backend()]
-    if not others:
-        pytest.skip("needs another backend")
-    directory = tmp_path_factory.mktemp("models")
-    expected = {}
-    for case, (_, x) in CASES.items():
-        for conversion in CONVERSIONS:
-            folder = directory / f"{case}_{conversion}"
-            folder.mkdir()
-            model = converted(case, conversion)
-            expected[folder.name] = numpy(model(x))
-            model.save(folder / "model.keras")
-            model.save_weights(folder / "model.weights.h5")
-            np.savez(folder / "x.npz", **(x if isinstance(x, dict) else {"x": x}))
-    subprocess.run(
-        [sys.executable, "-m", "tests.conversion.reload", str(directory)],
-        env=os.environ | {"KERAS_BACKEND": others[-1]},
-        check=True,
-    )
-    return {name: (np.load(directory / name / f"{others[-1]}.npz"), output) for name, output in expected.items()}
-
-
-@pytest.mark.one_backend
-def test_another_backend(elsewhere, case, conversion):
-    found, expected = elsewhere[f"{case}_{conversion}"]
-    np.testing.assert_allclose(found["output"], expected, atol=1e-4)
-    np.testing.assert_allclose(found["from_weights"], expected, atol=1e-4)

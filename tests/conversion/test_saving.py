@@ -11,11 +11,13 @@ import pytest
 
 import keras_actlab
 from tests.backends import OTHERS, numpy
+from tests.conversion import test_matrix as matrix
 from tests.conversion.families import FAMILIES, gpt2_causal_lm, images, randomized, tokens, vit_backbone
 
 pytestmark = [
     pytest.mark.one_backend,
     pytest.mark.filterwarnings("ignore:`compile\\(\\)` was not called as part of model loading"),
+    pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match"),
 ]
 
 
@@ -23,8 +25,20 @@ def gmp_crrelu(model):
     return keras_actlab.to_gmp(keras_actlab.swap_activations(model, "crrelu"))
 
 
+def inverted_residual():
+    """A block of MobileNetV2, whose 52 convolutions would be made four times here."""
+    inputs = x = keras.Input((8, 8, 3))
+    for layer in (
+        keras.layers.Conv2D(6, 1, use_bias=False),
+        keras.layers.DepthwiseConv2D(3, padding="same", use_bias=False),
+        keras.layers.Conv2D(3, 1, use_bias=False),
+    ):
+        x = keras.layers.ReLU(6.0)(keras.layers.BatchNormalization()(layer(x)))
+    return keras.Model(inputs, keras.layers.Add()([x, inputs]))
+
+
 CONVERTED = {
-    "MobileNetV2 to_gmp": lambda: (keras_actlab.to_gmp(randomized(FAMILIES["MobileNetV2"]()[0])), images(32)),
+    "inverted residual to_gmp": lambda: (keras_actlab.to_gmp(randomized(inverted_residual())), images(8)),
     "GPT2CausalLM to_gmp": lambda: (keras_actlab.to_gmp(randomized(gpt2_causal_lm())), tokens()),
     "GPT2CausalLM folded": lambda: (keras_actlab.fold(keras_actlab.to_gmp(randomized(gpt2_causal_lm()))), tokens()),
     "ViTBackbone both": lambda: (gmp_crrelu(randomized(vit_backbone())), images(16)),
@@ -36,6 +50,14 @@ CONVERTED = {
         keras.Sequential([gmp_crrelu(randomized(vit_backbone())), keras.layers.Flatten(), keras.layers.Dense(2)]),
         images(16),
     ),
+}
+CONVERTED |= {
+    f"{case} {conversion}": lambda case=case, conversion=conversion: (
+        matrix.converted(case, conversion),
+        matrix.CASES[case][1],
+    )
+    for case in matrix.CASES
+    for conversion in matrix.CONVERSIONS
 }
 
 
@@ -83,7 +105,7 @@ def test_a_new_process_computes_the_same(reloaded, name):
     assert sorted(kind for kind in there["classes"] if kind.startswith(kinds)) == sorted(
         kind for kind in here if kind.startswith(kinds)
     )
-    assert "folded" in name or any(kind.startswith(kinds[:4]) for kind in here)
+    assert "fold" in name or any(kind.startswith(kinds[:4]) for kind in here)
 
 
 def test_what_is_folded_needs_no_keras_actlab(saved):

@@ -721,6 +721,7 @@ def test_another_process_ends_with_the_same_rows(found, tmp_path):
     assert "SIGKILL" in results.failures["failure"].item()
 
 
+@pytest.mark.slow  # test_a_crash_after_any_line_resumes_to_the_same_rows has the same file without a new process
 @pytest.mark.one_backend
 def test_kill_9_loses_nothing(found, tmp_path):
     path = tmp_path / "results.jsonl"

@@ -17,13 +17,13 @@ pytestmark = [pytest.mark.one_backend, pytest.mark.usefixtures("even_starts")]
 # count without and with a scalar for each activation.
 PUBLISHED = [
     (models.vit_tiny, 32, 10, 4, 5_399_818, 5_399_830),
-    (models.vit_tiny, 32, 100, 4, 5_417_188, 5_417_200),
+    pytest.param(models.vit_tiny, 32, 100, 4, 5_417_188, 5_417_200, marks=pytest.mark.slow),  # has another head only
     (models.vit_tiny, 224, 1000, 16, 5_754_472, 5_754_484),
     (models.deit_tiny, 32, 10, 4, 5_365_076, 5_365_088),
-    (models.deit_tiny, 32, 100, 4, 5_399_816, 5_399_828),
+    pytest.param(models.deit_tiny, 32, 100, 4, 5_399_816, 5_399_828, marks=pytest.mark.slow),
     (models.deit_tiny, 224, 1000, 16, 5_910_800, 5_910_812),
     (models.tnt_small, 32, 10, 4, 21_525_298, 21_525_322),
-    (models.tnt_small, 32, 100, 4, 21_559_948, 21_559_972),
+    pytest.param(models.tnt_small, 32, 100, 4, 21_559_948, 21_559_972, marks=pytest.mark.slow),
 ]
 
 # For each network a small one as a function of its activation, its own activation, and how many there are.
