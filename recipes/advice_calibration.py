@@ -1,7 +1,6 @@
 """Error rates and power of `keras_actlab.advise`, from simulated users.
 
-A/A: the "variants" of a user are the model itself with other random weights, so each verdict "better" or "worse" is
-false. The user trains a small network on noisy data and looks three times at growing numbers of pairs.
+A/A: the variant of a user is the model itself with other random weights, so each verdict "better" or "worse" is false. The user trains a small network on noisy data and looks three times at growing numbers of pairs.
 
 Planted effect: the test error of a model is drawn from a normal distribution, and the variant is better by 1, 2 or 3
 standard deviations of a pair. The share of users whose variant is called better stands beside the power that their
@@ -26,7 +25,7 @@ from keras_actlab.experiments import Paired
 from keras_actlab.files import write
 from recipes.common import cli
 
-LOOKS = (4, 8, 12)
+LOOKS = (5, 10, 15)
 PAIRS = 10
 EFFECTS = (1, 2, 3)
 
@@ -54,7 +53,7 @@ def same_model(user: int) -> list[dict[str, Any]]:
                 (x[:60], y[:60]),
                 (x[60:90], y[60:90]),
                 (x[90:], y[90:]),
-                variants={"redrawn": redrawn, "redrawn again": redrawn},
+                variants={"redrawn": redrawn},
                 epochs=5,
                 batch_size=60,
                 budget=f"{look} pairs",
@@ -98,7 +97,7 @@ def planted(user: int, effect: float) -> list[dict[str, Any]]:
     verdict = advice["better"]
     differences = (advice.values["better"] - advice.values["as is"]).to_numpy()
     power = Paired(differences).power(effect * 2**0.5, alpha_of_look(1, 1))
-    return [{"effect": effect, "verdict": verdict.verdict, "stated power": power}]
+    return [{"effect": effect, "look": 1, "variant": "better", "verdict": verdict.verdict, "stated power": power}]
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
