@@ -70,7 +70,7 @@ def advise(
     jobs: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
 ) -> None:
     """Says whether other activations or geometric weights are better than MODEL on DATA, with error bars."""
-    import keras  # after the help, which takes no seconds
+    import keras
 
     from keras_actlab.advice import advise
 
@@ -121,17 +121,21 @@ def read(file: Path, target: str) -> tuple[Any, Any]:
     """
     import numpy as np
 
+    from keras_actlab.experiments._arrays import as_array
+
     if not file.is_file():
         raise ValueError(f"`DATA` must be a file. Received: {str(file)!r}")
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    if file.suffix == ".npz":
-        with np.load(file) as arrays:
-            columns = dict(arrays)
-    elif file.suffix in readers:
+    readers = {".npz": np.load, ".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    if file.suffix not in readers:
+        raise ValueError(f"`DATA` must be a .npz, .csv or .parquet file. Received: {str(file)!r}")
+    try:
         table = readers[file.suffix](file)
         columns = {str(name): table[name] for name in table}
-    else:
-        raise ValueError(f"`DATA` must be a .npz, .csv or .parquet file. Received: {str(file)!r}")
+    except Exception as error:  # each library raises its own type
+        raise ValueError(
+            f"`DATA` must be an intact {file.suffix} file. Received: {str(file)!r}, for which reading raises "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if target not in columns or len(columns) < 2:
         raise ValueError(f"`--target` must name one of several columns, {list(columns)}. Received: {target!r}")
     y = columns.pop(target)
@@ -142,15 +146,15 @@ def read(file: Path, target: str) -> tuple[Any, Any]:
         raise ValueError(
             f"`DATA` must have columns of numbers; encode categories first. Received: others in {others or [target]}"
         )
-    return pd.DataFrame(columns).to_numpy("float32"), y.to_numpy()
+    return as_array("DATA", pd.DataFrame(columns)).astype("float32"), as_array(f"DATA[{target!r}]", y)
 
 
 def main() -> None:
-    """Runs the command. Errors are printed without a traceback; the exit code is then 1."""
+    """Runs the command. An error is printed as one line, without a traceback; the exit code is then 1."""
     try:
         app()
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        typer.echo(f"{type(error).__name__}: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
 
 

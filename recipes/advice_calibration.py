@@ -1,6 +1,7 @@
 """Error rates and power of `keras_actlab.advise`, from simulated users.
 
-A/A: the variant of a user is the model itself with other random weights, so each verdict "better" or "worse" is false. The user trains a small network on noisy data and looks three times at growing numbers of pairs.
+A/A: the variant of a user is the model itself with other random weights, so each verdict "better" or "worse" is false.
+The user trains a small network on noisy data and looks three times at growing numbers of pairs.
 
 Planted effect: the test error of a model is drawn from a normal distribution, and the variant is better by 1, 2 or 3
 standard deviations of a pair. The share of users whose variant is called better stands beside the power that their

@@ -1,5 +1,6 @@
 """Answers whether variants of a model are better than the model, within a budget."""
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +15,12 @@ from keras_actlab.advice import variants as known
 from keras_actlab.advice.budget import Budget, in_words, parse
 from keras_actlab.advice.data import prepare
 from keras_actlab.advice.question import NAME, TOGETHER, Question, ask
-from keras_actlab.advice.result import FILE, RESULTS, Advice, former_looks
+from keras_actlab.advice.result import FILE, QUESTION, RESULTS, Advice, former_looks
 from keras_actlab.advice.variants import Variants
 from keras_actlab.arguments import as_path, boolean, check_choice, check_number, positive_integer
 from keras_actlab.experiments.results import Results, load
 from keras_actlab.experiments.running import Rows, complete
+from keras_actlab.files import write
 
 DEFAULT = ("gelu", "crrelu", "tmaf", "gmp")
 FEWEST = 2  # pairs, as one has no error bar
@@ -149,24 +151,45 @@ def advise(
         class_weight,
     )
     looks = former_looks(folder / FILE)
+    _agree(folder / QUESTION, question)
     results = _train(question, limit, folder / RESULTS, jobs, progress)
     advice = Advice(question, results, folder, looks, smallest_effect, limit)
     advice.save()
     return advice
 
 
+def _agree(file: Path, question: Question) -> None:
+    """Raises a ValueError if the folder holds the answer to another question; otherwise writes down the question."""
+    asked = question.identity
+    former = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
+    different = [
+        f"{name}: {former.get(name)} there, {asked[name]} here" for name in asked if former.get(name) != asked[name]
+    ]
+    if different:
+        raise ValueError(
+            f"`path` must be the folder of the same question, or a new one. Received: path={str(file.parent)!r}, which "
+            f"differs in {'; '.join(different)}"
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write(file, json.dumps(asked) + "\n")
+
+
 def _train(question: Question, budget: Budget, path: Path, jobs: int, progress: bool) -> Results:
     """Does the fits of as many pairs as the budget allows; pairs that an earlier call began are finished first."""
-    pairs = _begun(path)
+    former = _former_rows(path)
+    pairs = max((max(row["split"], row["seed"]) + 1 for row in former), default=0)
     if budget.is_time:
         pairs = max(pairs, FEWEST) if pairs else _first_pairs(question, budget, jobs)
     else:
         pairs = max(pairs, int(budget.pairs))
-    with _bar(budget, progress) as bar, _quiet():
+    with _bar(budget, _seconds(former) / jobs, progress) as bar, _quiet():
 
         def show(rows: Rows) -> None:
             bar.set_postfix_str(rows[0]["method"], refresh=False)
-            bar.update(_seconds(rows) / jobs if budget.is_time else len(rows))
+            if budget.is_time:
+                bar.update(min(_seconds(rows) / jobs, bar.total - bar.n))  # tqdm shows no more than the total
+            else:
+                bar.update(len(rows))
 
         while True:
             results = complete(question.comparison(pairs), path, jobs=jobs, history=True, on_rows=show)
@@ -177,12 +200,9 @@ def _train(question: Question, budget: Budget, path: Path, jobs: int, progress: 
             pairs += int(more)
 
 
-def _begun(path: Path) -> int:
-    """The number of pairs of which the file has a fit."""
-    if not path.exists():
-        return 0
-    rows = [row for row in load(path).rows if row["task"] == NAME]
-    return max((max(row["split"], row["seed"]) + 1 for row in rows), default=0)
+def _former_rows(path: Path) -> Rows:
+    """The rows of former calls."""
+    return [row for row in load(path).rows if row["task"] == NAME] if path.exists() else []
 
 
 def _first_pairs(question: Question, budget: Budget, jobs: int) -> int:
@@ -200,12 +220,12 @@ def _first_pairs(question: Question, budget: Budget, jobs: int) -> int:
     return max(FEWEST, min(TOGETHER, int(budget.seconds / 2 / pair)))
 
 
-def _bar(budget: Budget, progress: bool) -> Any:
+def _bar(budget: Budget, used: float, progress: bool) -> Any:
     """A progress bar of the seconds of the budget that are used, or of fits."""
     if not budget.is_time:
         return tqdm(unit="fit", disable=not progress)
     shown = "{percentage:3.0f}% of the budget |{bar}| {n:.0f}/{total:.0f} s{postfix}"
-    return tqdm(total=budget.seconds, bar_format=shown, disable=not progress)
+    return tqdm(initial=min(used, budget.seconds), total=budget.seconds, bar_format=shown, disable=not progress)
 
 
 def _seconds(rows: Rows) -> float:

@@ -6,6 +6,7 @@ import keras
 
 from keras_actlab._private.keras_compile import compile_arguments
 from keras_actlab._private.keras_trainer import excludes_from_weight_decay
+from keras_actlab._private.object_graph import duplicate
 
 
 @keras.saving.register_keras_serializable("keras_actlab")
@@ -49,7 +50,7 @@ def compile_alike(model: keras.Model, original: keras.Model, rate: dict[str, flo
     # Metrics have state. Strings and functions become new metrics when Keras compiles the model.
     for name in ("metrics", "weighted_metrics"):
         arguments[name] = keras.tree.map_structure(_fresh, arguments[name]) if arguments[name] else arguments[name]
-    model.compile(**arguments | {"optimizer": _with_rate(_inner(original.optimizer), rate)})
+    model.compile(**arguments | {"optimizer": _with_rate(original.optimizer, rate)})
 
 
 def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -58,7 +59,12 @@ def _inner(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
 
 
 def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
-    """Raises a ValueError for settings that a new optimizer for another model cannot have."""
+    """Raises a ValueError for settings that a new optimizer for another model, or a fit in blocks, cannot have."""
+    if _inner(optimizer).use_ema:
+        raise ValueError(
+            "`model` must have an optimizer that does not average weights at the end of a fit, because a fit is "
+            f"trained in several blocks. Received: {_inner(optimizer).name} with use_ema=True"
+        )
     if excludes_from_weight_decay(_inner(optimizer)):
         raise ValueError(
             "`model` must have an optimizer that excludes no variables from weight decay, as variants have other "
@@ -68,6 +74,9 @@ def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
 
 def _with_rate(optimizer: keras.optimizers.Optimizer, rate: dict[str, float]) -> keras.optimizers.Optimizer:
     config = optimizer.get_config()
+    if _inner(optimizer) is not optimizer:
+        config["inner_optimizer"] = keras.saving.serialize_keras_object(_with_rate(_inner(optimizer), rate))
+        return type(optimizer).from_config(config)
     if "learning_rate_factor" in rate:
         schedule = keras.saving.deserialize_keras_object(config["learning_rate"])
         config["learning_rate"] = Scaled(schedule, rate["learning_rate_factor"])
@@ -79,4 +88,6 @@ def _with_rate(optimizer: keras.optimizers.Optimizer, rate: dict[str, float]) ->
 def _fresh(metric: Any) -> Any:
     if not isinstance(metric, keras.metrics.Metric):
         return metric
-    return type(metric).from_config(metric.get_config())
+    copied = duplicate(metric)[0]  # unlike its configuration, it holds functions that are not registered
+    copied.reset_state()
+    return copied

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from keras_actlab.arguments import received
 from keras_actlab.experiments._arrays import as_arrays
-from keras_actlab.experiments.data import Split, batches, count, holdout, is_dataset
+from keras_actlab.experiments.data import Split, batches, check_call, count, holdout, is_dataset
 
 # A split, or a function of a split's index.
 Source: TypeAlias = Split | Callable[[int], Split]
@@ -56,10 +56,11 @@ def prepare(train: Any, validation: Any, test: Any) -> Data:
         ValueError: If a part is missing that cannot be drawn from another, or values are not finite.
     """
     if callable(train) and not is_dataset(train):
+        check_call("train", train, "a seed or an index, if it is a function", 0)
         made = train(0)
         if isinstance(made, Split):
             _check_missing(validation, test, "`train` returns splits, which have all parts")
-            _check_finite(made)
+            _check(made)
             return Data(train, "split", "A pair is one split that `train` returns, with its own initial weights.")
         if not is_dataset(made):
             raise TypeError(
@@ -75,7 +76,7 @@ def prepare(train: Any, validation: Any, test: Any) -> Data:
     examples = _examples("train", train)
     if validation is None and test is None:
         source = RandomSplits(examples)
-        _check_finite(source(0))
+        _check(source(0))
         return Data(
             source,
             "split",
@@ -95,9 +96,7 @@ def _split(examples: tuple[Any, ...], validation: Any, test: Any) -> Split:
 
 
 def _fixed(split: Split) -> Data:
-    if split.validation is None:
-        raise ValueError("`validation` must be given, as the learning rate is chosen. Received: a split without it")
-    _check_finite(split)
+    _check(split)
     return Data(
         split,
         "seed",
@@ -122,7 +121,14 @@ def _examples(name: str, part: Any) -> tuple[Any, ...]:
             f"`{name}` must be (inputs, targets), (inputs, targets, sample weights), a dataset, a Split, or a function "
             f"that returns one of the last two. {received(name, part)}"
         )
-    return tuple(as_arrays(f"{name}[{index}]", values) for index, values in enumerate(part))
+    examples = tuple(as_arrays(f"{name}[{index}]", values) for index, values in enumerate(part))
+    lengths = [len(array) for array in keras.tree.flatten(examples)]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            f"`{name}` must hold as many inputs as targets and sample weights. Received: {name} with arrays of lengths "
+            f"{lengths}"
+        )
+    return examples
 
 
 def first_batch(data: Data, batch_size: int) -> Any:
@@ -133,22 +139,34 @@ def first_batch(data: Data, batch_size: int) -> Any:
     return keras.tree.map_structure(lambda array: array[:batch_size], evaluation)
 
 
+def as_tensors(arrays: Any) -> Any:
+    """Returns tensors as `model.fit` makes them of arrays: real numbers in the dtype `keras.config.floatx()`."""
+    return keras.tree.map_structure(_as_tensor, arrays)
+
+
+def _as_tensor(array: np.ndarray) -> Any:
+    if array.dtype.kind not in "biuf":
+        return array  # text
+    return keras.ops.convert_to_tensor(array, keras.config.floatx() if array.dtype.kind == "f" else None)
+
+
 def _check_missing(validation: Any, test: Any, reason: str) -> None:
     for name, part in (("validation", validation), ("test", test)):
         if part is not None:
             raise ValueError(f"`{name}` must be None where {reason}. {received(name, part)}")
 
 
-def _check_finite(split: Split) -> None:
-    """Raises a ValueError for NaN or infinity in arrays, or in the first batch of a dataset."""
-    for part in ("train", "validation", "test"):
-        examples = getattr(split, part)
-        if examples is None or (callable(examples) and not is_dataset(examples)):
-            continue
+def _check(split: Split) -> None:
+    """Raises a ValueError if a part is missing, or arrays or the first batch of a dataset hold NaN or infinity."""
+    if split.validation is None:
+        raise ValueError("`validation` must be given, as the learning rate is chosen. Received: a split without it")
+    split.fingerprint()  # raises for batches that are no pairs or triples of arrays
+    parts = {"train": split.of_stage("tune", 0)[0], "validation": split.validation, "test": split.test}
+    for part, examples in parts.items():
         if split.is_dataset:
-            examples = as_arrays(part, tuple(next(iter(batches(examples)), ())))
+            examples = as_arrays(part, tuple(next(iter(batches(examples)))))
         for index, name in enumerate(("inputs", "targets")):
-            for array in keras.tree.flatten(examples[index]) if len(examples) > index else ():
+            for array in keras.tree.flatten(examples[index]):
                 if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                     raise ValueError(
                         f"`{part}` must hold finite numbers. Received: {part} with "

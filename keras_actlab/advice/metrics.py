@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_actlab._private.keras_compile import compile_arguments
 from keras_actlab.advice.compilation import compile_alike, learning_rate
+from keras_actlab.advice.data import as_tensors
 from keras_actlab.advice.starts import Start
 
 
@@ -22,6 +22,8 @@ class CompiledMetric:
         name: "loss", or the name of the metric in `model.evaluate`.
     """
 
+    keeps_columns = True  # Keras tells a column from class numbers by its shape
+
     def __init__(self, start: Start, name: str):
         self.start, self.name = start, name
         self._model: keras.Model | None = None
@@ -30,13 +32,12 @@ class CompiledMetric:
         return vars(self) | {"_model": None}  # another process compiles its own
 
     def __call__(self, targets: np.ndarray, predictions: np.ndarray) -> float:
-        if self.name == "loss":
-            loss = keras.losses.get(compile_arguments(self.start.original)["loss"])
-            return float(keras.ops.mean(loss(keras.ops.convert_to_tensor(targets), predictions)))
         if self._model is None:
             self._model = compiled(self.start)
+        y, y_pred = as_tensors((targets, predictions))
+        if self.name == "loss":
+            return float(self._model.compute_loss(None, y, y_pred))
         self._model.reset_metrics()
-        y, y_pred = map(keras.ops.convert_to_tensor, (targets, predictions))
         return float(self._model.compute_metrics(None, y, y_pred)[self.name])
 
 

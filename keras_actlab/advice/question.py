@@ -1,8 +1,10 @@
 """What `advise` is asked: a model, its variants and data, as an `experiments.Comparison`."""
 
 import dataclasses
+import hashlib
 import itertools
 import math
+import random
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +15,9 @@ import numpy as np
 from keras_actlab._private.keras_compile import compile_arguments, metric_modes
 from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab.advice.compilation import check_optimizer, compile_alike, learning_rate
-from keras_actlab.advice.data import Data, first_batch
+from keras_actlab.advice.data import Data, as_tensors, first_batch
 from keras_actlab.advice.metrics import CompiledMetric, compiled
-from keras_actlab.advice.starts import Start
+from keras_actlab.advice.starts import Start, reseed
 from keras_actlab.advice.variants import AS_IS, Variant, apply, is_activation
 from keras_actlab.arguments import received
 from keras_actlab.conversion import report
@@ -47,7 +49,10 @@ class Method:
 
     def __call__(self, **rate: float) -> keras.Model:
         original = self.start.original
-        model = apply(self.name, self.variant, self.start.model())
+        start = self.start.model()
+        seed = random.randint(1, 10**9)  # before the conversion, so that all variants get the same one
+        model = apply(self.name, self.variant, start)
+        reseed(model, seed)
         compile_alike(model, original, rate)
         return model
 
@@ -84,6 +89,18 @@ class Question:
     def name(self) -> str:
         """The name of the model."""
         return str(self.start.original.name)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the rows depend on, beside the configuration of the comparison. All of it in values for JSON."""
+        weights = hashlib.sha256()
+        for variable in self.start.fixed():
+            weights.update(keras.ops.convert_to_numpy(variable).tobytes())
+        return {
+            "variants": sorted([*self.variants, *self.unchanged]),
+            "start": "scratch" if self.start.is_drawn else "trained",
+            "weights": weights.hexdigest()[:16],
+        }
 
     def comparison(self, pairs: int) -> Comparison:
         """Returns the comparison of all variants over a number of pairs."""
@@ -154,7 +171,7 @@ class Question:
         seconds = []
         for batch in few:
             began = time.perf_counter()
-            model.train_on_batch(*batch)
+            model.train_on_batch(*as_tensors(batch))
             seconds.append(time.perf_counter() - began)
         compiling = seconds[0] if len(seconds) > 1 else 0.0
         training = min(seconds) * length * (self.epochs or LONGEST)
@@ -201,7 +218,11 @@ def ask(
     changed, unchanged = _changes(start, data, variants)
     if len(changed) == 1:
         raise ValueError(f"`variants` must change something in this model. Received: {unchanged}")
-    return Question(start, changed, unchanged, data, metric, mode, epochs, batch_size, steps_per_epoch, class_weight)
+    question = Question(
+        start, changed, unchanged, data, metric, mode, epochs, batch_size, steps_per_epoch, class_weight
+    )
+    question.comparison(pairs=2).split(0)  # raises for options that exclude each other, before a step is timed
+    return question
 
 
 def _start(model: Any, is_drawn: bool) -> Start:
@@ -238,15 +259,16 @@ def _metric(start: Start, data: Data, batch_size: int, metric: str | None, mode:
     model = compiled(start)
     batch = first_batch(data, batch_size)
     try:
-        found = model.test_on_batch(*batch, return_dict=True)
+        found = model.test_on_batch(*as_tensors(batch), return_dict=True)
     except Exception as error:  # each backend raises its own
         raise ValueError(
             f"`model` must take the data. Received: model={start.original.name!r}, which raises "
             f"{type(error).__name__} for a batch of `test`: {error}"
         ) from error
-    modes = metric_modes(model)
+    modes = _modes(model, list(found))
     if metric is None:
-        metric = next((name for name in found if name != "loss" and modes.get(name)), "loss")
+        losses = {"loss", *(f"{output}_loss" for output in getattr(model, "output_names", None) or [])}
+        metric = next((name for name in modes if name not in losses), "loss")
     if metric not in found:
         raise ValueError(
             f"`metric` must be one that `model` is compiled with, {list(found)}. {received('metric', metric)}"
@@ -258,6 +280,20 @@ def _metric(start: Start, data: Data, batch_size: int, metric: str | None, mode:
             '"min" or "max". Received: mode=None'
         )
     return metric, mode
+
+
+def _modes(model: keras.Model, found: list[str]) -> dict[str, str | None]:
+    """The mode of each metric that was found, in the order of `compile`.
+
+    In a model of several outputs, the name of an output precedes that of its metric.
+    """
+    outputs = getattr(model, "output_names", None) or []
+    modes: dict[str, str | None] = {}
+    for known, mode in metric_modes(model).items():
+        for name in (known, *(f"{output}_{known}" for output in outputs if len(outputs) > 1)):
+            if name in found:
+                modes[name] = modes.get(name) or mode
+    return modes
 
 
 def _changes(start: Start, data: Data, variants: dict[str, Variant]) -> tuple[dict[str, Variant], dict[str, str]]:
@@ -275,7 +311,8 @@ def _changes(start: Start, data: Data, variants: dict[str, Variant]) -> tuple[di
             raise ValueError(
                 f"`variants` must work on `model`. Received: {name!r}, which raises {type(error).__name__}: {error}"
             ) from error
-        if _are_same(plain, made) or (is_activation(variant) and _compute_the_same(plain, made, data)):
+        is_alike = is_activation(variant) or describe(plain) == describe(made) is not None
+        if is_alike and _compute_the_same(plain, made, data):
             unchanged[name] = _reason(made)
         else:
             changed[name] = variant
@@ -291,12 +328,6 @@ def _compute_the_same(one: keras.Model, other: keras.Model, data: Data) -> bool:
     return all(np.array_equal(*pair) for pair in zip(*outputs, strict=True))
 
 
-def _are_same(one: keras.Model, other: keras.Model) -> bool:
-    if describe(one) is None or describe(one) != describe(other):
-        return False
-    return _have_equal_variables(one, other)
-
-
 def _have_equal_variables(one: keras.Model, other: keras.Model) -> bool:
     pairs = list(zip(one.variables, other.variables, strict=False))
     if len(one.variables) != len(other.variables) or any(a.shape != b.shape for a, b in pairs):
@@ -305,6 +336,9 @@ def _have_equal_variables(one: keras.Model, other: keras.Model) -> bool:
 
 
 def _reason(model: keras.Model) -> str:
-    rows = report(model).skipped
+    try:
+        rows = report(model).skipped
+    except ValueError:  # no conversion made it
+        rows = ()
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
     return "; ".join(notes[:3]) or "the model has it already"

@@ -19,11 +19,13 @@ from keras_actlab.advice.variants import AS_IS
 from keras_actlab.advice.verdicts import ALPHA, Verdict, judge
 from keras_actlab.arguments import check_choice
 from keras_actlab.conversion import fold, report
+from keras_actlab.experiments import Fit
+from keras_actlab.experiments._training import trained
 from keras_actlab.experiments.results import Results
 from keras_actlab.files import write
 
 # Files of an answer, in its folder.
-RESULTS, FILE, REPORT = "results.jsonl", "advice.json", "report.html"
+RESULTS, QUESTION, FILE, REPORT = "results.jsonl", "question.json", "advice.json", "report.html"
 
 
 def former_looks(file: Path) -> list[int]:
@@ -103,10 +105,11 @@ class Advice:
 
     def _verdict(self, name: str) -> Verdict:
         failures = self.results.failures
-        failures = failures[(failures["method"] == name) & (failures["stage"] == "final")]
+        failures = failures[failures["method"] == name]
+        reason = str(failures["failure"].iloc[0]) if len(failures) else ""  # of tuning, which comes before
+        failed = int((failures["stage"] == "final").sum())
         if self.values[name].isna().all():
-            reason = str(failures["failure"].iloc[0])
-            return Verdict(name, "failed", self.question.metric, failed=len(failures), reason=reason)
+            return Verdict(name, "failed", self.question.metric, failed=failed, reason=reason)
         return judge(
             name,
             self.question.metric,
@@ -116,7 +119,8 @@ class Advice:
             look=len(self.looks),
             comparisons=len(self.question.variants) - 1,
             smallest_effect=self.smallest_effect,
-            failed=len(failures),
+            failed=failed,
+            reason=reason,
         )
 
     def __getitem__(self, variant: str) -> Verdict:
@@ -190,6 +194,7 @@ class Advice:
     def chosen(self) -> pd.DataFrame:
         """In how many pairs each learning rate, and each number of epochs, was chosen for each method."""
         final = self.results.final
+        final = final[final["failure"].isna()]
         (name,) = self.results.configurations[NAME]["grid"]
         shown = [name] if self.question.epochs else [name, "epochs"]
         counts = [
@@ -243,7 +248,7 @@ class Advice:
         """Trains a variant and returns it, folded into plain layers where it can be.
 
         It is trained once more on the training and validation data of the first pair, with the learning rate and the
-        number of epochs that were chosen most often, from the start of the first pair. It is compiled as the model.
+        number of epochs that were chosen most often, as the final fit of the first pair. It is compiled as the model.
 
         Args:
             variant: Name of a variant that was trained, or "as is".
@@ -251,19 +256,10 @@ class Advice:
         Raises:
             ValueError: If there is no such variant, or it changes nothing or failed.
         """
-        trained = [name for name in self.question.variants if not self.values[name].isna().all()]
-        check_choice("variant", variant, trained)
+        available = [name for name in self.question.variants if not self.values[name].isna().all()]
+        check_choice("variant", variant, available)
         rate, epochs = self._choice(variant)
-        keras.utils.set_random_seed(0)
-        model = self._build(variant, rate)
-        split = self.question.data.first
-        data, _ = split.of_stage("final", 0)
-        options: dict[str, Any] = {"epochs": epochs, "verbose": 0, "class_weight": self.question.class_weight}
-        if split.is_dataset:
-            model.fit(data, steps_per_epoch=self.question.steps_per_epoch, **options)
-        else:
-            x, y, *weight = data
-            model.fit(x, y, batch_size=self.question.batch_size, sample_weight=weight[0] if weight else None, **options)
+        model = trained(self.question.comparison(1), Fit(NAME, variant, "final", 0, 0, rate, epochs))
         folded = fold(model)
         return folded if report(folded).changed else model
 

@@ -39,6 +39,13 @@ class Start:
             self._redraw(copied)
         return copied
 
+    def fixed(self) -> list[keras.Variable]:
+        """Returns the variables of a given model from which every fit starts, whatever its seed."""
+        if not isinstance(self.source, keras.Model):
+            return []
+        layers = _kept_layers(self.source) if self.is_drawn else [self.source]
+        return [variable for layer in layers for variable in layer.variables if not _is_seed(variable)]
+
     @functools.cached_property
     def _config(self) -> Any:
         return keras.saving.serialize_keras_object(_copy(self.source))
@@ -71,6 +78,17 @@ class Start:
         for variable, value in zip(model.variables, drawn.variables, strict=True):
             if id(variable) not in kept:
                 variable.assign(value)
+
+
+def reseed(model: keras.Model, seed: int) -> None:
+    """Gives random layers, such as dropout, seeds that follow from one number."""
+    for index, variable in enumerate(filter(_is_seed, model.variables)):
+        variable.assign([seed + index, 0])
+
+
+def _is_seed(variable: keras.Variable) -> bool:
+    """Whether a variable is the state of a `SeedGenerator`, as dropout has it."""
+    return variable.name == "seed_generator_state"
 
 
 def _copy(model: keras.Model) -> keras.Model:

@@ -57,7 +57,7 @@ def with_geometric_weights(model: keras.Model) -> keras.Model:
 def with_mean_normalization(model: keras.Model) -> keras.Model:
     """Returns a copy of a Functional or Sequential model with geometric weights and normalized means of their inputs.
 
-    An `InputMeanNormalization` precedes each layer with geometric weights.
+    An `InputMeanNormalization` precedes each layer with geometric weights, also within nested models of these kinds.
     """
     converted = to_gmp(model, check=False)
     if not is_functional(converted):
@@ -71,8 +71,16 @@ def with_mean_normalization(model: keras.Model) -> keras.Model:
             return layer(InputMeanNormalization(axis=1 if first else -1)(*inputs), **arguments)
         return layer(*inputs, **arguments)
 
-    functional = keras.Model(converted.inputs, converted.outputs, name=converted.name)
-    return keras.models.clone_model(functional, clone_function=lambda layer: layer, call_function=call)
+    @functools.cache  # a model that is called twice stays one model
+    def within(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if not is_functional(layer):
+            return layer
+        is_sequential = isinstance(layer, keras.Sequential)
+        ends = (layer.inputs[0], layer.outputs[0]) if is_sequential else (layer.input, layer.output)
+        functional = keras.Model(*ends, name=layer.name)
+        return keras.models.clone_model(functional, clone_function=within, call_function=call)
+
+    return within(converted)
 
 
 def with_weight_normalization(model: keras.Model) -> keras.Model:
@@ -88,10 +96,16 @@ WEIGHTS: dict[str, Variant] = {
 
 
 def _keras_activations() -> list[str]:
-    """The names of `keras.activations`."""
+    """The names of `keras.activations`, without functions such as `threshold` that need more than a tensor."""
     functions = vars(keras.activations).items()
     helpers = {"get", "serialize", "deserialize"}
-    return [name for name, value in functions if inspect.isfunction(value) and name not in helpers]
+    return [
+        name
+        for name, value in functions
+        if inspect.isfunction(value)
+        and name not in helpers
+        and all(p.default is not p.empty for p in list(inspect.signature(value).parameters.values())[1:])
+    ]
 
 
 def names() -> list[str]:
@@ -120,25 +134,27 @@ def resolve(variants: Variants, start: str) -> dict[str, Variant]:
         variants = [variants]
     if not isinstance(variants, Mapping | Sequence):
         raise TypeError(f"`variants` must be names, or map names to functions. {received('variants', variants)}")
-    given = variants if isinstance(variants, Mapping) else {name: name for name in variants}
-    resolved = {AS_IS: as_is} | {name: _function(name, value, start) for name, value in given.items()}
+    given = variants.items() if isinstance(variants, Mapping) else [(name, name) for name in variants]
+    resolved = {AS_IS: as_is} | dict(_named(name, value, start) for name, value in given)
     if len(resolved) == 1:
         raise ValueError(f'`variants` must hold one variant beside "as is". Received: variants={variants!r}')
     return resolved
 
 
-def _function(name: Any, value: Any, start: str) -> Variant:
+def _named(name: Any, value: Any, start: str) -> tuple[str, Variant]:
     if not isinstance(name, str):
         raise TypeError(f"`variants` must be names, or map names to functions. {received('variants', name)}")
+    if name == AS_IS and value != AS_IS:
+        raise ValueError(f"`variants` must not give {AS_IS!r}, the model itself, to another one. Received: {value!r}")
     if not isinstance(value, str):
         if not callable(value):
             raise TypeError(f"`variants` must map names to functions of a model. {received(name, value)}")
-        return value
+        return name, value
     if value not in names():
         raise ValueError(f"`variants` must be functions, or names of {', '.join(names())}. Received: {value!r}")
     if value == AS_IS:
-        return as_is
-    return WEIGHTS.get(value) or functools.partial(with_activation, name=value, start=start)
+        return name, as_is
+    return name, WEIGHTS.get(value) or functools.partial(with_activation, name=value, start=start)
 
 
 def is_activation(variant: Variant) -> bool:
@@ -152,10 +168,11 @@ def apply(name: str, variant: Variant, model: keras.Model) -> keras.Model:
     Raises:
         TypeError: If a function of the user returns something else than a model that is not compiled.
     """
+    was_compiled = model.compiled  # a copy of a keras-hub task always is
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Nothing was changed")  # the report says so
         made = variant(model)
-    if not isinstance(made, keras.Model) or made.compiled:
+    if not isinstance(made, keras.Model) or (made.compiled and not was_compiled):
         raise TypeError(
             f"`variants` must return a model that is not compiled; it is compiled as `model` is. "
             f"Received: {name} returned {made!r}"

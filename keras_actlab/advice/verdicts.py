@@ -84,11 +84,18 @@ class Verdict:
             return f"{self.variant} changes nothing in this model: {self.reason}."
         if self.verdict == "failed":
             return f"{self.variant} failed in all fits: {self.reason}."
+        failures = f" {self.failed} fits failed and are left out: {self.reason}." if self.failed else ""
+        if self.pairs < 2:
+            return f"{self.variant}: cannot tell from {self.pairs} pairs with both metrics; two are needed.{failures}"
+        interval = (
+            "equal in all pairs"
+            if math.isnan(self.low)
+            else f"{100 * self.level:.4g} % interval {self.low:+.3g} to {self.high:+.3g}"
+        )
         numbers = (
             f"{self.metric} {self.mean:.4g} instead of {self.baseline:.4g}, difference {self.difference:+.3g} "
-            f"({100 * self.level:.4g} % interval {self.low:+.3g} to {self.high:+.3g}, {self.pairs} pairs)"
+            f"({interval}, {self.pairs} pairs)"
         )
-        failures = f" {self.failed} fits failed and are left out." if self.failed else ""
         if self.verdict in ("better", "worse"):
             return f"{self.variant} is {self.verdict}: {numbers}.{failures}"
         if self.verdict == "no difference":
@@ -97,8 +104,8 @@ class Verdict:
 
     @property
     def _power(self) -> str:
-        if self.pairs < 2:
-            return "At least two pairs are needed."
+        if math.isnan(self.detectable):
+            return "More pairs, or a larger test part, show how much the difference varies."
         if self.pairs_needed is None:
             more = (
                 f"No number of random splits of these examples would find {self.smallest_effect:.3g} as reliably; more "
@@ -123,6 +130,7 @@ def judge(
     comparisons: int,
     smallest_effect: float | None,
     failed: int = 0,
+    reason: str = "",
 ) -> Verdict:
     """Returns the verdict on one variant.
 
@@ -141,6 +149,7 @@ def judge(
         comparisons: Number of variants that are compared.
         smallest_effect: Smallest difference that matters. None for `SMALLEST` standard deviations of a pair.
         failed: Number of fits of the variant that failed.
+        reason: Why the first of them failed.
 
     Reference:
 
@@ -148,18 +157,18 @@ def judge(
     """
     known = values.dropna()
     if len(known) < 2:
-        return Verdict(variant, "cannot tell", metric, len(known), failed)
+        return Verdict(variant, "cannot tell", metric, len(known), failed, reason=reason)
     pairs = Paired((known.iloc[:, 1] - known.iloc[:, 0]).to_numpy(), overlap)
     alpha = alpha_of_look(look, comparisons)
     low, high = pairs.interval(1 - alpha)
     limit = SMALLEST * pairs.deviation if smallest_effect is None else smallest_effect
     if pairs.p_value <= alpha:
         verdict = "better" if sign * pairs.mean > 0 else "worse"
-    elif pairs.deviation == 0 or pairs.equivalence(limit) <= alpha:
+    elif limit > 0 and pairs.equivalence(limit) <= alpha:
         verdict = "no difference"
     else:
         verdict = "cannot tell"
-    undecided = verdict == "cannot tell"
+    undecided = verdict == "cannot tell" and limit > 0
     return Verdict(
         variant,
         verdict,
@@ -176,4 +185,5 @@ def judge(
         smallest_effect=limit,
         detectable=pairs.detectable(alpha, POWER),
         pairs_needed=pairs.pairs_needed(limit, alpha_of_look(look + 1, comparisons), POWER) if undecided else None,
+        reason=reason,
     )

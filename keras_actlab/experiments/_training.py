@@ -129,6 +129,15 @@ def _train_one(comparison: Comparison, fit: Fit, history: bool) -> dict[str, Any
     return row
 
 
+def trained(comparison: Comparison, fit: Fit) -> keras.Model:
+    """Does a fit by `model.fit`, and returns the model instead of a row."""
+    split = comparison.split(fit.split)
+    data = split.of_stage(fit.stage, fit.seed)
+    model, callbacks = _build(comparison, fit)
+    _Single(comparison, fit, split, data, model, callbacks).train(range(fit.epochs))
+    return model
+
+
 def _checked(comparison: Comparison, fit: Fit, found: Any) -> tuple[Evaluations, list[float]]:
     """Returns the metrics of each epoch, and the seconds of epochs for which they are given."""
     if not isinstance(found, Mapping) or not found or not all(isinstance(each, Mapping) for each in found.values()):
@@ -221,8 +230,9 @@ def _metrics(comparison: Comparison, split: Split, targets: Any, predictions: An
     found = {}
     assert isinstance(comparison.metrics, Mapping)
     for name, metric in comparison.metrics.items():
+        keeps_columns = getattr(metric, "keeps_columns", False)
         try:
-            value = metric(*_copied(aligned))
+            value = metric(*_copied(own_shapes if keeps_columns else aligned))
         except (IndexError, ValueError):  # the metric takes the column itself, as in predictions[:, 0]
             value = metric(*_copied(own_shapes))
         try:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import inspect
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -72,7 +73,8 @@ def number_of_batches(dataset: Any) -> float | None:
 def batches(dataset: Any) -> Iterator[Any]:
     """Yields the batches of one epoch."""
     if isinstance(dataset, keras.utils.PyDataset):
-        return (dataset[index] for index in range(dataset.num_batches))
+        indices = itertools.count() if dataset.num_batches is None else range(dataset.num_batches)
+        return (dataset[index] for index in indices)
     return iter(dataset)
 
 
