@@ -4,6 +4,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from keras_actlab import cli
+from keras_actlab.layers import CRReLU
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -11,8 +15,32 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.one_backend
+def test_the_first_screen_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    x = np.random.default_rng(0).normal(size=(120, 3)).astype("float32")
+    names = {"model": model, "x": x, "y": x[:, 0]}
+    assert 'budget="15min"' in EXAMPLES[0]
+    small = 'variants=["crrelu"], epochs=1, budget="2 pairs", progress=False'
+    exec(EXAMPLES[0].replace('budget="15min"', small), names)
+    assert "crrelu" in capsys.readouterr().out
+    assert (tmp_path / "advice" / "report.html").exists()
+    assert isinstance(names["model"].layers[0].activation, CRReLU)
+
+
+@pytest.mark.one_backend
+def test_the_command_has_the_options_that_are_shown():
+    (command,) = re.findall(r"^keras-actlab (advise .*)$", README, re.MULTILINE)
+    help_text = CliRunner().invoke(cli.app, ["advise", "--help"], env={"COLUMNS": "200"}).output
+    options = re.findall(r"--[\w-]+", command)
+    assert options
+    assert all(option in help_text for option in options)
+
+
+@pytest.mark.one_backend
 def test_the_example_runs():
-    code = EXAMPLES[0]
+    code = EXAMPLES[2]
     names = {}
     exec(code, names)
     model = names["model"]

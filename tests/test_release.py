@@ -36,6 +36,7 @@ def test_one_address_everywhere():
     owner, name = repository.removeprefix("https://github.com/").split("/")
     assert urls["Documentation"] == f"https://{owner}.github.io/{name}"
     assert all(urls[label].startswith(f"{repository}/") for label in ("Changelog", "Issues"))
+    assert f"git clone {repository} && cd {name}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

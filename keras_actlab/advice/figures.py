@@ -13,55 +13,57 @@ if TYPE_CHECKING:  # answers call these functions
     from keras_actlab.advice.result import Advice
 
 
+WIDTH = 4.5  # inches, so that text is readable on a phone
+LINES = ("-", "--", ":")  # tell apart variants of the same colour
+
+
 def differences(advice: "Advice") -> Figure:
-    """Draws the difference of each pair as a dot, and for each variant its interval.
+    """Draws the difference of each pair as a dot, and for each variant its interval above.
 
     The band shows differences that are smaller than the smallest one that matters.
     """
     verdicts = [each for each in advice.verdicts if each.pairs]
-    figure, ax = plt.subplots(figsize=(7, 1.4 + 0.55 * len(verdicts)), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.6 * len(verdicts)), layout="constrained")
     plt.close(figure)
-    ax.axvline(0, color="0.5", linewidth=1)
+    ax.axvline(0, color="0.4", linewidth=1, zorder=1)
     noise = np.random.default_rng(0)
     for height, each in enumerate(verdicts):
         values = (advice.values[each.variant] - advice.values[AS_IS]).dropna()
-        places = height + 0.3 + noise.uniform(-0.06, 0.06, len(values))
-        ax.scatter(values, places, s=12, alpha=0.6, color=COLOURS[5], linewidths=0, label="one pair")
-        ax.plot(
-            [-each.smallest_effect, each.smallest_effect],
-            [height] * 2,
-            color="0.85",
-            linewidth=9,
-            solid_capstyle="butt",
-            label="too small to matter",
-            zorder=0,
+        left, width = -each.smallest_effect, 2 * each.smallest_effect
+        ax.barh(height, width, left=left, height=0.8, color="0.85", label="too small to matter", zorder=0)
+        places = height + 0.15 + noise.uniform(-0.12, 0.12, len(values))
+        ax.scatter(values, places, s=18, alpha=0.7, color=COLOURS[0], linewidths=0, label="one pair", zorder=2)
+        error = [[each.difference - each.low], [each.high - each.difference]]
+        ax.errorbar(
+            each.difference, height - 0.2, xerr=error, fmt="o", color=COLOURS[1], capsize=3, label="mean and interval"
         )
-        ax.plot([each.low, each.high], [height] * 2, color=COLOURS[1], label="mean and interval")
-        ax.plot(each.difference, height, "o", color=COLOURS[1])
     better = "right" if advice.question.mode == "max" else "left"
     ax.set(
-        xlabel=f"difference of test {advice.question.metric} to the model as it is ({better} is better)",
+        xlabel=f"difference of test {advice.question.metric}, {better} is better",
         yticks=range(len(verdicts)),
         yticklabels=[f"{each.variant}\n{each.verdict}" for each in verdicts],
-        ylim=(len(verdicts) - 0.4, -0.5),
+        ylim=(len(verdicts) - 0.5, -0.5),
     )
+    ax.locator_params(axis="x", nbins=6)
     handles, labels = ax.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
-    figure.legend(unique.values(), unique.keys(), loc="outside upper right", ncols=3, fontsize="small")
+    figure.legend(
+        unique.values(), unique.keys(), loc="outside upper center", ncols=3, fontsize="small", columnspacing=1
+    )
     return figure
 
 
 def rates(advice: "Advice") -> Figure:
     """Draws the validation metric over learning rates: the mean over pairs in which a rate was tried."""
-    metric = advice.question.metric
-    name = next(iter(advice.results.configurations.values()))["grid"]
-    (name,) = name
+    metric, variants = advice.question.metric, advice.question.variants
+    (name,) = next(iter(advice.results.configurations.values()))["grid"]
     tuning = advice.results.tuning
-    figure, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH, 3 + 0.2 * (len(variants) // 3)), layout="constrained")
     plt.close(figure)
-    for index, variant in enumerate(advice.question.variants):
+    for index, variant in enumerate(variants):
         means = tuning[tuning["method"] == variant].groupby(name)[metric].mean()
-        ax.plot(means.index, means, "o-", color=COLOURS[index % len(COLOURS)], markersize=4, label=variant)
+        colour, line = COLOURS[index % len(COLOURS)], LINES[index // len(COLOURS) % len(LINES)]
+        ax.plot(means.index, means, line, marker="o", markersize=4, color=colour, label=variant)
     ax.set(xscale="log", xlabel=name.replace("_", " "), ylabel=f"validation {metric}")
-    ax.legend(fontsize="small")
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
     return figure

@@ -20,7 +20,7 @@ def command(name):
 
 
 def test_there_are_recipes():
-    assert len(RECIPES) == 17
+    assert len(RECIPES) == 18
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,13 +1,11 @@
-import dataclasses
+import json
 
-import keras
 import numpy as np
-import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+import keras_actlab
 from recipes import quickstart
-from tests.recipes.choices import assert_test_labels_decide_nothing
 
 pytestmark = pytest.mark.one_backend
 
@@ -16,43 +14,37 @@ def test_smoke(tmp_path):
     arguments = ["--smoke", "--out", str(tmp_path)]
     finished = CliRunner().invoke(quickstart.app, arguments, catch_exceptions=False)
     assert finished.exit_code == 0
-    written = pd.read_csv(tmp_path / "quickstart.csv")
-    assert len(written) == 2 * 3 * 2 * (2 + 1)  # tasks, methods, splits, rates and the final fit
-    assert written["failure"].isna().all()
-    assert (tmp_path / "quickstart.png").stat().st_size > 10_000
-    assert "GmP+IMN" in finished.output
-    # Started again, it trains nothing, and says the same.
-    again = CliRunner().invoke(quickstart.app, arguments, catch_exceptions=False)
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "quickstart.csv"), written)
-    tables = [run.output[run.output.index("| method") :] for run in (finished, again)]
-    assert tables[0] == tables[1]
+    files = {name: tmp_path / name / "advice.json" for name in ("digits", "diabetes")}
+    answers = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    for name, found in answers.items():
+        assert [verdict["variant"] for verdict in found["verdicts"]] == ["crrelu", "gmp"]
+        assert found["failed_fits"] == 0
+        assert found["looks"] == [2]
+        assert (tmp_path / name / "report.html").stat().st_size > 10_000
+        assert str(tmp_path / name / "report.html") in finished.output
+    assert {name: found["metric"] for name, found in answers.items()} == {"digits": "accuracy", "diabetes": "mae"}
 
 
 def test_help_explains_every_option():
     text = CliRunner().invoke(quickstart.app, ["--help"], env={"COLUMNS": "200"}).output
-    for words in ("--splits", "random splits", "--out", "Folder for", "--jobs", "processes", "--smoke", "very small"):
+    for words in ("--budget", "number of pairs", "--out", "Folder for", "--jobs", "processes", "--smoke", "very small"):
         assert words in text
 
 
-def test_every_method_has_a_network():
-    for comparison in quickstart.comparisons():
-        assert len(comparison.methods) == 9
-        x, y = comparison.split(0).train
-        outputs = {"digits": 10, "diabetes": 1}[comparison.name]
-        for build in comparison.methods.values():
-            model = build(0.01)
-            assert model.output_shape == (None, outputs)
-            assert keras.ops.convert_to_numpy(model.optimizer.learning_rate) == pytest.approx(0.01)
-        assert np.isfinite(model.evaluate(x[:8], y[:8], verbose=0))
+def test_models_take_their_data():
+    digits, (images, labels), _ = quickstart.digits()
+    assert 0 <= images.min() < images.max() <= 1
+    diabetes, draw, _ = quickstart.diabetes()
+    x, y = draw(3).train
+    for model, inputs, targets in ((digits, images, labels), (diabetes, x, y)):
+        assert np.isfinite(model.evaluate(inputs[:8], targets[:8], verbose=0)).all()
 
 
 def test_a_split_leaves_what_the_docstring_says():
-    digits, diabetes = (comparison.split(3).sizes for comparison in quickstart.comparisons())
-    assert digits == {"train": 1149, "validation": 288, "test": 360}
-    assert diabetes == {"train": 282, "validation": 71, "test": 89}
+    _, (_, labels), _ = quickstart.digits()
+    assert len(labels) == 1797
+    assert quickstart.diabetes()[1](3).sizes == {"train": 282, "validation": 71, "test": 89}
 
 
-def test_test_labels_decide_nothing(tmp_path):
-    _, diabetes = quickstart.comparisons(2, smoke=True)
-    first = dict(list(diabetes.methods.items())[:1])
-    assert_test_labels_decide_nothing(dataclasses.replace(diabetes, methods=first), tmp_path)
+def test_all_variants_are_known():
+    assert set(quickstart.VARIANTS) <= set(keras_actlab.advice.names())
