@@ -2,6 +2,7 @@
 
 import functools
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,8 +84,11 @@ def advise(
         if validation or test:
             raise ValueError("`--standardize` divides DATA at random: it excludes `--validation` and `--test`")
         examples = standardized(x, y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")  # fits have new ones
+        loaded = keras.saving.load_model(model)
     advice = advise(
-        keras.saving.load_model(model),
+        loaded,
         examples,
         validation and read(validation, target),
         test and read(test, target),

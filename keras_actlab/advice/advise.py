@@ -159,9 +159,10 @@ def advise(
 
 
 def _agree(file: Path, question: Question) -> None:
-    """Raises a ValueError if the folder holds the answer to another question; otherwise writes down the question."""
+    """Raises a ValueError if the folder has rows of another question; otherwise writes down the question."""
     asked = question.identity
-    former = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
+    has_rows = file.with_name(RESULTS).exists()
+    former = json.loads(file.read_text(encoding="utf-8")) if has_rows and file.exists() else asked
     different = [
         f"{name}: {former.get(name)} there, {asked[name]} here" for name in asked if former.get(name) != asked[name]
     ]

@@ -347,8 +347,9 @@ class _Single:
         class_weight = self.comparison.class_weight
         options: dict[str, Any] = {"verbose": 0, "callbacks": self.callbacks, "class_weight": class_weight}
         if self.split.is_dataset:
-            # `fit` shuffles only the batches of a PyDataset, and warns if it is asked to shuffle others.
-            options["shuffle"] = isinstance(self.data, keras.utils.PyDataset)
+            # `fit` shuffles only the batches of a finite PyDataset, and warns if it is asked to shuffle others.
+            is_sequence = isinstance(self.data, keras.utils.PyDataset)
+            options["shuffle"] = is_sequence and self.data.num_batches is not None
             options["steps_per_epoch"] = self.comparison.steps_per_epoch
             with contextlib.nullcontext() if self.comparison.steps_per_epoch else _end_of_data_is_expected():
                 self.model.fit(self.data, initial_epoch=epochs.start, epochs=epochs.stop, **options)

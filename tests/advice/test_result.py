@@ -1,88 +1,19 @@
-import dataclasses
 import json
 import math
 
-import keras
 import numpy as np
 import pytest
 
-from keras_actlab.advice.budget import parse
-from keras_actlab.advice.figures import differences, rates
 from keras_actlab.advice.report import html
-from keras_actlab.advice.result import Advice, former_looks
-from keras_actlab.advice.starts import Start
-from keras_actlab.experiments import Results
+from keras_actlab.advice.result import former_looks
+from tests.advice.answers import BASE, BETTER, NOISY, answer, example
 
 pytestmark = pytest.mark.one_backend
 
 
-@dataclasses.dataclass
-class Asked:
-    """A question that has been answered already."""
-
-    variants: dict
-    unchanged: dict
-    start: Start
-    data: object
-    name: str = "small <b>model</b>"
-    metric: str = "mae"
-    mode: str = "min"
-    epochs: int | None = 3
-    batch_size: int = 8
-    steps_per_epoch: int | None = None
-    class_weight: dict | None = None
-
-
-@dataclasses.dataclass
-class Note:
-    note: str = "A pair is one seed."
-
-
-def row(method, seed, stage, metric, rate=0.1, failure=None, parameters=10, seconds=1.0):
-    return {
-        **{"task": "advice", "method": method, "stage": stage, "split": 0, "seed": seed, "epochs": 3},
-        **{"hyperparameters": {"learning_rate": rate}, "metrics": {"mae": metric}, "failure": failure},
-        **{"parameters": parameters, "seconds": 2.0, "seconds_per_epoch": seconds, "versions": {"keras": "3"}},
-    }
-
-
-def answer(values, unchanged=None, failures=(), looks=(), path=None, **asked) -> Advice:
-    """An answer with the given test metrics of each method; in pairs of `failures`, a method has failed."""
-    configuration = {
-        **{"methods": {name: ["f00"] for name in values}, "metrics": ["mae"], "monitor": "mae", "mode": "min"},
-        **{"grid": {"learning_rate": [0.01, 0.1, 1.0]}, "data": "d00", "backend": "torch", "epochs": 3},
-        **{"sizes": {"train": 60, "validation": 20, "test": 20}, "batch_size": 8, "steps_per_epoch": None},
-        "validate_every": None,
-    }
-    rows = []
-    for size, (method, metrics) in enumerate(values.items(), 1):
-        for seed, metric in enumerate(metrics):
-            rows.append(row(method, seed, "tune", metric, rate=1.0))
-            rows.append(row(method, seed, "tune", metric - 0.1))
-            if (method, seed) in failures:
-                failed = {"task": "advice", "method": method, "stage": "final", "split": 0, "seed": seed, "epochs": 3}
-                rows.append(failed | {"hyperparameters": {"learning_rate": 0.1}, "failure": "LookupError: <none>"})
-            else:
-                rows.append(row(method, seed, "final", metric, parameters=10 * size, seconds=0.5 * size))
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    question = Asked(dict.fromkeys(values, None), unchanged or {}, Start(model, True), Note(), **asked)
-    results = Results([{"task": "advice", "configuration": configuration}, {"rows": rows}])
-    return Advice(question, results, path, list(looks), None, parse("5 pairs"))
-
-
-@pytest.fixture(autouse=True)
-def _no_models(monkeypatch):
-    monkeypatch.setattr(Advice, "_megabytes", lambda self, name: 2.0)
-
-
-BASE = [1.0, 1.2, 0.9, 1.1, 1.05]
-BETTER = [0.5, 0.71, 0.39, 0.6, 0.56]
-NOISY = [1.3, 0.9, 1.2, 0.8, 1.0]
-
-
 @pytest.fixture
 def advice():
-    return answer({"as is": BASE, "gelu": BETTER, "gmp": NOISY}, {"relu": "the model has it already"}, name="small")
+    return example(name="small")
 
 
 def test_verdicts_and_their_table(advice):
@@ -173,13 +104,6 @@ def test_files_hold_the_whole_answer(advice, tmp_path):
     assert text.count("data:image/svg+xml;base64,") == 2
 
 
-def test_names_are_escaped_in_the_report():
-    text = html(answer({"as is": BASE, "<i>mine</i>": BETTER}))
-    assert "<i>" not in text
-    assert "small <b>" not in text
-    assert "&lt;i&gt;mine&lt;/i&gt; is better" in text
-
-
 def test_calls_are_python(advice):
     call = advice.call
     assert "start='scratch'" in call
@@ -194,30 +118,6 @@ def test_files_that_do_not_count_looks(tmp_path, text):
     with pytest.raises(ValueError, match=r"`path` must be a folder with an intact advice\.json"):
         former_looks(tmp_path / "advice.json")
     assert former_looks(tmp_path / "none.json") == []
-
-
-def test_differences_are_drawn(advice):
-    (ax,) = differences(advice).axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["gelu\nbetter", "gmp\ncannot tell"]
-    points = ax.collections[0].get_offsets()
-    np.testing.assert_allclose(points[:, 0], np.subtract(BETTER, BASE))
-    interval = next(line for line in ax.lines if line.get_label() == "mean and interval")
-    np.testing.assert_allclose(interval.get_xdata(), [advice["gelu"].low, advice["gelu"].high])
-    assert "left is better" in ax.get_xlabel()
-
-
-def test_a_figure_without_verdicts():
-    advice = answer({"as is": BASE, "gelu": BETTER}, failures=[("gelu", seed) for seed in range(5)])
-    (ax,) = differences(advice).axes
-    assert not ax.collections
-
-
-def test_rates_are_drawn(advice):
-    (ax,) = rates(advice).axes
-    assert [line.get_label() for line in ax.lines] == ["as is", "gelu", "gmp"]
-    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.1, 1.0])
-    np.testing.assert_allclose(ax.lines[0].get_ydata(), [np.mean(BASE) - 0.1, np.mean(BASE)])
-    assert ax.get_xscale() == "log"
 
 
 def test_one_pair_decides_nothing():
