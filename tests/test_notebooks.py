@@ -22,13 +22,14 @@ def _cells(path, kind):
 
 
 def _with_shorter_trainings(source):
-    """The same code with a fiftieth of the epochs and steps, and two splits."""
+    """The same code with a fiftieth of the epochs and steps, two splits, and budgets of two pairs."""
 
     def shorter(found):
         name, between, number = found.groups()
         fewest = {"validate_every": 1, "splits": 2}
         return f"{name}{between}{fewest.get(name, max(1, int(number) // 50))}"
 
+    source = re.sub(r'"\d+ pairs"', '"2 pairs"', source)
     return re.sub(r'\b(epochs|steps|validate_every|splits)("?[=:] ?)(\d+)\b', shorter, source)
 
 
