@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+from joblib import effective_n_jobs
 from tqdm import tqdm
 
 from keras_actlab.advice import variants as known
@@ -18,6 +19,7 @@ from keras_actlab.advice.question import NAME, TOGETHER, Question, ask
 from keras_actlab.advice.result import FILE, QUESTION, RESULTS, Advice, former_looks
 from keras_actlab.advice.variants import Variants
 from keras_actlab.arguments import as_path, boolean, check_choice, check_number, positive_integer
+from keras_actlab.experiments._cluster import is_chosen
 from keras_actlab.experiments.results import Results, load
 from keras_actlab.experiments.running import Rows, complete
 from keras_actlab.files import write
@@ -177,24 +179,24 @@ def _agree(file: Path, question: Question) -> None:
 
 def _train(question: Question, budget: Budget, path: Path, jobs: int, progress: bool) -> Results:
     """Does the fits of as many pairs as the budget allows; pairs that an earlier call began are finished first."""
-    former = _former_rows(path)
+    former, workers = _former_rows(path), effective_n_jobs(-1) if is_chosen() else jobs
     pairs = max((max(row["split"], row["seed"]) + 1 for row in former), default=0)
     if budget.is_time:
-        pairs = max(pairs, FEWEST) if pairs else _first_pairs(question, budget, jobs)
+        pairs = max(pairs, FEWEST) if pairs else _first_pairs(question, budget, workers)
     else:
         pairs = max(pairs, int(budget.pairs))
-    with _bar(budget, _seconds(former) / jobs, progress) as bar, _quiet():
+    with _bar(budget, _seconds(former) / workers, progress) as bar, _quiet():
 
         def show(rows: Rows) -> None:
             bar.set_postfix_str(rows[0]["method"], refresh=False)
             if budget.is_time:
-                bar.update(min(_seconds(rows) / jobs, bar.total - bar.n))  # tqdm shows no more than the total
+                bar.update(min(_seconds(rows) / workers, bar.total - bar.n))  # tqdm shows no more than the total
             else:
                 bar.update(len(rows))
 
         while True:
             results = complete(question.comparison(pairs), path, jobs=jobs, history=True, on_rows=show)
-            spent = _seconds(results.rows) / jobs
+            spent = _seconds(results.rows) / workers
             more = (budget.seconds - spent) / (spent / pairs) if budget.is_time else 0
             if more < 1:
                 return results
@@ -206,10 +208,10 @@ def _former_rows(path: Path) -> Rows:
     return [row for row in load(path).rows if row["task"] == NAME] if path.exists() else []
 
 
-def _first_pairs(question: Question, budget: Budget, jobs: int) -> int:
+def _first_pairs(question: Question, budget: Budget, workers: int) -> int:
     """The number of pairs to begin with, before fits have shown what they cost."""
     fit, pair = question.seconds()
-    pair /= jobs
+    pair /= workers
     if FEWEST * pair > budget.seconds:
         enough = in_words(math.ceil(FEWEST * pair * 1.5))
         raise ValueError(
