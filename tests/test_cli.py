@@ -44,6 +44,7 @@ QUICK = ("--target", "y", "--variants", "crrelu, gmp", "--epochs", 1, "--budget"
 
 
 def test_a_table_of_a_csv_file(model, csv, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("keras_actlab.experiments.running.MAX_EXTENSION", 0)
     options = (*QUICK, "--standardize", "--path", tmp_path / "answer", "--smallest-effect", 0.5)
     code, out, _ = run(monkeypatch, capsys, "advise", model, csv, *options)
     assert code == 0

@@ -224,7 +224,10 @@ class Advice:
 
     def _megabytes(self, name: str) -> float:
         """Weights, their gradients, and the variables of the optimizer."""
-        model = self._build(name, self._choice(name)[0])
+        try:
+            model = self._build(name, self._choice(name)[0])
+        except Exception:  # a variant that raises in some fits can raise here, too
+            return math.nan
         model.optimizer.build(model.trainable_variables)
         variables = [*model.variables, *model.trainable_variables, *model.optimizer.variables]
         sizes = [math.prod(variable.shape) * np.dtype("float32").itemsize for variable in variables]
