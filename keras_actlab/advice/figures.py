@@ -33,16 +33,14 @@ def differences(advice: "Advice") -> Figure:
         ax.barh(height, width, left=left, height=0.8, color="0.85", label="too small to matter", zorder=0)
         places = height + 0.15 + noise.uniform(-0.12, 0.12, len(values))
         ax.scatter(values, places, s=18, alpha=0.7, color=COLOURS[0], linewidths=0, label="one pair", zorder=2)
-        error = [[each.difference - each.low], [each.high - each.difference]]
-        ax.errorbar(
-            each.difference, height - 0.2, xerr=error, fmt="o", color=COLOURS[1], capsize=3, label="mean and interval"
-        )
+        ax.plot([each.low, each.high], [height - 0.2] * 2, "|-", color=COLOURS[1], label="mean and interval")
+        ax.plot(each.difference, height - 0.2, "o", color=COLOURS[1])
     better = "right" if advice.question.mode == "max" else "left"
     ax.set(
         xlabel=f"difference of test {advice.question.metric}, {better} is better",
         yticks=range(len(verdicts)),
         yticklabels=[f"{each.variant}\n{each.verdict}" for each in verdicts],
-        ylim=(len(verdicts) - 0.5, -0.5),
+        ylim=(max(len(verdicts), 1) - 0.5, -0.5),
     )
     ax.locator_params(axis="x", nbins=6)
     handles, labels = ax.get_legend_handles_labels()

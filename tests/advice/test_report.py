@@ -13,7 +13,7 @@ def test_names_are_escaped_in_the_report():
     text = html(answer({"as is": BASE, "<i>mine</i>": BETTER}))
     assert "<i>" not in text
     assert "small <b>" not in text
-    assert "&lt;i&gt;mine&lt;/i&gt; is better" in text
+    assert "<b>&lt;i&gt;mine&lt;/i&gt;</b> is <em>better</em>" in text
 
 
 def test_pictures_are_within_the_page():
