@@ -194,8 +194,14 @@ def _train(question: Question, budget: Budget, path: Path, jobs: int, progress: 
             else:
                 bar.update(len(rows))
 
+        def plan(total: int, done: int) -> None:
+            if not budget.is_time:
+                bar.total, bar.n = total, done
+                bar.refresh()
+
         while True:
-            results = complete(question.comparison(pairs), path, jobs=jobs, history=True, on_rows=show)
+            comparison = question.comparison(pairs)
+            results = complete(comparison, path, jobs=jobs, history=True, on_rows=show, on_plan=plan)
             spent = _seconds(results.rows) / workers
             more = (budget.seconds - spent) / (spent / pairs) if budget.is_time else 0
             if more < 1:

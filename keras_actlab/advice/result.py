@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from keras_actlab.advice.budget import Budget
+from keras_actlab.advice.compilation import compile_alike
 from keras_actlab.advice.question import NAME, Question
 from keras_actlab.advice.report import html
 from keras_actlab.advice.variants import AS_IS
@@ -197,10 +198,9 @@ class Advice:
         final = final[final["failure"].isna()]
         (name,) = self.results.configurations[NAME]["grid"]
         shown = [name] if self.question.epochs else [name, "epochs"]
-        counts = [
-            final.groupby(["method", column]).size().unstack(fill_value=0).add_prefix(f"{column} ".replace("_", " "))
-            for column in shown
-        ]
+        counts = [final.groupby(["method", column]).size().unstack(fill_value=0) for column in shown]
+        for column, count in zip(shown, counts, strict=True):
+            count.columns = [f"{column.replace('_', ' ')} {value:.3g}" for value in count.columns]
         return pd.concat(counts, axis=1).reindex(list(self.question.variants)).rename_axis(None)
 
     @property
@@ -264,7 +264,10 @@ class Advice:
         rate, epochs = self._choice(variant)
         model = trained(self.question.comparison(1), Fit(NAME, variant, "final", 0, 0, rate, epochs))
         folded = fold(model)
-        return folded if report(folded).changed else model
+        if not report(folded).changed:
+            return model
+        compile_alike(folded, self.question.start.original, rate)
+        return folded
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the answer as values for JSON, as `advice.json` holds it. NaN is None."""

@@ -14,6 +14,8 @@ ALPHA = 0.05
 POWER = 0.8
 # The default of the smallest difference that matters, in standard deviations of a pair.
 SMALLEST = 0.5
+# Backends compute metrics in float32. Smaller differences, relative to the metric, are rounding errors.
+ROUNDING = 1e-6
 
 
 def alpha_of_look(look: int, comparisons: int) -> float:
@@ -158,7 +160,9 @@ def judge(
     known = values.dropna()
     if len(known) < 2:
         return Verdict(variant, "cannot tell", metric, len(known), failed, reason=reason)
-    pairs = Paired((known.iloc[:, 1] - known.iloc[:, 0]).to_numpy(), overlap)
+    differences = known.iloc[:, 1] - known.iloc[:, 0]
+    rounding = ROUNDING * known.iloc[:, 0].abs()
+    pairs = Paired(differences.where(differences.abs() > rounding, 0.0).to_numpy(), overlap)
     alpha = alpha_of_look(look, comparisons)
     low, high = pairs.interval(1 - alpha)
     limit = SMALLEST * pairs.deviation if smallest_effect is None else smallest_effect
@@ -177,7 +181,7 @@ def judge(
         failed,
         baseline=known.iloc[:, 0].mean(),
         mean=known.iloc[:, 1].mean(),
-        difference=pairs.mean,
+        difference=pairs.mean if abs(pairs.mean) > rounding.mean() else 0.0,
         low=low,
         high=high,
         level=1 - alpha,
