@@ -8,6 +8,7 @@ standard deviations of a pair. The share of users whose variant is called better
 reports state for this effect.
 """
 
+import random
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,30 +32,36 @@ PAIRS = 10
 EFFECTS = (1, 2, 3)
 
 
-def redrawn(model: keras.Model) -> keras.Model:
-    """Returns the model with other weights of the same distribution."""
-    for layer in model.layers:
-        layer.kernel.assign(keras.initializers.GlorotUniform()(layer.kernel.shape))
-    return model
+def own_seed(user: int) -> int:
+    """Returns a seed of this user. The engine seeds `random` for each pair, the same way for all users."""
+    return int(np.random.SeedSequence([user, random.randrange(2**31)]).generate_state(1)[0])
 
 
 def same_model(user: int) -> list[dict[str, Any]]:
-    """Returns the verdicts of one user of A/A, one row for each look and variant."""
-    random = np.random.default_rng(user)
-    x = random.normal(size=(120, 3)).astype("float32")
-    y = (np.abs(x[:, 0]) + 0.5 * x[:, 1] + 0.5 * random.normal(size=120)).astype("float32")
-    network = [keras.Input((3,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)]
-    model = keras.Sequential(network)
-    model.compile(keras.optimizers.Adam(0.1), "mse")
+    """Returns the verdicts of one user of A/A, one row for each look."""
+    noise = np.random.default_rng(user)
+    x = noise.normal(size=(120, 3)).astype("float32")
+    y = (np.abs(x[:, 0]) + 0.5 * x[:, 1] + 0.5 * noise.normal(size=120)).astype("float32")
+
+    def draw(model: keras.Model) -> keras.Model:
+        for layer in model.layers:
+            layer.kernel.assign(keras.initializers.GlorotUniform(own_seed(user))(layer.kernel.shape))
+        return model
+
+    def build() -> keras.Model:
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.Adam(0.1), "mse")
+        return draw(model)
+
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for look in LOOKS:
             advice = keras_actlab.advise(
-                model,
+                build,
                 (x[:60], y[:60]),
                 (x[60:90], y[60:90]),
                 (x[90:], y[90:]),
-                variants={"redrawn": redrawn},
+                variants={"redrawn": draw},
                 epochs=5,
                 batch_size=60,
                 budget=f"{look} pairs",
@@ -71,34 +78,35 @@ def planted(user: int, effect: float) -> list[dict[str, Any]]:
     The model is a constant that is drawn from N(10, 1) and is not trained. Its mean absolute error is this constant.
     That of the variant is drawn from N(10 - effect * sqrt(2), 1).
     """
-    start = keras.initializers.RandomNormal(10.0, 1.0)
 
-    def better(model: keras.Model) -> keras.Model:
-        value = keras.initializers.RandomNormal(10.0 - effect * 2**0.5, 1.0)((1,))
-        model.layers[-1].bias.assign(value)
+    def with_constant(model: keras.Model, mean: float) -> keras.Model:
+        model.layers[-1].bias.assign([mean + np.random.default_rng(own_seed(user)).normal()])
         return model
 
-    constant = keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=start)
-    model = keras.Sequential([keras.Input((1,)), constant])
-    model.compile(keras.optimizers.SGD(1e-12), "mae")
-    data = np.full((4, 1), user, "float32"), np.zeros((4, 1), "float32")
+    def build() -> keras.Model:
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, kernel_initializer="zeros")])
+        model.compile(keras.optimizers.SGD(1e-12), "mae")
+        return with_constant(model, 10.0)
+
+    data = np.zeros((4, 1), "float32"), np.zeros((4, 1), "float32")
     with tempfile.TemporaryDirectory() as folder:
         advice = keras_actlab.advise(
-            model,
+            build,
             data,
             data,
             data,
-            variants={"better": better},
+            variants={"better": lambda model: with_constant(model, 10.0 - effect * 2**0.5)},
             epochs=1,
             batch_size=4,
             budget=f"{PAIRS} pairs",
             path=folder,
             progress=False,
         )
-    verdict = advice["better"]
     differences = (advice.values["better"] - advice.values["as is"]).to_numpy()
     power = Paired(differences).power(effect * 2**0.5, alpha_of_look(1, 1))
-    return [{"effect": effect, "look": 1, "variant": "better", "verdict": verdict.verdict, "stated power": power}]
+    return [
+        {"effect": effect, "look": 1, "variant": "better", "verdict": advice["better"].verdict, "stated power": power}
+    ]
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,8 +74,9 @@ def test_files_of_an_answer(answer):
     assert read["settings"]["backend"] == keras.backend.backend()
     html = (answer.path / "report.html").read_text()
     assert "http" not in html
+    text = re.sub(r"<[^>]+>", "", html)
     for each in answer:
-        assert each.sentence.split(":")[0] in html
+        assert each.sentence.split(":")[0] in text
     assert set(answer.values) == {"as is", "crrelu", "gmp"}
     differences = answer.values["gmp"] - answer.values["as is"]
     assert answer["gmp"].difference == pytest.approx(differences.mean())
@@ -94,6 +96,7 @@ def test_fewer_pairs_than_there_are_train_nothing(answer, no_training):
     assert advise(answer.path, budget="2 pairs").looks == [2]
 
 
+@pytest.mark.one_backend
 def test_a_larger_budget_adds_pairs_and_a_look(answer, tmp_path):
     for name in ("results.jsonl", "advice.json", "question.json"):
         (tmp_path / name).write_bytes((answer.path / name).read_bytes())
@@ -152,6 +155,7 @@ def test_a_damaged_count_of_looks_is_an_error(tmp_path, no_training):
         advise(tmp_path)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("name", ["as is", "crrelu", "gmp"])
 def test_a_variant_is_trained_and_folded(answer, name):
     model = answer.model(name)
@@ -189,6 +193,7 @@ def test_unknown_variants_have_no_model(answer):
         answer["gelu"]
 
 
+@pytest.mark.one_backend
 def test_the_callers_model_is_left_unchanged(tmp_path):
     model = network()
     model.fit(X, Y, verbose=0)
@@ -390,6 +395,7 @@ def test_bad_arguments(tmp_path, no_training, changes, error, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.one_backend
 def test_datasets_with_sample_weights(tmp_path):
     class Batches(keras.utils.PyDataset):
         def __init__(self, seed=0, length=None):
@@ -411,6 +417,7 @@ def test_datasets_with_sample_weights(tmp_path):
     assert found.model("gelu").predict(X, verbose=0).shape == (80, 1)
 
 
+@pytest.mark.one_backend
 def test_class_weights_and_labels(tmp_path):
     labels = (X[:, 0] > 0).astype("int32")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1, "sigmoid")])

@@ -43,6 +43,7 @@ CASES = {
 }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("case", CASES)
 def test_fits_report_what_the_model_evaluates(case):
     *arguments, y = CASES[case]

@@ -112,6 +112,7 @@ def convolutional() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(("build", "shape"), [(dense, (6, 8)), (convolutional, (5, 6, 6, 2))])
 def test_means_are_normalized_before_each_layer_with_geometric_weights(build, shape, tmp_path):
     original = build()
