@@ -133,8 +133,9 @@ def read(file: Path, target: str) -> tuple[Any, Any]:
     if file.suffix not in readers:
         raise ValueError(f"`DATA` must be a .npz, .csv or .parquet file. Received: {str(file)!r}")
     try:
-        table = readers[file.suffix](file)
-        columns = {str(name): table[name] for name in table}
+        with file.open("rb") as stream:  # NumPy leaves a damaged file open
+            table = readers[file.suffix](stream)
+            columns = {str(name): table[name] for name in table}
     except Exception as error:  # each library raises its own type
         raise ValueError(
             f"`DATA` must be an intact {file.suffix} file. Received: {str(file)!r}, for which reading raises "

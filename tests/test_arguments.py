@@ -307,6 +307,10 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
         {"x": [*ARRAY, 3.0, np.zeros(20)], "y": [*ARRAY, 3.0, np.zeros((20, 2))], "seed": [*INDEX, -1],
          "validation": FRACTION, "test": FRACTION, "standardize_targets": BOOLEAN},
     ),
+    "experiments.Paired": (
+        experiments.Paired, {"differences": lambda: [0.1, 0.2]},
+        {"differences": [None, *OTHER, [], [NAN], [[1.0]]], "overlap": [*NUMBER, -1.0]},
+    ),
     "experiments.load": (experiments.load, {"path": "missing.jsonl"}, {"path": PATH}),
     "experiments.run": (
         experiments.run,

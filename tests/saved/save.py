@@ -15,6 +15,7 @@ import numpy as np
 
 import keras_actlab
 from keras_actlab import layers
+from keras_actlab.advice.compilation import Scaled
 from keras_actlab.constraints import CanonicalAngles, Increasing, NonDecreasing
 from keras_actlab.conversion import to_weight_normalization
 from keras_actlab.initializers import UniformSphereAngles
@@ -161,9 +162,17 @@ def converted_gpt2():
     return keras.Model(tokens, outputs), np.arange(15).reshape(3, 5) % 7
 
 
+def scaled_schedule():
+    """`advise` tunes a schedule of learning rates as a whole."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.SGD(Scaled(keras.optimizers.schedules.CosineDecay(0.1, 10), 0.5)), "mse")
+    return model, normal(4, 3)
+
+
 # Each returns a model and an input.
 MODELS: tuple[Callable, ...] = (
     activations, geometric, kernels, normalized, distillation, converted_attention, converted_gpt2,
+    scaled_schedule,
 )  # fmt: skip
 WITH_WEIGHTS = (geometric, converted_attention)  # files of weights are large for what they tell
 
