@@ -33,7 +33,9 @@ def digits(examples: int | None = None) -> tuple[keras.Model, Any, int]:
         ],
         name="digits",
     )
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(0.003), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
+    )
     return model, (images.reshape(-1, 8, 8, 1).astype("float32") / 16, labels), 10
 
 
