@@ -48,7 +48,9 @@ class Start:
 
     @functools.cached_property
     def _config(self) -> Any:
-        return keras.saving.serialize_keras_object(_copy(self.source))
+        config = keras.saving.serialize_keras_object(_copy(self.source))
+        config.pop("compile_config", None)  # a task of keras-hub has one, and warns that it cannot be compiled by it
+        return config
 
     def drawn(self, model: keras.Model) -> Any:
         """Returns a model of the configuration of `model`, a copy of the given one, with weights of its initializers.
