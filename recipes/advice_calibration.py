@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pandas as pd
 import typer
-from statsmodels.stats.proportion import proportion_confint
+from scipy.stats import binomtest
 from tqdm import tqdm
 
 import keras_actlab
@@ -126,7 +126,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _share(found: pd.Series) -> dict[str, float]:
-    low, high = proportion_confint(found.sum(), len(found), method="beta")
+    low, high = binomtest(int(found.sum()), len(found)).proportion_ci()
     return {"users": len(found), "share": found.mean(), "95 % from": low, "to": high}
 
 

@@ -1,6 +1,7 @@
 """The data of a question: which part trains, which chooses, and which judges."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -31,7 +32,7 @@ class Data:
     unit: str
     note: str
 
-    @property
+    @functools.cached_property
     def first(self) -> Split:
         """The first split."""
         return self.source if isinstance(self.source, Split) else self.source(0)

@@ -14,7 +14,6 @@ try:
     import pandas as _pandas  # noqa: F401
     import scipy as _scipy  # noqa: F401
     import sklearn as _sklearn  # noqa: F401
-    import statsmodels as _statsmodels  # noqa: F401
     import tabulate as _tabulate  # noqa: F401
     import tqdm as _tqdm  # noqa: F401
 except ImportError as error:
