@@ -3,13 +3,19 @@
 import copy
 import dataclasses
 import functools
+import random
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab._private.object_graph import duplicate
+
+# Size of the drawn weights that are kept, in bytes. All variants and learning rates of a pair start from one draw, and
+# building a small model takes as long as some of its epochs.
+KEPT = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +80,22 @@ class Start:
             )
         return made
 
+    @functools.cached_property
+    def _draws(self) -> dict[int, list[np.ndarray]]:
+        """The values of all variables, by the seed of the draw."""
+        return {}
+
     def _redraw(self, model: keras.Model) -> None:
-        drawn = self.drawn(model)
+        seed = random.randint(1, 10**9)
+        values = self._draws.get(seed)
+        if values is None:
+            keras.utils.set_random_seed(seed)
+            values = [keras.ops.convert_to_numpy(variable) for variable in self.drawn(model).variables]
+            if (len(self._draws) + 1) * sum(value.nbytes for value in values) <= KEPT:
+                self._draws[seed] = values
+        keras.utils.set_random_seed(seed + 1)  # as after a draw, whether it was kept or not
         kept = {id(variable) for layer in _kept_layers(model) for variable in layer.variables}
-        for variable, value in zip(model.variables, drawn.variables, strict=True):
+        for variable, value in zip(model.variables, values, strict=True):
             if id(variable) not in kept:
                 variable.assign(value)
 

@@ -1,7 +1,10 @@
+import random
+
 import keras
 import numpy as np
 import pytest
 
+from keras_actlab.advice import starts
 from keras_actlab.advice.question import Method
 from keras_actlab.advice.starts import Start
 from keras_actlab.advice.variants import resolve
@@ -240,3 +243,17 @@ def test_a_task_of_keras_hub():
     assert type(one) is type(model)
     assert np.abs(numpy(one(x)) - numpy(other(x))).max() > 0
     np.testing.assert_allclose(numpy(made(start, 0, "gmp")(x)), numpy(one(x)), atol=1e-4)
+
+
+def test_a_draw_that_was_kept_is_the_draw_that_was_made(trained, monkeypatch):
+    start, forgetful = Start(trained, is_drawn=True), Start(trained, is_drawn=True)
+    numbers = []
+    for each in (start, start, forgetful):
+        if each is forgetful:
+            monkeypatch.setattr(starts, "KEPT", 0)
+        model = made(each, 3)
+        numbers.append([*map(numpy, model.variables), numpy(keras.random.normal((2,))), random.random()])
+    assert len(start._draws) == 1
+    assert not forgetful._draws
+    assert_equal(numbers[0], numbers[1])
+    assert_equal(numbers[0], numbers[2])
