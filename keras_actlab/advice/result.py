@@ -30,12 +30,12 @@ RESULTS, QUESTION, FILE, REPORT = "results.jsonl", "question.json", "advice.json
 
 
 def former_looks(file: Path) -> list[int]:
-    """Returns the number of pairs at each former look, from `advice.json`."""
+    """Returns the number of test results at each former look, from `advice.json`."""
     if not file.exists():
         return []
     try:
         looks = json.loads(file.read_text(encoding="utf-8"))["looks"]
-        return [int(pairs) for pairs in looks]
+        return [int(results) for results in looks]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"`path` must be a folder with an intact {FILE}, which counts the looks at the data. Received: {file}"
@@ -51,7 +51,7 @@ class Advice:
         question: The model, variants and data.
         results: The rows of all fits, as `keras_actlab.experiments.Results`.
         path: The folder with `report.html`, `advice.json` and the rows.
-        looks: Number of pairs at each look at the data, this one last.
+        looks: Number of test results at each look at the data, this one last.
         smallest_effect: Smallest difference that matters, as given.
         budget: The budget, as given.
 
@@ -85,8 +85,9 @@ class Advice:
     ):
         self.question, self.results, self.path = question, results, path
         self.smallest_effect, self.budget = smallest_effect, budget
-        # A look at the same pairs is the same look.
-        self.looks = looks if looks[-1:] == [len(self.values)] else [*looks, len(self.values)]
+        # A look at the same results is the same look. A pair of which a failed fit was repeated has another result.
+        results = [int(self.values.notna().sum().sum())]
+        self.looks = looks if looks[-1:] == results else looks + results
 
     @cached_property
     def values(self) -> pd.DataFrame:

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 import keras
 from joblib import Parallel, delayed, effective_n_jobs
-from joblib._parallel_backends import LokyBackend, MultiprocessingBackend, SequentialBackend
-from joblib.externals.loky.backend.reduction import dumps
 from joblib.parallel import get_active_backend
+
+from keras_actlab._private.joblib_backends import copies_this_process, is_local, pickled
 
 # Index of a task, its result, and the error of the worker or None.
 Answer: TypeAlias = tuple[int, Any, str | None]
@@ -29,9 +29,9 @@ def is_chosen() -> bool:
     """
     backend, _ = get_active_backend()
     threads = getattr(backend, "uses_threads", False)
-    if isinstance(backend, LokyBackend | SequentialBackend) or (threads and backend.nesting_level):
+    if is_local(backend) or (threads and backend.nesting_level):
         return False  # the last one is joblib's own choice within a task
-    if threads or type(backend) is MultiprocessingBackend:
+    if threads or copies_this_process(backend):
         raise ValueError(
             "`joblib.parallel_config` must choose a backend with processes of their own, such as 'dask' or 'ray', "
             "because fits set the random seeds of their process, and most backends of Keras do not work in copies of a "
@@ -57,7 +57,7 @@ class Cluster:
     def __init__(self, prepare: Callable[..., None], arguments: tuple[Any, ...]):
         # Bytes go along with every task. joblib would store an array on one worker of Dask, and wait forever if all
         # workers were lost.
-        self._work = bytes(dumps((prepare, arguments)))
+        self._work = pickled((prepare, arguments))
         self._key = hashlib.blake2b(self._work).hexdigest()
         self._backend, jobs = get_active_backend()
         self._jobs = jobs or -1
@@ -139,7 +139,7 @@ class Cluster:
         def calls() -> Iterator[Any]:
             for index, task in tasks:
                 sent.append(index)
-                yield begin(backend, self._key, self._work, index, bytes(dumps((function, task))))
+                yield begin(backend, self._key, self._work, index, pickled((function, task)))
 
         with closing(self._answers(calls())) as answers:
             for index, result, error in answers:

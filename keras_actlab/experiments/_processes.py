@@ -10,7 +10,8 @@ from math import inf
 from typing import Any
 
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
-from joblib.externals.loky.backend.reduction import dumps
+
+from keras_actlab._private.joblib_backends import pickled
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -41,7 +42,7 @@ class Processes:
     def __init__(self, count: int, prepare: Callable[..., None], arguments: tuple[Any, ...]):
         # The processes share the cores, unless the user has set a number of threads.
         threads = {name: os.environ.get(name, str(max(1, cpu_count() // count))) for name in THREADS}
-        work = dumps((prepare, arguments))
+        work = pickled((prepare, arguments))
         self._options = {"env": threads, "initializer": _beginning(), "initargs": (os.getpid(), work)}
         self._workers = [_Worker() for _ in range(count)]
 

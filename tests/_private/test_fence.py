@@ -8,7 +8,17 @@ import pytest
 pytestmark = pytest.mark.one_backend
 
 PACKAGE = Path(__file__).parents[2] / "keras_actlab"
-PRIVATE_MODULES = ("keras.src", "keras._", "torch._", "tf.python", "tensorflow.python", "jax._src", "unittest")
+PRIVATE_MODULES = (
+    "keras.src",
+    "keras._",
+    "torch._",
+    "tf.python",
+    "tensorflow.python",
+    "jax._src",
+    "joblib._",
+    "joblib.externals.loky.backend",
+    "unittest",
+)
 # Names that start with an underscore, but are documented: `os._exit`, and those of named tuples.
 DOCUMENTED = {"_exit", "_asdict", "_fields", "_make", "_replace"}
 
@@ -65,6 +75,7 @@ def faults(code):
         "torch._C._functorch",
         "from tensorflow.python.eager import context",
         "from jax._src import core",
+        "from joblib._parallel_backends import LokyBackend",
         "from unittest import mock",
         "layer._tracker.unlock()",
         "self.layer._tracker",

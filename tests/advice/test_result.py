@@ -36,11 +36,14 @@ def test_the_direction_of_the_metric_decides():
     assert answer({"as is": BASE, "gelu": BETTER}, mode="max")["gelu"].verdict == "worse"
 
 
-def test_looks_are_counted_when_pairs_were_added():
+def test_looks_are_counted_when_results_were_added():
     values = {"as is": BASE, "gelu": BETTER}
-    assert answer(values).looks == [5]
-    assert answer(values, looks=[5]).looks == [5]
-    assert answer(values, looks=[2, 3]).looks == [2, 3, 5]
+    assert answer(values).looks == [10]
+    assert answer(values, looks=[10]).looks == [10]
+    assert answer(values, looks=[2, 3]).looks == [2, 3, 10]
+    with_a_failure = answer(values, failures=[("gelu", 1)])
+    assert with_a_failure.looks == [9]
+    assert answer(values, looks=with_a_failure.looks).looks == [9, 10]  # the fit was repeated, and succeeded
     assert answer(values, looks=[2, 3])["gelu"].level == pytest.approx(1 - 0.05 / 12)
 
 
@@ -83,7 +86,7 @@ def test_files_hold_the_whole_answer(advice, tmp_path):
     advice.path = tmp_path
     advice.save()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["advice.json", "report.html"]
-    assert former_looks(tmp_path / "advice.json") == [5]
+    assert former_looks(tmp_path / "advice.json") == [15]
     read = json.loads((tmp_path / "advice.json").read_text())
     assert read["verdicts"][0]["sentence"] == advice["gelu"].sentence
     assert read["verdicts"][2]["mean"] is None

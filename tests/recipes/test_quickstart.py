@@ -19,7 +19,7 @@ def test_smoke(tmp_path):
     for name, found in answers.items():
         assert [verdict["variant"] for verdict in found["verdicts"]] == ["crrelu", "gmp"]
         assert found["failed_fits"] == 0
-        assert found["looks"] == [2]
+        assert found["looks"] == [6]
         assert (tmp_path / name / "report.html").stat().st_size > 10_000
         assert str(tmp_path / name / "report.html") in finished.output
     assert {name: found["metric"] for name, found in answers.items()} == {"digits": "accuracy", "diabetes": "mae"}
