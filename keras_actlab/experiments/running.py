@@ -18,6 +18,7 @@ from tqdm import tqdm
 from keras_actlab.arguments import as_path, boolean, check_number
 from keras_actlab.distribution import is_first_process
 from keras_actlab.experiments import _cluster
+from keras_actlab.experiments._compilation import compiled_once
 from keras_actlab.experiments._journal import Journal
 from keras_actlab.experiments._processes import Processes
 from keras_actlab.experiments._training import Programs, failed, train
@@ -199,7 +200,7 @@ def complete(
                 finished.update(map(row_key, rows))
                 on_rows(rows)
 
-    with workers or nullcontext():
+    with compiled_once(), workers or nullcontext():
         do(tuning)
         while groups := [
             group
