@@ -22,6 +22,13 @@ import pytest
 gc.disable()  # until the tests are collected: their imports make millions of objects, all of which stay
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _fast_start():
+    """Lets processes that tests start do without TensorFlow, unless it is their backend."""
+    folder = str(Path(__file__).parent / "fast_start")
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 @pytest.fixture(autouse=True)
 def _same_start():
     """Gives every test the same random state and leaves Keras' global settings as they were."""

@@ -191,7 +191,7 @@ def test_a_dask_cluster_gives_the_same_table(tmp_path, monkeypatch):
     environment = {"KERAS_BACKEND": OTHERS[0]}
     with (
         distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", env=environment
+            n_workers=1, threads_per_worker=1, processes=True, dashboard_address=":0", env=environment
         ) as cluster,
         distributed.Client(cluster),
         joblib.parallel_config("dask"),
