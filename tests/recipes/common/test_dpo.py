@@ -91,6 +91,7 @@ def test_log_probabilities_of_gpt2_are_those_of_its_logits():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_only_tokens_of_responses_count():
     pairs = [tokens._replace(prompt=np.array([1, 2, 3])) for tokens in made_up()]
     arrays = stacked(pairs)
