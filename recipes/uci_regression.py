@@ -30,16 +30,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import keras
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import typer
 from keras.optimizers.schedules import CosineDecay
+from matplotlib.figure import Figure
 from sklearn.datasets import fetch_openml
 from sklearn.metrics import root_mean_squared_error
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from keras_actlab import experiments
+from keras_actlab.colours import COLOURS
 from recipes.common import authors, cli, files
 from recipes.common.parameterizations import HIDDEN
 
@@ -205,6 +208,34 @@ def steps(name: str, folder: Path | None = None, smoke: bool = False) -> list[ex
     ]
 
 
+def steps_figure(results: experiments.Results) -> Figure:
+    """Draws the ratio of the errors of geometric and plain weights at each step, with its 95 % interval."""
+    names = [task for task in results.configurations if ", " not in task]
+    labels = [*STEPS, CHOSEN_EPOCH, "and the learning rate"]
+    figure, panels = plt.subplots(
+        1, len(names), figsize=(1 + 2 * len(names), 4.5), sharey=True, squeeze=False, layout="constrained"
+    )
+    plt.close(figure)
+    for ax, name in zip(panels[0], names, strict=True):
+        tasks = [*(f"{name}, {step}" for step in (*STEPS, CHOSEN_EPOCH)), name]
+        for shift, (baseline, colour) in enumerate(zip(("SP", f"SP{authors.EQUAL}"), COLOURS, strict=False)):
+            for place, task in enumerate(tasks):
+                errors = results.replicates(task, "RMSE")
+                if baseline in errors:
+                    logs = np.log(errors["GmP, code's start"] / errors[baseline]).dropna()
+                    ratios = experiments.Paired(logs, results.overlap(task))
+                    low, high = np.exp(ratios.interval())
+                    x = place + 0.25 * shift
+                    ax.plot([x, x], [low, high], color=colour)
+                    ax.plot(x, np.exp(ratios.mean), "o", color=colour, label=baseline if place == 0 else None)
+        ax.axhline(1, color="0.7", linewidth=1, zorder=0)
+        ax.set(title=name.capitalize(), yscale="log", xticks=range(len(labels)))
+        ax.set_xticklabels(labels, rotation=90)
+    panels[0, 0].set_ylabel("error of GmP / error of plain weights")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, title="plain weights")
+    return figure
+
+
 PROTOCOLS = {
     "ours": lambda *arguments: [comparison(*arguments)],
     "authors": lambda *arguments: [authors_comparison(*arguments)],
@@ -219,7 +250,9 @@ def main(
     sets: Annotated[
         list[str] | None, typer.Argument(help=f"Data sets: any of {', '.join(SOURCES)}. The default is all.")
     ] = None,
-    protocol: Annotated[Literal["ours", "authors", "steps"], cli.PROTOCOL] = "ours",
+    protocol: Annotated[
+        Literal["ours", "authors", "steps"], typer.Option(help=f"{cli.PROTOCOLS}; steps, from theirs to ours.")
+    ] = "ours",
     data_dir: cli.DataDir = None,
     out: cli.Out = Path("results"),
     jobs: cli.Jobs = 1,
@@ -238,7 +271,8 @@ def main(
     names = sets or [name for name in SOURCES if name not in missing]
     comparisons = [each for name in names for each in PROTOCOLS[protocol](name, data_dir, smoke)]
     results = experiments.run(comparisons, out / "uci_regression.jsonl", jobs)
-    cli.finish(results, out, "uci_regression" if protocol == "ours" else f"uci_regression-{protocol}")
+    drawn = steps_figure(results) if protocol == "steps" else None
+    cli.finish(results, out, "uci_regression" if protocol == "ours" else f"uci_regression-{protocol}", drawn)
 
 
 if __name__ == "__main__":

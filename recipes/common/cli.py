@@ -16,8 +16,8 @@ Jobs = Annotated[int, typer.Option(min=1, help="Number of processes.")]
 Smoke = Annotated[bool, typer.Option(help="Run everything at a very small size, as a check that it works.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files. By default they are downloaded.")]
 
-PROTOCOL = typer.Option(help="ours, in which validation data choose; authors, in which test data choose, as published.")
-Protocol = Annotated[Literal["ours", "authors"], PROTOCOL]
+PROTOCOLS = "ours, in which validation data choose; authors, as published, see the beginning of the file"
+Protocol = Annotated[Literal["ours", "authors"], typer.Option(help=f"{PROTOCOLS}.")]
 
 
 def finish(results: Results, out: Path, name: str, figure: Figure | None = None) -> None:

@@ -8,6 +8,7 @@ import pytest
 from sklearn.model_selection import train_test_split
 from typer.testing import CliRunner
 
+from keras_actlab import experiments
 from recipes import uci_regression
 from recipes.common import authors
 from tests.recipes.choices import assert_test_labels_decide_nothing
@@ -96,6 +97,29 @@ def test_every_step_changes_one_thing(folder):
     ]
     assert {each.splits for each in steps} == {20}
     assert float(steps[4].methods["SP at 0.1"]().optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_the_figure_of_the_steps_shows_ratios():
+    configuration = {"metrics": ["RMSE"], "monitor": "RMSE", "mode": "min", "grid": {}}
+    configuration |= {"sizes": {"train": 8, "validation": 0, "test": 2}}
+    methods = {"SP": None, "SP at 0.1": None, "GmP, code's start": None}
+    tasks = [*(f"yacht, {step}" for step in (*uci_regression.STEPS, uci_regression.CHOSEN_EPOCH)), "yacht"]
+    records, rows = [], []
+    for place, task in enumerate(tasks):
+        factors = {"SP": 1.0, "SP at 0.1": 0.5, "GmP, code's start": 0.9 - place / 10}
+        if task == "yacht":
+            del factors["SP at 0.1"]
+        known = {method: None for method in methods if method in factors}
+        records.append({"task": task, "configuration": configuration | {"methods": known}})
+        for method, factor in factors.items():
+            for split, noise in enumerate((0.99, 1.0, 1.01)):
+                row = {"task": task, "method": method, "stage": "final", "split": split, "seed": 0, "epochs": 1}
+                error = factor * (split + 1) * (noise if method == "SP" else 1)
+                rows.append(row | {"hyperparameters": {}, "metrics": {"RMSE": error}, "failure": None})
+    (ax,) = uci_regression.steps_figure(experiments.Results([*records, {"rows": rows}])).axes
+    drawn = [line.get_ydata().item() for line in ax.lines if line.get_marker() == "o"]
+    ratios = 0.9 - np.arange(6) / 10
+    np.testing.assert_allclose(drawn, [*ratios, *(2 * ratios[:-1])], rtol=1e-3)
 
 
 def test_help_explains_every_option():
