@@ -28,8 +28,8 @@ every method alike, the learning rate and the number of steps among 100, 200, ..
 trained again on training and validation points together, and tested once. Errors are relative: the root mean squared
 error divided by the standard deviation of the target.
 
-The splits are independent of each other, while the tables' intervals and p-values allow for splits that overlap. They
-are therefore wider, and larger, than they need be.
+The splits share no examples, and the tables' intervals and p-values treat them as independent. Each has its own points
+of a target that is the same in all of them, so the results hold for new points of these targets, not for other targets.
 """
 
 from collections.abc import Callable, Sequence

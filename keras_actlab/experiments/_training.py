@@ -64,6 +64,13 @@ def train(
     Returns:
         One row a fit, as values for JSON. The row of a fit that raised holds the error, and no metrics.
     """
+    if comparison.fit is not None and comparison.vectorize > 1:
+        try:
+            return _fit_group(comparison, fits, history)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return [failed(fit, f"{type(error).__name__}: {error}") for fit in fits]
     if comparison.vectorize > 1 and not _is_watched(comparison, fits[0]):
         try:
             began = time.perf_counter()
@@ -117,16 +124,41 @@ def _train_one(comparison: Comparison, fit: Fit, history: bool) -> dict[str, Any
     data = split.of_stage(fit.stage, fit.seed)
     model, callbacks = _build(comparison, fit)  # after the data, which may draw random numbers
     if comparison.fit is not None:
-        if callbacks:
-            raise TypeError(
-                f"`methods` must return models without callbacks where `fit` is given. "
-                f"Received: {fit.method} returned {callbacks}"
-            )
+        _refuse(callbacks, fit)
         found, seconds = _checked(comparison, fit, comparison.fit(model, fit, *data))
         seconds = seconds or [(time.perf_counter() - began) / fit.epochs]
         return _row(comparison, fit, found, history) | _costs(model, began, seconds)
     (row,) = _in_blocks(comparison, [fit], _Single(comparison, fit, split, data, model, callbacks), began, history)
     return row
+
+
+def _fit_group(comparison: Comparison, fits: Sequence[Fit], history: bool) -> list[dict[str, Any]]:
+    """Does fits by the comparison's own function, which takes and returns lists."""
+    began = time.perf_counter()
+    parts = [comparison.split(fit.split).of_stage(fit.stage, fit.seed) for fit in fits]
+    models = []
+    for fit in fits:
+        model, callbacks = _build(comparison, fit)
+        _refuse(callbacks, fit)
+        models.append(model)
+    assert comparison.fit is not None
+    found = comparison.fit(models, list(fits), *map(list, zip(*parts, strict=True)))
+    if not isinstance(found, list | tuple) or len(found) != len(fits):
+        raise TypeError(
+            f"`fit` must return a list with an entry for each of {len(fits)} fits. Received: {found!r:.200}"
+        )
+    evaluations = [_checked(comparison, fit, each)[0] for fit, each in zip(fits, found, strict=True)]
+    seconds = [(time.perf_counter() - began) / sum(fit.epochs for fit in fits)]
+    costs = _costs(models[0], began, seconds, len(fits))
+    return [_row(comparison, fit, each, history) | costs for fit, each in zip(fits, evaluations, strict=True)]
+
+
+def _refuse(callbacks: Callbacks, fit: Fit) -> None:
+    if callbacks:
+        raise TypeError(
+            f"`methods` must return models without callbacks where `fit` is given. "
+            f"Received: {fit.method} returned {callbacks}"
+        )
 
 
 def trained(comparison: Comparison, fit: Fit) -> keras.Model:
@@ -172,7 +204,7 @@ def _in_blocks(
         metrics = trainer.evaluate() if evaluated else []
         for k in evaluated:
             evaluations[k][epochs.stop] = metrics[k]
-    costs = _costs(trainer.model, began, seconds, len(fits), trainer.size)
+    costs = _costs(trainer.model, began, seconds, len(fits))
     return [_row(comparison, fit, found, history) | costs for fit, found in zip(fits, evaluations, strict=True)]
 
 
@@ -185,7 +217,7 @@ def _blocks(comparison: Comparison, fits: Sequence[Fit]) -> list[range]:
     return [range(start, min(start + step, last)) for start in range(0, last, step)]
 
 
-def _costs(model: keras.Model, began: float, seconds: list[float], fits: int = 1, size: int = 1) -> dict[str, Any]:
+def _costs(model: keras.Model, began: float, seconds: list[float], fits: int = 1) -> dict[str, Any]:
     """What training took, for the rows."""
     return {
         "parameters": model.count_params(),

@@ -19,8 +19,9 @@ from keras_actlab.experiments.data import Split, check_call, packages
 Method: TypeAlias = Callable[..., keras.Model | tuple[keras.Model, Sequence[keras.callbacks.Callback]]]
 # A metric is a function of targets and predictions, or the name of one that the model is compiled with.
 Metrics: TypeAlias = Mapping[str, Callable[[Any, Any], float]] | Sequence[str]
-# Trains a model on one dataset and evaluates it on another. Returns metrics for each epoch, counted from 1.
-Fitting: TypeAlias = Callable[[keras.Model, "Fit", Any, Any], Mapping[int, Mapping[str, float]]]
+# Trains a model, or a list of them, on one dataset and evaluates it on another. Returns metrics for each epoch, counted
+# from 1.
+Fitting: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 # The columns of results beside hyper-parameters and metrics.
 COLUMNS = (
     *("task", "method", "stage", "split", "seed", "hyperparameters", "epochs", "metrics", "history", "failure"),
@@ -128,7 +129,9 @@ class Comparison:
         fit: Function that does a fit in place of `model.fit`. Its arguments are a compiled model, the `Fit`, and the
             data to train and to evaluate on, in the form of the parts of a `Split`. It returns the `metrics` by name
             for each evaluated epoch, counted from 1; a further entry "seconds" is the duration of the epoch. Of the
-            epochs, the last one counts, and in the first stage also each that is a multiple of `validate_every`.
+            epochs, the last one counts, and in the first stage also each that is a multiple of `validate_every`. With
+            `vectorize` above 1, it does a group of fits of one method: each of its arguments is a list with an entry
+            for each fit, and it returns such a list.
 
     Raises:
         TypeError: If a method, a metric, the data, `callbacks` or `fit` is not as described above, or `extend` names
@@ -214,7 +217,7 @@ class Comparison:
 
     def _check_metrics(self) -> None:
         if isinstance(self.metrics, list | tuple) and self.metrics and all(isinstance(m, str) for m in self.metrics):
-            if self.vectorize > 1:
+            if self.vectorize > 1 and self.fit is None:
                 raise ValueError(
                     "`metrics` must map names to functions where `vectorize` is above 1. "
                     f"Received: metrics={self.metrics}, vectorize={self.vectorize}"
@@ -276,8 +279,8 @@ class Comparison:
 
     def _check_fit(self, fit: Fitting) -> None:
         check_call("fit", fit, "a model, a Fit, training and evaluation data, or None", *[None] * 4)
-        others = {"batch_size": None, "steps_per_epoch": None, "callbacks": None, "class_weight": None, "vectorize": 1}
-        given = {name: getattr(self, name) for name, default in others.items() if getattr(self, name) != default}
+        others = ("batch_size", "steps_per_epoch", "callbacks", "class_weight")
+        given = {name: getattr(self, name) for name in others if getattr(self, name) is not None}
         if given or isinstance(self.metrics, Mapping):
             raise ValueError(
                 "`fit` decides how models are trained and evaluated: `metrics` must be a list of the names that it "

@@ -173,7 +173,7 @@ class Ensemble(keras.Model):
         losses = ops.vectorized_map(lambda pair: self._loss_model.compute_loss(y=pair[0], y_pred=pair[1]), (y, y_pred))
         return ops.sum(losses) + sum(self.losses)
 
-    def train_block(self, x: Any, y: Any, rows: np.ndarray) -> None:
+    def train_block(self, x: Any, y: Any, rows: np.ndarray, factors: np.ndarray | None = None) -> None:
         """Runs a block of training steps in one call.
 
         Args:
@@ -181,8 +181,12 @@ class Ensemble(keras.Model):
             y: Targets, in the same form.
             rows: Integers, shape `(steps, members, batch)`: the examples of each member's batch at each step. A batch
                 of size 0 stands for all examples in their order.
+            factors: Shape `(steps, members)`. The change of a member's weights is multiplied by its factor. For Adam
+                without weight decay, that is a factor of the member's learning rate. Without it, all factors are 1.
         """
-        self._loop(x, y, ops.convert_to_tensor(rows))
+        self._loop(
+            x, y, ops.convert_to_tensor(rows), None if factors is None else ops.convert_to_tensor(factors, "float32")
+        )
 
     def predictions(self, x: Any) -> Any:
         """Returns the outputs for inputs of shape `(members, examples, ...)` as NumPy arrays."""
@@ -200,7 +204,21 @@ def _batch(data: Any, rows: Any) -> Any:
     return keras.tree.map_structure(pick, data)
 
 
-def _compiled(model: Ensemble) -> tuple[Callable[[Any, Any, Any], None], Callable[[Any], Any]]:
+def _moved(before: Any, after: Any, factors: Any) -> Any:
+    """Multiplies the change of each member's values by its factor."""
+    factors = ops.reshape(factors, (-1, *[1] * (len(before.shape) - 1)))
+    return before + ops.cast(factors, before.dtype) * (after - before)
+
+
+def _step(model: Ensemble, batch: Any, factors: Any) -> None:
+    """Does one training step, where variables are changed in place."""
+    before = [] if factors is None else [ops.copy(variable.value) for variable in model.trainable_variables]
+    model.train_step(batch)
+    for variable, values in zip(model.trainable_variables, before, strict=factors is not None):
+        variable.assign(_moved(values, variable.value, factors))
+
+
+def _compiled(model: Ensemble) -> tuple[Callable[[Any, Any, Any, Any], None], Callable[[Any], Any]]:
     """Returns the loop over training steps and the forward pass, compiled where the backend does that."""
     match keras.backend.backend():
         case "jax":
@@ -214,9 +232,12 @@ def _compiled(model: Ensemble) -> tuple[Callable[[Any, Any, Any], None], Callabl
             )
 
             @jax.jit
-            def steps(state: Any, data: Any, rows: Any) -> Any:
+            def steps(state: Any, data: Any, rows: Any, factors: Any) -> Any:
                 def step(i: Any, state: Any) -> Any:
-                    return model.train_step(state, _batch(data, rows[i]))[1]
+                    trained, *others = model.train_step(state, _batch(data, rows[i]))[1]
+                    if factors is not None:
+                        trained = [_moved(*pair, factors[i]) for pair in zip(state[0], trained, strict=True)]
+                    return trained, *others
 
                 return jax.lax.fori_loop(0, len(rows), step, state)
 
@@ -224,9 +245,9 @@ def _compiled(model: Ensemble) -> tuple[Callable[[Any, Any, Any], None], Callabl
             def call(trained: Any, fixed: Any, x: Any) -> Any:
                 return model.stateless_call(trained, fixed, x, training=False)[0]
 
-            def loop(x: Any, y: Any, rows: Any) -> None:
+            def loop(x: Any, y: Any, rows: Any, factors: Any) -> None:
                 state = tuple([variable.value for variable in group] for group in groups)
-                state = jax.block_until_ready(steps(state, (x, y), rows))
+                state = jax.block_until_ready(steps(state, (x, y), rows, factors))
                 for group, values in zip(groups, state, strict=True):
                     for variable, value in zip(group, values, strict=True):
                         variable.assign(value)
@@ -238,9 +259,9 @@ def _compiled(model: Ensemble) -> tuple[Callable[[Any, Any, Any], None], Callabl
             import tensorflow as tf
 
             @tf.function  # without jit_compile, which was seven times slower here, on two CPU cores
-            def loop(x: Any, y: Any, rows: Any) -> None:
+            def loop(x: Any, y: Any, rows: Any, factors: Any) -> None:
                 for i in tf.range(tf.shape(rows)[0]):
-                    model.train_step(_batch((x, y), rows[i]))
+                    _step(model, _batch((x, y), rows[i]), None if factors is None else factors[i])
 
             @tf.function
             def forward(x: Any) -> Any:
@@ -249,9 +270,9 @@ def _compiled(model: Ensemble) -> tuple[Callable[[Any, Any, Any], None], Callabl
         case "torch":
             import torch
 
-            def loop(x: Any, y: Any, rows: Any) -> None:
+            def loop(x: Any, y: Any, rows: Any, factors: Any) -> None:
                 for i in range(len(rows)):
-                    model.train_step(_batch((x, y), rows[i]))
+                    _step(model, _batch((x, y), rows[i]), None if factors is None else factors[i])
 
             def forward(x: Any) -> Any:
                 with torch.no_grad():

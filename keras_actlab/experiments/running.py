@@ -441,4 +441,5 @@ def _prepare(settings: tuple[str, str, str], comparisons: dict[str, Comparison],
 def _train_here(fits: list[Fit], alone: bool) -> Rows:
     comparisons, programs, history = _work
     comparison = comparisons[fits[0].task]
+    alone = alone and comparison.fit is None  # which takes lists, also of one fit, if `vectorize` is above 1
     return train(replace(comparison, vectorize=1) if alone else comparison, fits, programs, history)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from matplotlib.figure import Figure
@@ -15,6 +15,9 @@ Out = Annotated[
 Jobs = Annotated[int, typer.Option(min=1, help="Number of processes.")]
 Smoke = Annotated[bool, typer.Option(help="Run everything at a very small size, as a check that it works.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder with the data files. By default they are downloaded.")]
+
+PROTOCOLS = "ours, in which validation data choose; authors, as published, see the beginning of the file"
+Protocol = Annotated[Literal["ours", "authors"], typer.Option(help=f"{PROTOCOLS}.")]
 
 
 def finish(results: Results, out: Path, name: str, figure: Figure | None = None) -> None:

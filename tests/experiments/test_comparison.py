@@ -41,7 +41,7 @@ def fitting(model, fit, train, evaluation):
             TypeError,
             "`fit` must be a function of",
         ),
-        ({"fit": fitting}, ValueError, "`fit` decides.*'batch_size': 16, 'vectorize': 3"),
+        ({"fit": fitting}, ValueError, "`fit` decides.*'batch_size': 16"),
         ({"steps_per_epoch": 0}, ValueError, "`steps_per_epoch`"),
         ({"data": [1, 2]}, TypeError, "`data`"),
         ({"data": data(0), "splits": 3}, ValueError, "`splits` must be 1"),

@@ -53,6 +53,27 @@ def test_members_train_as_they_would_alone(batch):
         assert np.abs(outputs[k] - model(k).predict_on_batch(x[k])).max() > 1e-2  # it did train
 
 
+def test_factors_multiply_the_learning_rate_of_each_member():
+    def small(seed):
+        keras.utils.set_random_seed(seed)
+        network = keras.Sequential([keras.Input((4,)), layers.Dense(5, activation="relu"), layers.Dense(1)])
+        network.compile(keras.optimizers.Adam(0.02), "mae")
+        return network
+
+    x, y = examples()
+    factors = np.array([[1.0, 1.0], [0.1, 2.0], [0.0, 0.5], [1.0, 0.01]])
+    ensemble = Ensemble([small(seed) for seed in range(MEMBERS)])
+    inputs, targets = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
+    ensemble.train_block(inputs, targets, np.zeros((4, MEMBERS, 0), "int32"), factors)
+    outputs = ensemble.predictions(inputs)
+    for k in range(MEMBERS):
+        alone = small(k)
+        for factor in factors[:, k]:
+            alone.optimizer.learning_rate = 0.02 * factor
+            alone.train_on_batch(x[k], y[k])
+        np.testing.assert_allclose(outputs[k], alone.predict_on_batch(x[k]), atol=1e-5)
+
+
 def test_a_member_does_not_see_the_others():
     x, y = examples()
     rows = np.zeros((3, MEMBERS, 0), "int32")

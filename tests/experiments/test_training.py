@@ -69,6 +69,40 @@ def test_what_a_function_returns_is_checked(fit, words, tmp_path):
     assert failures.str.contains(words).all()
 
 
+def test_a_function_does_groups_of_fits(tmp_path):
+    groups = []
+
+    def fit(models, fits, train, evaluation):
+        groups.append([(fit.stage, fit.split) for fit in fits])
+        assert all(isinstance(model, keras.Model) for model in models)
+        assert [len(part[0]) for part in evaluation] == [10 if fit.stage == "tune" else 12 for fit in fits]
+        assert len(train) == len(fits)
+        return [{fit.epochs: {"error": 1.0 + fit.split}} for fit in fits]
+
+    results = one(fit, tmp_path / "results.jsonl", splits=3, vectorize=2)
+    assert groups == [[(stage, k) for k in ks] for stage in ("tune", "final") for ks in ((0, 1), (2,))]
+    assert results.final["error"].tolist() == [1, 2, 3]
+    assert results.final["vectorized"].tolist() == [2, 2, 1]
+    one(fit, tmp_path / "results.jsonl", splits=3, vectorize=2)
+    assert len(groups) == 4  # nothing is done again
+
+
+@pytest.mark.parametrize(
+    ("fit", "words"),
+    [
+        (lambda models, *_: [{4: {"error": 0.5}}], "`fit` must return a list with an entry for each of 2 fits"),
+        (lambda models, *_: {4: {"error": 0.5}}, "`fit` must return a list with an entry for each of 2 fits"),
+        (lambda models, *_: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_what_a_function_of_groups_returns_is_checked(fit, words, tmp_path):
+    with pytest.raises(RuntimeError, match="no final fit"):
+        one(fit, tmp_path / "results.jsonl", validate_every=None, splits=2, vectorize=2)
+    failures = experiments.load(tmp_path / "results.jsonl").failures["failure"]
+    assert len(failures) == 2
+    assert failures.str.contains(words).all()
+
+
 def test_metrics_by_name_are_those_of_evaluate(tmp_path):
     def compiled(learning_rate):
         model = linear(learning_rate)

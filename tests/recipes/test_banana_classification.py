@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recipes import banana_classification as recipe
-from recipes.common import files, tracking
+from recipes.common import authors, files, tracking
 from tests.recipes.choices import assert_test_labels_decide_nothing
 
 pytestmark = pytest.mark.one_backend
@@ -54,6 +54,24 @@ def test_the_figure_comes_from_its_files(finished):
     assert table.loc[(table["method"] == "BN") & (table["split"] == 0), "largest turn"].item() == pytest.approx(
         turns, rel=1e-4
     )
+
+
+def test_authors_smoke(file, tmp_path):
+    arguments = ["--protocol", "authors", "--smoke", "--data", str(file), "--out", str(tmp_path)]
+    assert CliRunner().invoke(recipe.app, arguments, catch_exceptions=False).exit_code == 0
+    rows = pd.read_csv(tmp_path / "banana_classification-authors.csv")
+    assert list(rows.groupby("method", sort=False).size().items()) == [(method, 2) for method in authors.RATES]
+    assert rows["accuracy, %"].between(40, 100).all()
+
+
+def test_the_authors_draw_the_same_points(file, tmp_path):
+    ours, theirs = recipe.comparison(file, tmp_path).split(0), recipe.authors_comparison(file).split(0)
+    assert theirs.sizes == {"train": 800, "validation": 0, "test": 200}
+    np.testing.assert_array_equal(theirs.test[1], ours.test[1])
+    np.testing.assert_allclose(theirs.train[0].mean(axis=0), 0, atol=1e-6)
+    fit = recipe.authors_comparison(file).fit
+    labels, logits = np.array([[1.0, 1.0, 0.0, 0.0]]), np.array([[2.0, -1.0, 3.0, -4.0]])
+    assert (fit.error(labels, logits).item(), fit.metric(labels, logits).item()) == (0.5, 50)
 
 
 def test_test_labels_choose_nothing(file, tmp_path):

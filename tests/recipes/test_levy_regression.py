@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from recipes import levy_regression as recipe
-from recipes.common import files, tracking
+from recipes.common import authors, files, tracking
 from recipes.common.parameterizations import HIDDEN
 from tests.recipes.choices import assert_test_labels_decide_nothing
 
@@ -61,6 +61,21 @@ def test_the_figure_comes_from_its_files(finished):
     curve = points[(points["method"] == "SP") & (points["kind"] == "largest")]
     largest = table.loc[(table["method"] == "SP") & (table["split"] == 0), "largest step"].item()
     assert curve["y"].max() == pytest.approx(largest)
+
+
+def test_authors_smoke(tmp_path):
+    arguments = ["--protocol", "authors", "--smoke", "--out", str(tmp_path)]
+    assert CliRunner().invoke(recipe.app, arguments, catch_exceptions=False).exit_code == 0
+    rows = pd.read_csv(tmp_path / "levy_regression-authors.csv")
+    assert list(rows.groupby("method", sort=False).size().items()) == [(method, 2) for method in authors.RATES]
+    assert np.isfinite(rows["RMSE"]).all()
+
+
+def test_the_authors_train_on_all_points_and_watch_them():
+    comparison = recipe.authors_comparison()
+    assert comparison.split(0).sizes == {"train": 50, "validation": 0, "test": 201}
+    assert (comparison.fit.watch, comparison.fit.patience, comparison.methods["SP"]().loss) == ("training", 1000, "mae")
+    assert comparison.fit.error(np.array([[1.0, 2.0]]), np.array([[0.0, 4.0]])).tolist() == [1.5]
 
 
 def test_the_function():

@@ -5,9 +5,12 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.model_selection import train_test_split
 from typer.testing import CliRunner
 
+from keras_actlab import experiments
 from recipes import uci_regression
+from recipes.common import authors
 from tests.recipes.choices import assert_test_labels_decide_nothing
 
 pytestmark = pytest.mark.one_backend
@@ -33,6 +36,90 @@ def test_smoke(folder):
     assert len(rows) == 5 * 2 * (2 + 1)
     assert np.isfinite(rows["RMSE"]).all()
     assert "GmP, code's start" in finished.output
+
+
+def test_authors_smoke(folder):
+    arguments = [
+        "yacht",
+        "--protocol",
+        "authors",
+        "--smoke",
+        "--data-dir",
+        str(folder),
+        "--out",
+        str(folder / "results"),
+    ]
+    finished = CliRunner().invoke(uci_regression.app, arguments, catch_exceptions=False)
+    assert finished.exit_code == 0
+    rows = pd.read_csv(folder / "results" / "uci_regression-authors.csv")
+    assert list(rows.groupby("method", sort=False).size().items()) == [(method, 2) for method in authors.RATES]
+    assert np.isfinite(rows["RMSE"]).all()
+    assert rows["best epoch"].between(1, 4).all()
+
+
+def test_both_protocols_test_on_the_rows_of_scikit_learn(folder):
+    x, y = uci_regression.load("yacht", folder)
+    ours, theirs = (each("yacht", folder) for each in (uci_regression.comparison, uci_regression.authors_comparison))
+    train, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=3)
+    ours, theirs = ours.split(3), theirs.split(3)
+    np.testing.assert_array_equal(theirs.test[1], y[test])
+    np.testing.assert_array_equal(theirs.train[1], y[train])
+    np.testing.assert_allclose(ours.to_units(ours.test[1]), y[test], atol=1e-5)
+    np.testing.assert_allclose(
+        theirs.train[0], (x[train] - x[train].mean(0)) / np.where(x.std(0), x[train].std(0), 1), atol=1e-5
+    )
+    assert theirs.validation is None
+
+
+def test_every_step_changes_one_thing(folder):
+    steps = uci_regression.steps("yacht", folder)
+    found = [
+        (each.name.removeprefix("yacht"), next(iter(each.methods.values())), each.fit, bool(each.grid))
+        for each in steps
+    ]
+    assert [name for name, *_ in found] == [
+        ", authors",
+        ", squared error",
+        ", standardized targets",
+        ", cosine",
+        ", validation chooses the epoch",
+        "",
+    ]
+    losses = [build(0.01).loss if searched else build().loss for _, build, _, searched in found]
+    assert losses == ["mae"] + ["mse"] * 5
+    assert [fit and (fit.standardize, fit.cosine) for *_, fit, _ in found] == [
+        (False, False),
+        (False, False),
+        (True, False),
+        (True, True),
+        None,
+        None,
+    ]
+    assert {each.splits for each in steps} == {20}
+    assert float(steps[4].methods["SP at 0.1"]().optimizer.learning_rate) == pytest.approx(0.1)
+
+
+def test_the_figure_of_the_steps_shows_ratios():
+    configuration = {"metrics": ["RMSE"], "monitor": "RMSE", "mode": "min", "grid": {}}
+    configuration |= {"sizes": {"train": 8, "validation": 0, "test": 2}}
+    methods = {"SP": None, "SP at 0.1": None, "GmP, code's start": None}
+    tasks = [*(f"yacht, {step}" for step in (*uci_regression.STEPS, uci_regression.CHOSEN_EPOCH)), "yacht"]
+    records, rows = [], []
+    for place, task in enumerate(tasks):
+        factors = {"SP": 1.0, "SP at 0.1": 0.5, "GmP, code's start": 0.9 - place / 10}
+        if task == "yacht":
+            del factors["SP at 0.1"]
+        known = {method: None for method in methods if method in factors}
+        records.append({"task": task, "configuration": configuration | {"methods": known}})
+        for method, factor in factors.items():
+            for split, noise in enumerate((0.99, 1.0, 1.01)):
+                row = {"task": task, "method": method, "stage": "final", "split": split, "seed": 0, "epochs": 1}
+                error = factor * (split + 1) * (noise if method == "SP" else 1)
+                rows.append(row | {"hyperparameters": {}, "metrics": {"RMSE": error}, "failure": None})
+    (ax,) = uci_regression.steps_figure(experiments.Results([*records, {"rows": rows}])).axes
+    drawn = [line.get_ydata().item() for line in ax.lines if line.get_marker() == "o"]
+    ratios = 0.9 - np.arange(6) / 10
+    np.testing.assert_allclose(drawn, [*ratios, *(2 * ratios[:-1])], rtol=1e-3)
 
 
 def test_help_explains_every_option():
