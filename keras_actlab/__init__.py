@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from keras_actlab import cab, constraints, conversion, distribution, initializers, layers, models, ops
-from keras_actlab.conversion import fold, swap_activations, to_gmp
+from keras_actlab.conversion import fold, quantize, swap_activations, to_gmp
 
 if TYPE_CHECKING:
     from keras_actlab import advice as advice
@@ -35,6 +35,7 @@ __all__ = [
     "layers",
     "models",
     "ops",
+    "quantize",
     "swap_activations",
     "to_gmp",
 ]
