@@ -10,6 +10,8 @@ import keras_actlab.advice
 import keras_actlab.cab.plots
 import keras_actlab.eafo
 import keras_actlab.experiments
+import keras_actlab.search
+import keras_actlab.trackers
 from keras_actlab.experiments._arrays import as_arrays
 from keras_actlab.experiments._description import describe
 from keras_actlab.experiments._journal import Journal
@@ -32,6 +34,8 @@ PUBLIC = {
         keras_actlab.eafo,
         keras_actlab.experiments,
         keras_actlab.models,
+        keras_actlab.search,
+        keras_actlab.trackers,
     )
     for name, value in vars(module).items()
     if (inspect.isclass(value) or inspect.isroutine(value))  # no names of types

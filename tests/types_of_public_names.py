@@ -20,6 +20,7 @@ ops.crrelu()  # type: ignore[call-arg]
 ops.matrix_activation()  # type: ignore[call-arg]
 keras_actlab.to_gmp()  # type: ignore[call-arg]
 keras_actlab.swap_activations()  # type: ignore[call-arg]
+keras_actlab.quantize()  # type: ignore[call-arg]
 keras_actlab.fold()  # type: ignore[call-arg]
 models.vgg6(classes="10")  # type: ignore[arg-type]
 

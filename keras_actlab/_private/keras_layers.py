@@ -4,11 +4,12 @@ A built layer locks its `Tracker`: it takes no further variables or layers. Kera
 that it has.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+from keras.src.quantizers.utils import should_quantize_layer
 
 from keras_actlab._private.object_graph import rebind
 
@@ -149,10 +150,45 @@ def forbid_quantization(layer: keras.layers.Layer, raise_error: Callable[..., An
     vars(layer)["_check_quantize_args"] = vars(layer)["enable_lora"] = raise_error
 
 
+def is_quantization_forbidden(layer: keras.layers.Layer) -> bool:
+    """Returns whether `forbid_quantization` was called on `layer`."""
+    return "_check_quantize_args" in vars(layer)
+
+
 def allow_quantization(layer: keras.layers.Layer) -> None:
     """Undoes `forbid_quantization`."""
     for name in ("_check_quantize_args", "enable_lora"):
         vars(layer).pop(name, None)
+
+
+def is_selected_for_quantization(layer: keras.layers.Layer, filters: Any) -> bool:
+    """Returns whether the `filters` of `keras.Model.quantize` select `layer`."""
+    return bool(should_quantize_layer(layer, filters))
+
+
+@contextmanager
+def without_children(children: Mapping[keras.layers.Layer, Sequence[keras.layers.Layer]]) -> Iterator[None]:
+    """Within, the keys of `children` do not list these layers among those that they hold.
+
+    `keras.Model.quantize` skips a layer that holds others, although the activation of a Dense changes nothing about how
+    its kernel is quantized (`keras/src/models/model.py`, `keras/src/quantizers/gptq_core.py`).
+    """
+    held = {layer: list(layer._layers) for layer in children}
+    try:
+        for layer, hidden in children.items():
+            layer._layers[:] = [one for one in held[layer] if not any(one is other for other in hidden)]
+        yield
+    finally:
+        for layer, layers in held.items():
+            layer._layers[:] = layers
+
+
+def mark_called(layer: keras.layers.Layer) -> None:
+    """Makes `layer` count as called. `keras.Model.export` to ONNX wants a model that was called, even if it is built.
+
+    The shapes of its inputs come from its graph or from its `build` (`keras/src/export/onnx.py`).
+    """
+    layer._called = True
 
 
 def disable_rematerialization(layer: keras.layers.Layer) -> None:

@@ -6,6 +6,7 @@ The plots are in `keras_actlab.cab.plots`, which needs the extra `[lab]`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from keras_actlab.cab.dead_units import DeadUnitTracker
 from keras_actlab.cab.geometry import Boundaries, angular_change, boundaries, metric_tensor, perturb
 from keras_actlab.cab.regions import RegionTracker, activation_patterns, count_regions, preactivations
 from keras_actlab.cab.slices import Plane, Slice, slice_regions
@@ -26,6 +27,7 @@ else:
 __all__ = [
     "Boundaries",
     "BoundaryTracker",
+    "DeadUnitTracker",
     "Plane",
     "RegionTracker",
     "Slice",

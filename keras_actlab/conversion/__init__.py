@@ -3,6 +3,7 @@
 from keras_actlab.conversion.activations import swap_activations
 from keras_actlab.conversion.folding import fold
 from keras_actlab.conversion.geometric import to_gmp, to_weight_normalization
+from keras_actlab.conversion.quantization import quantize
 from keras_actlab.conversion.report import Report, report
 from keras_actlab.conversion.rewriting import Where
 from keras_actlab.conversion.target import To
@@ -15,6 +16,7 @@ __all__ = [
     "To",
     "Where",
     "fold",
+    "quantize",
     "report",
     "swap_activations",
     "to_gmp",

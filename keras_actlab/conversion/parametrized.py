@@ -18,7 +18,7 @@ from keras_actlab._private.geometric_kernel import GeometricKernel
 from keras_actlab.conversion.coordinates import closest_scale, columns_of, precise_angles, vanish
 from keras_actlab.conversion.surgery import after_build
 from keras_actlab.layers.kernels import to_float32
-from keras_actlab.layers.weight_normalization import refuse_quantization
+from keras_actlab.layers.quantization import allow_quantization, refuse_quantization
 from keras_actlab.ops import angles_to_direction
 from keras_actlab.ops.tensor import Tensor
 
@@ -53,7 +53,7 @@ def parametrize(layer: keras.layers.Layer, unit_axes: UnitAxes) -> None:
     for name, axes in unit_axes.items():
         if name not in kernels(layer):
             _compute(layer, name, axes)
-    refuse_quantization(layer, f"Layer {layer.name!r} of type {type(layer).__name__} computes its kernels, so it")
+    refuse_quantization(layer, layer)
     # Embedding has methods of its own, which would save and load the computed kernel.
     for method in (keras.layers.Layer.save_own_variables, keras.layers.Layer.load_own_variables):
         vars(layer)[method.__name__] = MethodType(method, layer)
@@ -78,7 +78,7 @@ def unparametrize(layer: keras.layers.Layer) -> None:
             keras_layers.replace_variables(layer, [variable], [kernel.angles, kernel.scale])
             del vars(layer)[name]
             setattr(layer, name, variable)
-    keras_layers.allow_quantization(layer)
+    allow_quantization(layer)
     for name in ("replaced", "save_own_variables", "load_own_variables"):
         vars(layer).pop(name, None)
 

@@ -10,7 +10,7 @@ import keras
 
 from keras_actlab._private.gradients import without_gradients
 from keras_actlab._private.keras_graph import track_layers
-from keras_actlab._private.keras_layers import nested_layers
+from keras_actlab._private.keras_layers import mark_called, nested_layers
 from keras_actlab._private.object_graph import duplicate
 from keras_actlab._private.torch_modules import drop_parameters, update_parameters
 from keras_actlab.conversion import surgery
@@ -22,6 +22,7 @@ from keras_actlab.conversion.probe import Comparison, NoProbeError, rounding
 from keras_actlab.conversion.report import Report, Row, report, store_report
 from keras_actlab.conversion.target import is_function_of_tensors
 from keras_actlab.layers.activations import applied_activation, as_layer, computes
+from keras_actlab.layers.quantization import refuse_quantization, refuses_quantization
 from keras_actlab.layers.replacement import Replacement, SkipLayer
 
 Where: TypeAlias = Criterion | Sequence[Criterion] | None
@@ -88,7 +89,11 @@ def rewrite(
         _check_effect(where, done)
     track_layers(result)
     surgery.set_activation_paths([ref.layer for ref, _ in done])
+    for layer in reversed(nested_layers(result)):  # what a message names is the outermost layer
+        if refuses_quantization(layer):  # it may have a new activation
+            refuse_quantization(layer, layer)
     record_changes(result)
+    mark_called(result)
     update_parameters(result)
     if comparison is not None and equal:
         comparison.check(result, rounding(result))

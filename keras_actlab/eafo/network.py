@@ -1,7 +1,5 @@
 """Entropies of the activations in a network."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
@@ -9,22 +7,15 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from keras_actlab._private.keras_layers import nested_layers, replaced_call
 from keras_actlab.arguments import check_model, received
 from keras_actlab.eafo.densities import MIN_SAMPLES, finite_samples, split_atoms
 from keras_actlab.eafo.functions import activation_name
-from keras_actlab.layers.activations import is_activation
+from keras_actlab.layers.observed import observed
 from keras_actlab.ops.tensor import concrete
 
 BATCH = 128
 # Number of values that are kept of the inputs and of the outputs of each activation.
 MAX_VALUES = 20_000
-EXCLUDED_ACTIVATIONS = (
-    keras.activations.linear,
-    keras.activations.log_softmax,
-    keras.activations.softmax,
-    keras.activations.sparsemax,
-)
 
 
 def layer_entropies(model: keras.Model, data: Any) -> pd.DataFrame:
@@ -77,22 +68,28 @@ def layer_entropies(model: keras.Model, data: Any) -> pd.DataFrame:
         )
     (examples,) = lengths
     starts = range(0, examples, BATCH)
-    with _recording(model, MAX_VALUES // len(starts) + 1) as records:
+    records: dict[int, _Record] = {}
+
+    def record(layer: keras.layers.Layer, activation: Any, inputs: Any, outputs: Any) -> None:
+        name, values = activation_name(activation), MAX_VALUES // len(starts) + 1
+        records.setdefault(id(layer), _Record(layer.path or layer.name, name, values)).add(inputs, outputs)
+
+    with observed(model, record):
         for start in starts:
             batch = keras.tree.map_structure(lambda array, start=start: array[start : start + BATCH], data)
             model(keras.tree.map_structure(keras.ops.convert_to_tensor, batch), training=False)
     if not records:
         raise ValueError(f"`model` must have an activation. Received: {model.name!r}, which has none")
     rows = []
-    for record in records.values():
+    for kept in records.values():
         try:
-            before, after = (SampleEntropy(np.concatenate(parts)) for parts in (record.inputs, record.outputs))
+            before, after = (SampleEntropy(np.concatenate(parts)) for parts in (kept.inputs, kept.outputs))
         except ValueError as error:
-            raise ValueError(f"The activation of {record.path!r} has no entropy. {error}") from error
+            raise ValueError(f"The activation of {kept.path!r} has no entropy. {error}") from error
         rows.append(
             {
-                "layer": record.path,
-                "activation": record.name,
+                "layer": kept.path,
+                "activation": kept.name,
                 "entropy before": before.entropy,
                 "entropy after": after.entropy,
                 "standardized before": before.standardized,
@@ -152,41 +149,3 @@ class _Record:
                 f"`model` must run without being traced. Received: {self.path!r}, which runs in a compiled function"
             )
         return values.ravel()
-
-
-@contextmanager
-def _recording(model: keras.Model, values: int) -> Iterator[dict[int, _Record]]:
-    """Records samples of the inputs and outputs of a model's activations while it is called, by the layers' ids."""
-    records: dict[int, _Record] = {}
-
-    def recorded(layer: keras.layers.Layer, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            outputs = function(*args, **kwargs)
-            record = records.setdefault(id(layer), _Record(layer.path or layer.name, name, values))
-            record.add(args[0] if args else next(iter(kwargs.values())), outputs)
-            return outputs
-
-        return call
-
-    with ExitStack() as restore:
-        for layer in nested_layers(model):
-            # Recurrent cells, and the layers that hold them, have a `state_size`.
-            if isinstance(layer, keras.layers.Softmax) or hasattr(layer, "state_size"):
-                continue
-            if is_activation(layer):
-                restore.enter_context(replaced_call(layer, recorded(layer, activation_name(layer), layer.call)))
-                continue
-            activation: Any = getattr(layer, "activation", None)
-            if _applies(activation):
-                restore.callback(setattr, layer, "activation", activation)
-                layer.activation = recorded(layer, activation_name(activation), activation)
-        yield records
-
-
-def _applies(activation: Any) -> bool:
-    """Whether `activation` is an elementwise function. Activation layers are found as layers."""
-    return (
-        callable(activation)
-        and not isinstance(activation, keras.layers.Layer | type)
-        and activation not in EXCLUDED_ACTIVATIONS
-    )

@@ -13,12 +13,14 @@ import numpy as np
 
 from keras_actlab.arguments import boolean, check_choice, check_mapping, check_number, integer
 from keras_actlab.experiments._description import describe
+from keras_actlab.experiments._keras_metric import KerasMetric
 from keras_actlab.experiments.data import Split, check_call, packages
 
 # Builds a compiled model, with callbacks if they are part of the method.
 Method: TypeAlias = Callable[..., keras.Model | tuple[keras.Model, Sequence[keras.callbacks.Callback]]]
-# A metric is a function of targets and predictions, or the name of one that the model is compiled with.
-Metrics: TypeAlias = Mapping[str, Callable[[Any, Any], float]] | Sequence[str]
+# A metric is a function of targets and predictions, one of Keras or its name; or the name of one that the model is
+# compiled with.
+Metrics: TypeAlias = Mapping[str, Callable[[Any, Any], float] | str | keras.metrics.Metric] | Sequence[str]
 # Trains a model, or a list of them, on one dataset and evaluates it on another. Returns metrics for each epoch, counted
 # from 1.
 Fitting: TypeAlias = Callable[[Any, Any, Any, Any], Any]
@@ -92,8 +94,10 @@ class Comparison:
         metrics: For each metric's name a function of targets and predictions (NumPy arrays in the split's units)
             that returns a number, such as those of `sklearn.metrics`. A column, shape (examples, 1), beside an array
             of another shape is given as shape (examples,), so that `targets - predictions` does not broadcast. A metric
-            that indexes the column, as in `predictions[:, 0]`, receives both arrays in their own shapes. Or a list of
-            names: "loss" and the names of metrics that the models are compiled with, as `model.evaluate` reports them.
+            that indexes the column, as in `predictions[:, 0]`, receives both arrays in their own shapes. In place of a
+            function, a metric of Keras or its name, such as `"accuracy"`, is computed over all examples at once. Or a
+            list of names: "loss" and the names of metrics that the models are compiled with, as `model.evaluate`
+            reports them.
         epochs: Number of epochs of a fit.
         grid: For each hyper-parameter's name the values to try.
         extend: Name of a hyper-parameter of the grid whose range may be too narrow, such as a learning rate. If the
@@ -224,13 +228,11 @@ class Comparison:
                 )
             object.__setattr__(self, "metrics", list(dict.fromkeys(self.metrics)))
             return
+        if isinstance(self.metrics, Mapping):
+            functions = {name: _as_function(name, metric) for name, metric in self.metrics.items()}
+            object.__setattr__(self, "metrics", functions)
         _check_functions("metrics", self.metrics, "map names to functions, or be a list of names")
         for name, metric in self.metrics.items() if isinstance(self.metrics, Mapping) else ():
-            if isinstance(metric, keras.metrics.Metric):
-                raise TypeError(
-                    "`metrics` must map names to functions. To use a Keras metric, compile the models with it, and "
-                    f"give its name in a list. Received: {name}={metric}, which averages over all its calls"
-                )
             check_call(f"metrics[{name!r}]", metric, "targets and predictions", None, None)
 
     def _check_data(self) -> None:
@@ -400,6 +402,18 @@ class Comparison:
                 for name, build in self.methods.items()
             },
         }
+
+
+def _as_function(name: Any, metric: Any) -> Any:
+    if not isinstance(metric, str | keras.metrics.Metric):
+        return metric
+    try:
+        return KerasMetric(metric)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(
+            "`metrics` must map names to functions, to metrics that Keras can save and load, or to names of metrics. "
+            f"Received: {name}={metric!r}. {error}"
+        ) from error
 
 
 def _check_functions(argument: str, functions: Any, expected: str) -> None:

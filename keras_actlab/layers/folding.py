@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_actlab.layers.activations import is_positively_homogeneous
 from keras_actlab.layers.kernels import from_columns, to_columns, to_float32
+from keras_actlab.layers.quantization import allow_quantization
 from keras_actlab.layers.replacement import SkipLayer
 
 SHARED = (
@@ -86,6 +87,7 @@ def fold_geometric(layer: Any, parts: dict[str, Any]) -> keras.layers.Layer:
     else:
         inside, before, after = ones, ones, scale
     activation = last.activation
+    allow_quantization(activation)
     if np.any(after != 1.0):
         if len(last.unit_axes) > 1 and last.plain is keras.layers.EinsumDense:
             raise SkipLayer("its scale multiplies the output of its activation along several axes")

@@ -1,7 +1,7 @@
 """The geometric parameterization of any layer whose units are affine maps."""
 
 import math
-from typing import Any, NoReturn, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -21,6 +21,7 @@ from keras_actlab.layers.arguments import (
 )
 from keras_actlab.layers.folding import check_not_overridden, fold_geometric
 from keras_actlab.layers.kernels import from_columns, to_columns
+from keras_actlab.layers.quantization import Unquantized, refuse_quantization
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, along_axis, concrete
 
@@ -59,26 +60,6 @@ PLAIN_ARGUMENTS = {
     "bias_regularizer": "`radius_regularizer`",
     "bias_constraint": "`radius_constraint`",
 }
-
-
-class Unquantized:
-    """Mixin of layers that compute their kernels, so that these can neither be quantized nor have LoRA."""
-
-    name: str
-
-    def quantize(self, mode: Any = None, **kwargs: Any) -> NoReturn:
-        """Raises NotImplementedError, which `keras.Model.quantize` turns into a warning about this layer."""
-        raise NotImplementedError(
-            f"Layer {self.name!r} of type {type(self).__name__} computes its kernel, so it cannot be quantized. Turn "
-            f"it into a plain layer with `keras_actlab.fold(model)` first. Received: mode={mode!r}"
-        )
-
-    def enable_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raises NotImplementedError."""
-        raise NotImplementedError(
-            f"Layer {self.name!r} of type {type(self).__name__} computes its kernel, so it cannot have LoRA. Turn it "
-            "into a plain layer with `keras_actlab.fold(model)` first."
-        )
 
 
 class GmP(Unquantized, Replacement):
@@ -185,8 +166,10 @@ class GmP(Unquantized, Replacement):
         self._add_bias(units)
         self.scale = self._add_geometric("scale", (units,), scale)
         # An activation layer that is already built, for example a shared one, is left unchanged.
-        if isinstance(self.activation, keras.layers.Layer) and not self.activation.built:
-            self.activation.build(self.compute_output_shape(input_shape))
+        if isinstance(self.activation, keras.layers.Layer):
+            if not self.activation.built:
+                self.activation.build(self.compute_output_shape(input_shape))
+            refuse_quantization(self.activation, self)
 
     def _add_bias(self, units: int) -> None:
         if self.use_bias:

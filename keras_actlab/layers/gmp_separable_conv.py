@@ -8,9 +8,10 @@ import keras
 from keras_actlab.layers._docstrings import with_parts
 from keras_actlab.layers.arguments import Activation, Shape
 from keras_actlab.layers.folding import check_not_overridden, fold_geometric
-from keras_actlab.layers.gmp import BaseArguments, GeometricArguments, Unquantized
+from keras_actlab.layers.gmp import BaseArguments, GeometricArguments
 from keras_actlab.layers.gmp_conv import GmPConv, GmPConv1D, GmPConv2D
 from keras_actlab.layers.gmp_depthwise_conv import GmPDepthwiseConv, GmPDepthwiseConv1D, GmPDepthwiseConv2D
+from keras_actlab.layers.quantization import Unquantized
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor
 

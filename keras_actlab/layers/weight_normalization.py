@@ -2,7 +2,7 @@
 
 import math
 from operator import attrgetter
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import keras
 
@@ -11,12 +11,13 @@ from keras_actlab._private import keras_layers
 from keras_actlab.layers.arguments import Shape
 from keras_actlab.layers.folding import check_not_overridden
 from keras_actlab.layers.kernels import fan_in_axes
+from keras_actlab.layers.quantization import Unquantized, allow_quantization, refuse_quantization
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, concrete
 
 
 @keras.saving.register_keras_serializable(package="keras_actlab")
-class WeightNormalization(Replacement, keras.layers.Wrapper):
+class WeightNormalization(Unquantized, Replacement, keras.layers.Wrapper):
     """Weight normalization: a wrapper that gives a layer separate parameters for the norm and direction of its weights.
 
     `kernel = scale * v / norm(v)` (equation 2 of the paper), with the norm over the weights of each unit.
@@ -83,7 +84,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         _check_layer(layer)
         super().__init__(layer, **{"dtype": layer.dtype_policy, "trainable": layer.trainable} | kwargs)
         self.supports_masking = layer.supports_masking
-        refuse_quantization(layer, COMPUTES)
+        refuse_quantization(layer, self)
         # Rematerialization (`keras.RematScope`) of the wrapped layer alone would recompute it in the backward pass with
         # v in place of the kernel. The wrapper's own mode covers the wrapped layer.
         keras_layers.disable_rematerialization(layer)
@@ -198,14 +199,6 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
         """The wrapped layer's bias."""
         return getattr(self.layer, "bias", None)
 
-    def quantize(self, mode: Any = None, **kwargs: Any) -> NoReturn:
-        """Raises NotImplementedError."""
-        raise _refusal(COMPUTES)
-
-    def enable_lora(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raises NotImplementedError."""
-        raise _refusal(COMPUTES)
-
     def fold(self) -> keras.layers.Layer:
         """Returns the wrapped layer with its normalized kernels. Raises SkipLayer if a subclass overrides `call`."""
         check_not_overridden(self, "normalized_kernels", ("call",))
@@ -213,7 +206,7 @@ class WeightNormalization(Replacement, keras.layers.Wrapper):
             variable = attrgetter(name)(self.layer)
             variable.assign(kernel)
             keras_layers.set_autocast(variable, True)  # as Keras made it, before the wrapper needed all its digits
-        keras_layers.allow_quantization(self.layer)
+        allow_quantization(self.layer)
         return self.layer
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> Tensor | None:
@@ -273,31 +266,6 @@ class _Substitution(keras.StatelessScope):
             super().add_loss(loss)
         else:
             self.original_scope.add_loss(loss)
-
-
-COMPUTES = "WeightNormalization computes the kernel of the layer that it wraps, so that layer"
-
-
-def refuse_quantization(layer: keras.Layer, reason: str) -> None:
-    """Makes quantization and LoRA of `layer` raise, because they would replace a kernel that is computed.
-
-    Args:
-        layer: The layer.
-        reason: The beginning of the error message, up to the subject of its second clause.
-    """
-
-    def refusing(*args: Any, **kwargs: Any) -> NoReturn:
-        raise _refusal(reason)
-
-    keras_layers.forbid_quantization(layer, refusing)
-
-
-def _refusal(reason: str) -> NotImplementedError:
-    # Keras' Model.quantize turns this type of error into a warning and continues with the other layers.
-    return NotImplementedError(
-        f"{reason} can neither be quantized nor given LoRA. Turn it into a plain layer with "
-        "`keras_actlab.fold(model)` first."
-    )
 
 
 def _check_layer(layer: keras.Layer) -> None:

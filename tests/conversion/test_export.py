@@ -143,3 +143,18 @@ def test_a_batch_of_any_size(tmp_path, name):
     path = tmp_path / "model.onnx"
     exported.export(path, format="onnx", verbose=False)
     np.testing.assert_allclose(run(path, "onnx", x), expected, atol=1e-5)
+
+
+def test_a_converted_model_is_exported_without_a_call(tmp_path):
+    """Keras exports to ONNX what was called; without a probe, a conversion calls nothing."""
+    pytest.importorskip(REQUIRES[BACKEND])
+    model = keras.Sequential([keras.Input((5,)), layers.GmPDense(4, "relu"), keras.layers.Dense(2, "silu")])
+    x = np.random.default_rng(0).standard_normal((3, 5)).astype("float32")
+    for convert in (
+        keras_actlab.fold,
+        keras_actlab.to_gmp,
+        lambda m, **kw: keras_actlab.swap_activations(m, "crrelu", **kw),
+    ):
+        converted = convert(model, check=False)
+        converted.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+        np.testing.assert_allclose(run(tmp_path / "model.onnx", "onnx", x), numpy(converted(x)), atol=1e-5)

@@ -264,9 +264,9 @@ def test_tables_stay():
 @pytest.mark.one_backend
 def test_refusals(converted):
     embedding = converted.layers[1]
-    with pytest.raises(NotImplementedError, match="fold"):
+    with pytest.raises(ValueError, match="Fold the model first"):
         embedding.enable_lora(2)
-    with pytest.raises(NotImplementedError, match="fold"):
+    with pytest.raises(ValueError, match="Fold the model first"):
         embedding.quantize("int8")
     with pytest.raises(NotImplementedError, match="cannot be assigned"):
         embedding.embeddings.assign(np.zeros((7, 4)))

@@ -27,13 +27,21 @@ def fitting(model, fit, train, evaluation):
     return {1: {"loss": 0.0}}
 
 
+class Nameless(keras.metrics.Mean):
+    def __init__(self, weight=2.0):
+        super().__init__(name="nameless")
+
+    def get_config(self):
+        raise NotImplementedError("no config")
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
         ({"methods": {}}, TypeError, "`methods`"),
         ({"methods": {"linear": "linear"}}, TypeError, "`methods`"),
         ({"methods": [linear]}, TypeError, "`methods`"),
-        ({"metrics": {"RMSE": "rmse"}}, TypeError, "`metrics`"),
+        ({"metrics": {"RMSE": "rmse"}}, ValueError, "`metrics`"),
         ({"metrics": []}, TypeError, "`metrics` must map names to functions, or be a list of names"),
         ({"metrics": ["loss"]}, ValueError, "`metrics` must map names to functions where `vectorize` is above 1"),
         (
@@ -67,7 +75,8 @@ def fitting(model, fit, train, evaluation):
         ({"independent_splits": "no"}, TypeError, "`independent_splits`"),
         ({"methods": {"linear": linear(0.1)}}, TypeError, "a new model at each call.*linear=<Sequential"),
         ({"metrics": {"RMSE": lambda targets: 0}}, TypeError, r"metrics\['RMSE'\].*too many"),
-        ({"metrics": {"MSE": keras.metrics.MeanSquaredError()}}, TypeError, "MSE.*averages over all its calls"),
+        ({"metrics": {"MSE": "mean_sqared_error"}}, ValueError, "names of metrics. Received: MSE='mean_sqared_error'"),
+        ({"metrics": {"MSE": Nameless()}}, ValueError, "Keras can save and load.*Received: MSE=<Nameless"),
         ({"data": lambda: data(0)}, TypeError, "`data`.*too many"),
         ({"callbacks": lambda model: []}, TypeError, "`callbacks`.*too many"),
         ({"grid": {"learning_rate": [0.1, float("nan")]}}, ValueError, "`grid`.*finite"),
