@@ -275,7 +275,7 @@ def hypermodel(space: Search) -> Any:
     check_type("space", space, Search, "a keras_actlab.search.Search")
     keras_tuner = _imported("keras_tuner")
 
-    class Variants(keras_tuner.HyperModel):  # type: ignore[misc]
+    class Variants(keras_tuner.HyperModel):  # type: ignore[name-defined]
         def build(self, hp: Any) -> keras.Model:
             return space.build(**_parameters(hp))
 

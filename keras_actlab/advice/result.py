@@ -86,8 +86,8 @@ class Advice:
         self.question, self.results, self.path = question, results, path
         self.smallest_effect, self.budget = smallest_effect, budget
         # A look at the same results is the same look. A pair of which a failed fit was repeated has another result.
-        results = [int(self.values.notna().sum().sum())]
-        self.looks = looks if looks[-1:] == results else looks + results
+        seen = [int(self.values.notna().sum().sum())]
+        self.looks = looks if looks[-1:] == seen else looks + seen
 
     @cached_property
     def values(self) -> pd.DataFrame:

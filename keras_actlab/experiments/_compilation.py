@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 
@@ -23,16 +24,17 @@ def compiled_once() -> Iterator[None]:
     import jax
     from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-    if jax.config.jax_compilation_cache_dir:
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir:
         yield
         return
     with tempfile.TemporaryDirectory() as folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
+        config.update("jax_compilation_cache_dir", folder)
         os.environ[VARIABLE] = folder
         reset_cache()
         try:
             yield
         finally:
-            jax.config.update("jax_compilation_cache_dir", None)
+            config.update("jax_compilation_cache_dir", None)
             os.environ.pop(VARIABLE, None)
             reset_cache()
