@@ -653,7 +653,8 @@ are higher.
 The smallest difference is the true difference that the run finds with a probability of 80 % at the level 0.05. Other
 comparisons of the results pages are not in this table. The claims on TMAF are judged at equal width, where networks
 differ in the activation only; this was decided when the results were known. At equal numbers of parameters, one row
-shows that the gain with 16 periods remains.
+shows that the gain with 16 periods remains. The text of Liu et al. could be read in part only: its claims are those of
+its opening.
 
 The authors' protocol chooses learning rates and epochs on test data. Its rows explain published figures and are no
 evidence for or against a method.
