@@ -274,8 +274,9 @@ def hypermodel(space: Search) -> Any:
     """
     check_type("space", space, Search, "a keras_actlab.search.Search")
     keras_tuner = _imported("keras_tuner")
+    base: Any = keras_tuner.HyperModel
 
-    class Variants(keras_tuner.HyperModel):  # type: ignore[name-defined]
+    class Variants(base):
         def build(self, hp: Any) -> keras.Model:
             return space.build(**_parameters(hp))
 

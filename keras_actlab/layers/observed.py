@@ -22,7 +22,7 @@ EXCLUDED_ACTIVATIONS = (
 Observer: TypeAlias = Callable[[keras.layers.Layer, Callable[..., Any], Tensor, Tensor], None]
 
 
-def observable(model: keras.Model) -> dict[keras.layers.Layer, Callable[..., Any]]:
+def observable(model: keras.Model) -> dict[Any, Callable[..., Any]]:
     """Returns the layers of a model that apply an elementwise activation, each with the function, or itself.
 
     Linear activations, softmax and those in recurrent layers are not included.
@@ -62,8 +62,8 @@ def observed(model: keras.Model, observer: Observer) -> Iterator[None]:
 
     with ExitStack() as restore:
         for layer, activation in observable(model).items():
-            if isinstance(activation, keras.layers.Layer):  # which is `layer`
-                restore.enter_context(replaced_call(layer, observing(layer, layer, layer.call)))
+            if activation is layer:
+                restore.enter_context(replaced_call(layer, observing(layer, activation, layer.call)))
             else:
                 restore.callback(setattr, layer, "activation", activation)
                 layer.activation = observing(layer, activation, activation)

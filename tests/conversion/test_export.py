@@ -11,9 +11,21 @@ from tests.backends import numpy
 from tests.conversion.families import vit_backbone
 
 BACKEND = keras.backend.backend()
-# Keras' own limits: a SavedModel needs TensorFlow's tracing, a .pt2 file PyTorch's.
-FORMATS = {"jax": ["onnx", "tf_saved_model"], "tensorflow": ["onnx", "tf_saved_model"], "torch": ["onnx", "torch"]}
-REQUIRES = {"jax": "jax2onnx", "tensorflow": "tf2onnx", "torch": "onnxscript"}
+# Keras' own limits: a SavedModel needs TensorFlow's tracing, a .pt2 file PyTorch's. From PyTorch, LiteRT needs
+# litert-torch, which brings a second PyTorch.
+FORMATS = {
+    "jax": ["onnx", "tf_saved_model", "openvino"],
+    "tensorflow": ["onnx", "tf_saved_model", "litert", "openvino"],
+    "torch": ["onnx", "torch", "openvino"],
+}
+SUFFIXES = {"onnx": ".onnx", "tf_saved_model": "", "torch": ".pt2", "litert": ".tflite", "openvino": ".xml"}
+REQUIRES = {
+    "onnx": {"jax": "jax2onnx", "tensorflow": "tf2onnx", "torch": "onnxscript"}[BACKEND],
+    "litert": "ai_edge_litert",
+    "openvino": "openvino",
+}
+# Their runtimes are in the extra [ship], which only `make test-all` installs.
+SLOW_FORMATS = ("litert", "openvino")
 
 # What fails in the same way for the plain model.
 UPSTREAM = {
@@ -85,6 +97,31 @@ def run(path, export_format, x):
             import torch
 
             return torch.export.load(path).module()(torch.from_numpy(x)).detach().numpy()
+        case "litert":
+            from ai_edge_litert.interpreter import Interpreter
+
+            interpreter = Interpreter(str(path))
+            entry, leave = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+            interpreter.resize_tensor_input(entry, x.shape)
+            interpreter.allocate_tensors()
+            interpreter.set_tensor(entry, x)
+            interpreter.invoke()
+            return interpreter.get_tensor(leave)
+        case "openvino":
+            import openvino
+
+            # Without it, some processors compute in bfloat16.
+            model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+            return next(iter(model(x).values()))
+
+
+def export(model, folder, export_format, **options):
+    """Exports a model, and returns the path of the file."""
+    if export_format in REQUIRES:
+        pytest.importorskip(REQUIRES[export_format])
+    path = folder / f"model{SUFFIXES[export_format]}"
+    model.export(str(path), format=export_format, verbose=False, **options)
+    return path
 
 
 # PyTorch's exporter to ONNX begins with the same tracing, so that only what makes a file of it remains to be tested.
@@ -94,26 +131,23 @@ TRACED = ("CRReLU", "TMAF", "GmP folded", "WeightNormalization", "EntropyActivat
 def cases():
     for name in MODELS:
         for export_format in FORMATS[BACKEND]:
-            marks = [pytest.mark.one_backend] if name in LIKE_OTHERS else []
-            if export_format == "torch" and name in TRACED:
+            in_slow_lane = export_format in SLOW_FORMATS
+            marks = [pytest.mark.one_backend] if name in LIKE_OTHERS and not in_slow_lane else []
+            if in_slow_lane or (export_format == "torch" and name in TRACED):
                 marks.append(pytest.mark.slow)
             yield pytest.param(name, export_format, marks=marks)
 
 
 @pytest.mark.parametrize(("name", "export_format"), list(cases()))
 def test_the_file_computes_the_same(tmp_path, name, export_format):
-    if export_format == "onnx":
-        pytest.importorskip(REQUIRES[BACKEND])
     if (BACKEND, name, export_format) in UPSTREAM:
         pytest.skip(UPSTREAM[BACKEND, name, export_format])
     keras.utils.set_random_seed(0)
     model = MODELS[name]()
     x = np.random.default_rng(0).standard_normal((1, *model.input_shape[1:])).astype("float32")
     expected = numpy(model(x))
-    path = tmp_path / ("model" + {"onnx": ".onnx", "tf_saved_model": "", "torch": ".pt2"}[export_format])
     # A batch of known size, because PyTorch has a second, older way for others, which does not carry a ViT.
-    signature = [keras.InputSpec(shape=x.shape, dtype="float32")]
-    model.export(path, format=export_format, verbose=False, input_signature=signature)
+    path = export(model, tmp_path, export_format, input_signature=[keras.InputSpec(shape=x.shape, dtype="float32")])
     np.testing.assert_allclose(run(path, export_format, x), expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
@@ -126,28 +160,45 @@ FOR_ANY_BATCH |= {
     "WeightNormalization": ((5,), lambda: layers.WeightNormalization(keras.layers.Dense(3))),
     "CRReLU": ((5,), layers.CRReLU),
     "TMAF": ((5,), lambda: layers.TMAF(bandwidth=1)),
+    "EntropyActivation": ((5,), lambda: layers.EntropyActivation("silu", sample_size=16)),
     # Plain Keras, from a model that was not called since.
     "GmPDense, folded": ((5,), lambda: layers.GmPDense(4, "relu")),
+    "GmPDense with CRReLU, folded": ((5,), lambda: layers.GmPDense(4, layers.CRReLU())),
+    "GmPConv2D, folded": (IMAGE, lambda: layers.GmPConv2D(3, 3, activation="tanh")),
+    "WeightNormalization, folded": ((5,), lambda: layers.WeightNormalization(keras.layers.Dense(3))),
 }
 
 
-@pytest.mark.one_backend
-@pytest.mark.parametrize("name", FOR_ANY_BATCH)
-def test_a_batch_of_any_size(tmp_path, name):
-    pytest.importorskip(REQUIRES[BACKEND])
+MORE_IN_SLOW_LANE = (
+    "EntropyActivation",
+    "GmPDense with CRReLU, folded",
+    "GmPConv2D, folded",
+    "WeightNormalization, folded",
+)
+
+
+def cases_for_any_batch():
+    for name in FOR_ANY_BATCH:
+        for export_format in FORMATS[BACKEND]:
+            if export_format in ("torch", "tf_saved_model"):
+                continue  # Keras exports the former with a fixed batch; the latter is TensorFlow's own tracing
+            is_fast = export_format == "onnx" and BACKEND == "torch" and name not in MORE_IN_SLOW_LANE
+            yield pytest.param(name, export_format, marks=[pytest.mark.one_backend] if is_fast else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize(("name", "export_format"), list(cases_for_any_batch()))
+def test_a_batch_of_any_size(tmp_path, name, export_format):
     shape, make = FOR_ANY_BATCH[name]
     model = keras.Sequential([keras.Input(shape), make()])
     x = np.random.default_rng(0).standard_normal((3, *shape)).astype("float32")
     expected = numpy(model(x))
-    exported = keras_actlab.fold(model) if "folded" in name else model
-    path = tmp_path / "model.onnx"
-    exported.export(path, format="onnx", verbose=False)
-    np.testing.assert_allclose(run(path, "onnx", x), expected, atol=1e-5)
+    path = export(keras_actlab.fold(model) if "folded" in name else model, tmp_path, export_format)
+    for batch in (3, 1):
+        np.testing.assert_allclose(run(path, export_format, x[:batch]), expected[:batch], atol=1e-5)
 
 
 def test_a_converted_model_is_exported_without_a_call(tmp_path):
     """Keras exports to ONNX what was called; without a probe, a conversion calls nothing."""
-    pytest.importorskip(REQUIRES[BACKEND])
     model = keras.Sequential([keras.Input((5,)), layers.GmPDense(4, "relu"), keras.layers.Dense(2, "silu")])
     x = np.random.default_rng(0).standard_normal((3, 5)).astype("float32")
     for convert in (
@@ -156,5 +207,5 @@ def test_a_converted_model_is_exported_without_a_call(tmp_path):
         lambda m, **kw: keras_actlab.swap_activations(m, "crrelu", **kw),
     ):
         converted = convert(model, check=False)
-        converted.export(tmp_path / "model.onnx", format="onnx", verbose=False)
-        np.testing.assert_allclose(run(tmp_path / "model.onnx", "onnx", x), numpy(converted(x)), atol=1e-5)
+        path = export(converted, tmp_path, "onnx")
+        np.testing.assert_allclose(run(path, "onnx", x), numpy(converted(x)), atol=1e-5)
