@@ -16,27 +16,38 @@ are therefore compared here.
 
 The settings are those of the paper: patches of 4 x 4 pixels, AdamW with weight decay 0.05 on all parameters (epsilon,
 too), a learning rate of 2.5e-4 for batches of 256 with a warm-up from 1e-6 over 20 epochs and cosine decay to 1e-5,
-gradients clipped to norm 1, 100 epochs, no drop-out, RandAugment and random erasing. Differences to the paper: means
-and standard errors over seeds; the operations and magnitudes of RandAugment (`recipes.common.augmentation`); a learning
-rate in proportion to the batch size; PReLU with one slope for each layer, which starts at 0.25, to match the published
-numbers of parameters; DeiT without a teacher, with the mean of its two heads.
+gradients clipped to norm 1, 100 epochs, no drop-out, RandAugment and random erasing of a quarter of the images. What
+the paper does not state follows the library timm: flips; RandAugment of magnitude 9 with a standard deviation of 0.5,
+two changes, each applied with probability one half (`recipes.common.augmentation`); and the initial weights, normal
+with a standard deviation of 0.02, truncated at twice that. `--augmentation layer` makes the same changes within the
+training step (`keras_actlab.layers.RandAugment`) instead of by Pillow.
+
+Differences to the paper: means and standard errors over seeds; a learning rate in proportion to the batch size; PReLU
+with one slope for each layer, which starts at 0.25, to match the published numbers of parameters. The paper does not
+say whether DeiT has a teacher. Here it learns from a ResNet-18, which is trained first on the same data for as many
+epochs, or from a model in a file (`--teacher FILE.keras`, from pixels from 0 to 255 to logits). The teacher sees the
+images after the changes by Pillow; those of a layer are the student's only. Its weights are in the column of
+parameters. `--teacher none` trains the mean of DeiT's two heads on the labels.
+
+Differences to timm: interpolation is bilinear; posterization keeps at least one bit; noise in erased rectangles is
+clipped to the range of pixels.
 
 Data: `--data-dir` names a folder with the files of CIFAR for Python, `data_batch_1` to `_5` and `test_batch`, or
 `train` and `test`. Without it Keras downloads them.
 """
 
-from recipes.common.image_classification import command
-from recipes.common.transformers import NETWORKS, methods
+from recipes.common.augmentation import random_resized_crop
+from recipes.common.image_classification import Protocol, command
+from recipes.common.transformers import AUGMENTATIONS, NETWORKS, methods
 
 app = command(
     "cifar_transformers",
     "Repeats the experiments of Sun et al. (2024) on CIFAR: activations of vision transformers.",
-    {name: methods(name) for name in NETWORKS},
+    {"ours": Protocol({name: methods(name) for name in NETWORKS}, epochs=100)},
     ["cifar10", "cifar100"],
     [256],
-    epochs=100,
-    resize=(256, 256),
-    rand_augment=True,
+    crop=random_resized_crop,
+    augmentations=AUGMENTATIONS,
 )
 
 if __name__ == "__main__":

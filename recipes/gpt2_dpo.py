@@ -3,12 +3,14 @@
 Sun et al. (2024) fine-tune GPT-2 on the chosen responses of preference pairs, and then train it by direct preference
 optimization (DPO), with its own activation, GELU, and with CRReLU. ReLU is compared, too.
 Each seed starts each method from the same weights. The settings are those of the paper: RMSprop, a learning rate of
-5e-7 with a warm-up of 150 steps, batches of 32 pairs, gradients clipped to norm 10, at most 512 tokens, of which the
-last 256 are for the prompt, beta of 0.1, 1, 2 and 5; SHP and HH are the data. So are the metrics on the test pairs:
-the reward margin, its accuracy, and the loss.
+5e-7 with a warm-up of 150 steps, batches of 32 pairs, gradients clipped to norm 10, at most 512 tokens, of which a long
+prompt keeps 256, beta of 0.1, 1, 2 and 5; SHP and HH are the data (`--train` and `--test` may be given several times).
+So are the metrics on the test pairs: the reward margin, its accuracy, and the loss.
 
 What the paper does not state follows the code of DPO's authors, which has the same settings: one pass over the training
-pairs in each phase, no drop-out, the sum of log-probabilities as the loss of fine-tuning, and PyTorch's RMSprop.
+pairs by DPO, and before over the prompts by fine-tuning, each with one response; pairs of SHP only where one score is
+twice the other; prompts that are cut only where prompt and response exceed the limit, at the start for HH and at the
+end for SHP; no drop-out; the sum of log-probabilities as the loss of fine-tuning; and PyTorch's RMSprop.
 
 With `--preset gpt2_base_en`, keras-hub downloads GPT-2. Without, a small network of random weights is trained, with
 the tokens in the files `--vocabulary` (`encoder.json` or `vocab.json`) and `--merges` (`vocab.bpe` or `merges.txt`).
@@ -75,6 +77,7 @@ class Study:
 
     Args:
         name: Tells the data and settings from others.
+        tuning: One pair for each training prompt, whose chosen responses are for fine-tuning.
         train: Training pairs.
         test: Test pairs.
         length: Length to which sequences are padded.
@@ -86,6 +89,7 @@ class Study:
     """
 
     name: str
+    tuning: list[preferences.Tokens]
     train: list[preferences.Tokens]
     test: list[preferences.Tokens]
     length: int
@@ -101,7 +105,7 @@ class Study:
 
     def fine_tuning_batches(self, seed: int) -> grain.MapDataset:
         """Returns the batches of supervised fine-tuning."""
-        return self.batches(self.train, responses=("chosen",), seed=seed)[: self.steps_sft]
+        return self.batches(self.tuning, responses=("chosen",), seed=seed)[: self.steps_sft]
 
 
 def network(study: Study, method: str, beta: float) -> dpo.ResponseLogProbability:
@@ -163,15 +167,17 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    train: Annotated[str, typer.Option(help="Training pairs: a .jsonl or .jsonl.gz file, or a data set's name.")],
-    test: Annotated[str, typer.Option(help="Test pairs.")],
+    train: Annotated[list[str], typer.Option(help="Training pairs: .jsonl or .jsonl.gz files, or names of data sets.")],
+    test: Annotated[list[str], typer.Option(help="Test pairs.")],
     vocabulary: Annotated[Path | None, typer.Option(help="File of GPT-2's tokens, if there is no preset.")] = None,
     merges: Annotated[Path | None, typer.Option(help="File of GPT-2's merges, if there is no preset.")] = None,
     preset: Annotated[str | None, typer.Option(help="Trained network of keras-hub, such as gpt2_base_en.")] = None,
     layers: Annotated[int, typer.Option(min=1, help="Number of blocks, without a preset.")] = 2,
     heads: Annotated[int, typer.Option(min=1, help="Number of attention heads, without a preset.")] = 2,
     width: Annotated[int, typer.Option(min=1, help="Number of channels, without a preset.")] = 64,
-    length: Annotated[int, typer.Option(min=2, max=1024, help="Maximum number of tokens; the prompt gets half.")] = 512,
+    length: Annotated[
+        int, typer.Option(min=2, max=1024, help="Maximum number of tokens; a long prompt keeps half.")
+    ] = 512,
     beta: Annotated[list[float], typer.Option(help="Penalty for departing from the reference.")] = BETAS,
     methods: Annotated[list[Method], typer.Option(help="Activations.")] = DEFAULT,
     steps_sft: Annotated[int | None, typer.Option(min=1, help="Batches of fine-tuning; one pass by default.")] = None,
@@ -190,21 +196,24 @@ def main(
         layers, heads, width, length, batch_size, steps_sft, steps_dpo, seeds = 1, 2, 8, 32, 4, 2, 2, 1
         betas, methods = betas[:1], [Method.ReLU, Method.CRReLU]
     tokenizer = load_tokenizer(vocabulary, merges, preset)
-    parts = {}
-    for part, source in {"train": train, "test": test}.items():
-        pairs = preferences.read(source, part)[: 8 if smoke else None]
-        parts[part] = preferences.tokenize(pairs, tokenizer, length)
-        print(f"{part}: {len(pairs)} pairs, {sum(pair.truncated for pair in parts[part])} of them truncated")
+    pairs, parts = {}, {}
+    for part, sources in {"train": train, "test": test}.items():
+        pairs[part] = [pair for source in sources for pair in preferences.read(source, part)[: 8 if smoke else None]]
+        parts[part] = preferences.tokenize(pairs[part], tokenizer, length)
+        print(f"{part}: {len(parts[part])} pairs, {sum(pair.truncated for pair in parts[part])} of them truncated")
+    tuning = preferences.tokenize(preferences.once_a_prompt(pairs["train"]), tokenizer, length)
+    print(f"fine-tuning: {len(tuning)} prompts")
 
-    one_pass = math.ceil(len(parts["train"]) / batch_size)
-    steps_sft, steps_dpo = steps_sft or one_pass, steps_dpo or one_pass
+    steps_sft = steps_sft or math.ceil(len(tuning) / batch_size)
+    steps_dpo = steps_dpo or math.ceil(len(parts["train"]) / batch_size)
     sizes = {"num_layers": layers, "num_heads": heads, "hidden_dim": width, "intermediate_dim": 4 * width}
     sizes = {} if preset else sizes | {"max_sequence_length": length}
     settings = json.dumps([preset, sizes, length, batch_size, steps_sft, steps_dpo])
     texts = [array for pairs in parts.values() for pair in pairs for array in (pair.prompt, pair.chosen, pair.rejected)]
     run = dpo.fingerprint(settings, *texts)[:8]
     build = partial(models.gpt2, preset, vocabulary=vocabulary, merges=merges, **sizes)
-    study = Study(run, parts["train"], parts["test"], length, batch_size, steps_sft, steps_dpo, build, out / "gpt2_dpo")
+    sizes = length, batch_size, steps_sft, steps_dpo
+    study = Study(run, tuning, parts["train"], parts["test"], *sizes, build, out / "gpt2_dpo")
     results = experiments.run(
         [comparison(study, [method.value for method in methods], beta, seeds) for beta in betas], out / "gpt2_dpo.jsonl"
     )

@@ -5,17 +5,18 @@ Table 3 of Chen and Ge (2024), who report, top-1 and top-5 in %: WN+MBN 66.57 an
 
 The settings are those of the paper: batches of 256, SGD with momentum 0.9, 90 epochs, a learning rate that starts at
 0.1 and is divided by ten after 30, 60 and 80 epochs, random horizontal flips, the shorter side resized to a random
-length from 256 to 480 pixels, a random crop of 224 pixels, random changes of colour. Differences to the paper: means
-and standard errors over seeds; the strength of the changes of colour (brightness, contrast and saturation by up to
-40 %), which the paper does not state; and for the test, a centre crop after the shorter side is resized to 256 pixels.
+length from 256 to 480 pixels, a random crop of 224 pixels, random changes of colour. For the latter, the paper does not
+say more; here they are those of He et al. (2015), whose augmentation has the same words: one random multiple of the
+principal components of ImageNet's colours is added to all pixels of an image (Krizhevsky et al., 2012). Differences to
+the paper: means and standard errors over seeds; and for the test, a centre crop after the shorter side is resized to
+256 pixels.
 
 Data: `--data-dir` names a folder with the folders `train` and `val`, each with a folder of images for every class.
 """
 
-import keras
-
 from keras_actlab import models
-from recipes.common.image_classification import Method, command, step_schedule
+from recipes.common import augmentation
+from recipes.common.image_classification import Augmentation, Method, Protocol, command, step_schedule
 
 
 def method(parameterization: str, normalization: str) -> Method:
@@ -25,12 +26,6 @@ def method(parameterization: str, normalization: str) -> Method:
             shape, classes, parameterization=parameterization, normalization=normalization
         ),
         step_schedule(0.1),
-        lambda: [
-            keras.layers.RandomFlip("horizontal"),
-            keras.layers.RandomColorJitter(
-                brightness_factor=0.4, contrast_factor=0.4, saturation_factor=(0.3, 0.7), value_range=(0, 255)
-            ),
-        ],
     )
 
 
@@ -42,11 +37,11 @@ METHODS = {
 app = command(
     "imagenet_resnet",
     "Repeats table 3 of Chen and Ge (2024): parameterizations of ResNet-18 on ImageNet.",
-    {"ResNet-18": METHODS},
+    {"ours": Protocol({"ResNet-18": METHODS}, epochs=90)},
     ["folders"],
     [256],
-    epochs=90,
-    resize=(256, 480),
+    crop=augmentation.resize_and_crop,
+    augmentations={"flip and colours": Augmentation(changes=(augmentation.flip, augmentation.shift_colours))},
 )
 
 if __name__ == "__main__":

@@ -1,22 +1,25 @@
 """Throughput of the input pipeline and of a training step, in images per second on this machine.
 
-The pipeline is that of the image recipes: it reads, decodes, crops and batches images in 1, 2 and 4 threads, with and
-without RandAugment. The training step is that of ViT-Tiny with ReLU.
+The pipeline is that of the image recipes: it reads, decodes, crops and batches images in 1, 2 and 4 worker processes,
+with and without RandAugment by Pillow (flip and random erasing included). The training step is that of ViT-Tiny with
+ReLU, with and without RandAugment as a layer. The last line names the bottleneck: the pipeline, if even 4 processes
+deliver fewer images than the step takes, and otherwise the step.
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import grain
 import keras
 import pandas as pd
 import typer
 
 from keras_actlab import models
-from recipes.common import cli, files, images
-from recipes.common.augmentation import RandAugment
+from keras_actlab.experiments.resumable import read_ahead
+from recipes.common import augmentation, cli, files, images
+from recipes.common.transformers import AUGMENTATIONS
 
 
 def pictures_a_second(function: Callable[[], object], pictures: int, rounds: int, untimed: int) -> float:
@@ -51,28 +54,32 @@ def main(
         batch_size, rounds = 4, 2
     train, _ = images.SETS[data](data_dir)
     side = side if isinstance(train, images.Files) else train.pixels.shape[1]
-    resize = (round(side * 256 / 224), round(side * 480 / 224))
-    batches = images.training_batches(train, batch_size, 0, side, resize)
+    crop = [partial(augmentation.random_resized_crop, side=side)] if isinstance(train, images.Files) else []
     common = {"backend": keras.backend.backend(), "data": data, "side": side, "batch size": batch_size}
     rows = []
-    for name, pipeline in {"pipeline": batches, "with RandAugment": batches.map_with_index(RandAugment(0))}.items():
-        for workers in (1, 2, 4):
-            options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
-            iterator = iter(pipeline.to_iter_dataset(options))
+    for name, changes in {"pipeline": (), "with RandAugment": AUGMENTATIONS["pillow"].changes}.items():
+        batches = images.training_batches(train, batch_size, 0, [*crop, *changes])
+        for workers in (1,) if smoke else (1, 2, 4):
+            iterator = iter(read_ahead(batches, threads=1, processes=workers))
             # Batches that were prefetched before the clock starts are few among many.
             speed = pictures_a_second(lambda iterator=iterator: next(iterator), batch_size, rounds, untimed=rounds // 2)
-            rows.append(common | {"what": name, "threads": workers, "pictures a second": speed})
+            rows.append(common | {"what": name, "processes": workers, "pictures a second": speed})
             iterator.close()
-    patch_size = max(4, side // 14)
-    model = models.vit_tiny((side, side, 3), train.classes, patch_size, activation="relu")
-    model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    x, y = batches[0]
-    x = x.astype("float32") / 255
-    speed = pictures_a_second(lambda: model.train_on_batch(x, y), batch_size, 1 if smoke else 3, untimed=1)
-    rows.append(common | {"what": "step of ViT-Tiny", "pictures a second": speed})
+    x, y = images.training_batches(train, batch_size, 0, crop)[0]
+    for name, layers in {"step of ViT-Tiny": [], "with a layer": AUGMENTATIONS["layer"].layers()}.items():
+        network = models.vit_tiny((side, side, 3), train.classes, max(4, side // 14), activation="relu")
+        model = keras.Sequential([keras.Input((side, side, 3)), *layers, keras.layers.Rescaling(1 / 255), network])
+        model.compile("adamw", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        step = partial(model.train_on_batch, x, y)
+        rows.append(
+            common | {"what": name, "pictures a second": pictures_a_second(step, batch_size, 1 if smoke else 3, 1)}
+        )
     path = out / "input_speed.csv"
     files.append_rows(rows, path)
-    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".0f"))
+    table = pd.DataFrame(rows)
+    print(table.to_markdown(index=False, floatfmt=".0f"))
+    speeds = table.groupby("what")["pictures a second"].max()
+    print("Bottleneck:", "pipeline" if speeds["with RandAugment"] < speeds["step of ViT-Tiny"] else "training step")
 
 
 if __name__ == "__main__":

@@ -135,6 +135,13 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
         {"equation": [*OTHER, "ab"], "output_shape": ["3", 1.5, -1, None, OBJECT], "activation": CHOICE,
          "bias_axes": ["x", 3]},
     ),
+    "layers.RandAugment": (
+        layers.RandAugment, {},
+        {"count": COUNT, "magnitude": [*NUMBER, -1.0, 10.5], "spread": [*NUMBER, -1.0],
+         **{name: [*NUMBER, -0.1, 1.5] for name in ("probability", "flip", "erase")},
+         "value_range": [*OTHER, (0,), (1, 1), (NAN, 1)], "fill_value": [*OTHER, None, (0, 1), 2.0, NAN],
+         "data_format": CHOICE, "seed": [1.5, "2", True, [], OBJECT]},
+    ),
     "layers.InputMeanNormalization": (
         layers.InputMeanNormalization, {}, {"axis": INDEX, "momentum": [*NUMBER, 1.5, -0.1], "synchronized": BOOLEAN},
     ),
@@ -272,7 +279,9 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     "models.deit_tiny": (models.deit_tiny, {}, PATCHES),
     "models.tnt_small": (models.tnt_small, {}, PATCHES),
     "models.vit_tiny": (models.vit_tiny, {}, PATCHES),
-    "models.resnet18": (models.resnet18, {}, {**NETWORK, "parameterization": CHOICE, "normalization": CHOICE}),
+    "models.resnet18": (
+        models.resnet18, {}, {**NETWORK, "parameterization": CHOICE, "normalization": CHOICE, "stem": CHOICE}
+    ),
     "models.vgg6": (models.vgg6, {}, {**NETWORK, "parameterization": CHOICE, "normalization": CHOICE}),
     "models.gpt2": (
         models.gpt2, {"vocabulary": {"a": 0}, "merges": ["a b"]},
@@ -332,7 +341,7 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
          "steps_per_epoch": 1, "epochs": 1},
         {"model": MODEL, "batches": [None, *OTHER], "folder": PATH, "steps_per_epoch": COUNT, "epochs": COUNT,
          "seed": INDEX, "settings": OTHER, "validation": OTHER, "save_every": COUNT, "workers": [-1, 1.5, "2", True],
-         "verbose": ["2", 1.5, OBJECT]},
+         "processes": [-1, 1.5, "2", True], "verbose": ["2", 1.5, OBJECT]},
     ),
 }  # fmt: skip
 # Names that hold results of the package's functions, or have no arguments.

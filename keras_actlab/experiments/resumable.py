@@ -37,6 +37,7 @@ def fit_resumable(
     validation: "grain.MapDataset | None" = None,
     save_every: int = 1000,
     workers: int = 2,
+    processes: int = 0,
     verbose: int = 1,
 ) -> pd.DataFrame:
     """Trains a model with `fit`, or continues a training that was killed from its last checkpoint.
@@ -74,6 +75,10 @@ def fit_resumable(
         save_every: Number of steps between two checkpoints. A checkpoint is also written after each epoch. With
             `steps_per_execution`, checkpoints are at the ends of executions.
         workers: Number of threads that prepare batches.
+        processes: Number of processes that prepare training batches, each with `workers` threads, for functions that
+            hold Python's interpreter lock, such as augmentation of small images. They are started anew (spawned), so
+            `batches` must be picklable by cloudpickle, and a script must guard its own start by
+            `if __name__ == "__main__":`. 0 for threads of this process only. The batches are the same.
         verbose: As in `keras.Model.fit`.
 
     Returns:
@@ -108,6 +113,8 @@ def fit_resumable(
     numbers = {"steps_per_epoch": steps_per_epoch, "epochs": epochs, "save_every": save_every, "workers": workers}
     for name, number in numbers.items():
         positive_integer(name, number)
+    if integer("processes", processes) < 0:
+        raise ValueError(f"`processes` must not be negative. Received: processes={processes}")
     if verbose not in (0, 1, 2, "auto"):
         raise ValueError(f'`verbose` must be 0, 1, 2 or "auto". Received: verbose={verbose!r}')
     _check_model(model)
@@ -137,7 +144,6 @@ def fit_resumable(
     )
     checkpoints = _Checkpoints(folder, key)
     step = checkpoints.restore(model)
-    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
 
     def fit(epoch: int, epochs: int, steps: int) -> None:
         with warnings.catch_warnings():
@@ -145,12 +151,12 @@ def fit_resumable(
             # many with `steps_per_execution`.
             warnings.filterwarnings("ignore", "Your input ran out of data")
             model.fit(
-                batches[step : epochs * steps_per_epoch].to_iter_dataset(options),
+                read_ahead(batches[step : epochs * steps_per_epoch], workers, processes),
                 initial_epoch=epoch,
                 epochs=epochs,
                 steps_per_epoch=steps,
                 shuffle=False,  # with True, Keras warns that it cannot
-                validation_data=None if validation is None else validation.to_iter_dataset(options),
+                validation_data=None if validation is None else read_ahead(validation, workers),
                 callbacks=[checkpoints],
                 verbose=verbose if is_first_process() else 0,
             )
@@ -168,6 +174,20 @@ def fit_resumable(
     return pd.DataFrame(checkpoints.rows)
 
 
+def read_ahead(batches: "grain.MapDataset", threads: int, processes: int = 0) -> "grain.IterDataset":
+    """Returns batches in their order, which threads prepare in this process, or in each of several processes."""
+    import grain
+
+    found = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
+    if not processes:
+        return found
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads a flag of absl, which raises in a program that does not parse flags
+    return found.mp_prefetch(grain.MultiprocessingOptions(processes))
+
+
 @dataclass(frozen=True)
 class Resumable:
     """Does the fits of a `Comparison` by `fit_resumable`: a fit that was killed continues from its last checkpoint.
@@ -180,6 +200,7 @@ class Resumable:
         steps_per_epoch: As in `fit_resumable`.
         save_every: As in `fit_resumable`.
         workers: As in `fit_resumable`.
+        processes: As in `fit_resumable`.
         verbose: As in `fit_resumable`.
 
     Raises:
@@ -214,12 +235,15 @@ class Resumable:
     steps_per_epoch: int
     save_every: int = 1000
     workers: int = 2
+    processes: int = 0
     verbose: int = 1
 
     def __post_init__(self) -> None:
         as_path("folder", self.folder)
         for name in ("steps_per_epoch", "save_every", "workers"):
             positive_integer(name, getattr(self, name))
+        if integer("processes", self.processes) < 0:
+            raise ValueError(f"`processes` must not be negative. Received: processes={self.processes}")
 
     def __call__(self, model: keras.Model, fit: Fit, train: Any, evaluation: Any) -> dict[int, dict[str, float]]:
         """Trains a model, and returns the metrics and seconds of each epoch, counted from 1."""
@@ -234,6 +258,7 @@ class Resumable:
             validation=evaluation,
             save_every=self.save_every,
             workers=self.workers,
+            processes=self.processes,
             verbose=self.verbose,
         )
         return {

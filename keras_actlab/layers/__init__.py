@@ -21,6 +21,7 @@ from keras_actlab.layers.gmp_einsum_dense import GmPEinsumDense
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv1D, GmPSeparableConv2D
 from keras_actlab.layers.input_mean_normalization import InputMeanNormalization
 from keras_actlab.layers.mean_only_batch_normalization import MeanOnlyBatchNormalization
+from keras_actlab.layers.rand_augment import RandAugment
 from keras_actlab.layers.tmaf import TMAF
 from keras_actlab.layers.weight_normalization import WeightNormalization
 
@@ -42,6 +43,7 @@ __all__ = [
     "GmPSeparableConv2D",
     "InputMeanNormalization",
     "MeanOnlyBatchNormalization",
+    "RandAugment",
     "WeightNormalization",
 ]
 

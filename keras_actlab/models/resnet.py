@@ -5,6 +5,7 @@ from functools import partial
 
 import keras
 
+from keras_actlab.arguments import check_choice
 from keras_actlab.conversion import swap_activations
 from keras_actlab.conversion.target import To
 from keras_actlab.models import _convolution
@@ -18,6 +19,7 @@ def resnet18(
     activation: To = "relu",
     parameterization: str = "standard",
     normalization: str = "batch",
+    stem: str = "large",
 ) -> keras.Model:
     """Returns ResNet-18: a convolution of 7 x 7, eight residual blocks of two convolutions each, and one dense layer.
 
@@ -31,6 +33,8 @@ def resnet18(
         activation: The activation of the convolutions and blocks: any that `keras_actlab.swap_activations` accepts.
         parameterization: "standard", "weight_norm" or "gmp", as in `keras_actlab.models.vgg6`.
         normalization: "none", "batch", "mean_only" or "input_mean", as in `keras_actlab.models.vgg6`.
+        stem: "large" for a convolution of 7 x 7 with strides of 2 and max pooling, as for ImageNet; "small" for a
+            convolution of 3 x 3 without strides and no pooling, as for CIFAR (section 4.2 of He et al.).
 
     Returns:
         A functional model from images to logits, not compiled.
@@ -52,7 +56,14 @@ def resnet18(
       Parameterization for ReLU Networks".
     """
     return network(
-        input_shape, classes, activation, parameterization, normalization, filters=(64, 128, 256, 512), blocks=2
+        input_shape,
+        classes,
+        activation,
+        parameterization,
+        normalization,
+        filters=(64, 128, 256, 512),
+        blocks=2,
+        stem=stem,
     )
 
 
@@ -64,16 +75,21 @@ def network(
     normalization: str,
     filters: Sequence[int],
     blocks: int,
+    stem: str = "large",
 ) -> keras.Model:
     """Returns a network like `resnet18` with other numbers of filters and of blocks per stage."""
     check_images(input_shape, classes)
     check_activation(activation)
     _convolution.check(parameterization, normalization)
+    check_choice("stem", stem, ("large", "small"))
     convolve = partial(_convolution.convolution, parameterization=parameterization, normalization=normalization)
     images = keras.Input(input_shape, name="images")
-    x = convolve(images, filters[0], 7, 2, name="stem")
-    x = keras.layers.ZeroPadding2D(1, data_format="channels_last", name="stem_pool_pad")(x)
-    x = keras.layers.MaxPooling2D(3, strides=2, data_format="channels_last", name="stem_pool")(x)
+    if stem == "small":
+        x = convolve(images, filters[0], 3, 1, name="stem")
+    else:
+        x = convolve(images, filters[0], 7, 2, name="stem")
+        x = keras.layers.ZeroPadding2D(1, data_format="channels_last", name="stem_pool_pad")(x)
+        x = keras.layers.MaxPooling2D(3, strides=2, data_format="channels_last", name="stem_pool")(x)
     for stage, width in enumerate(filters, start=1):
         for block in range(1, blocks + 1):
             strides = 2 if block == 1 and stage > 1 else 1

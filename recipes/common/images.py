@@ -6,7 +6,7 @@ Files are not trusted: no code in the batch files, which are pickles, is run, an
 import contextlib
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from keras_actlab import distribution
+from recipes.common.augmentation import Change
 
 Batch = tuple[np.ndarray, np.ndarray]
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
@@ -35,10 +36,17 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def read(self, row: int) -> tuple[Image.Image, int]:
+        """Returns an image and its label."""
+        return Image.fromarray(self.pixels[row]), int(self.labels[row])
+
 
 @dataclass(frozen=True)
 class Files:
-    """Images in files. Up to `max_corrupt` files that cannot be read are each replaced by the next one in the list."""
+    """Images in files. Up to `max_corrupt` files that cannot be read are each replaced by the next one in the list.
+
+    Each worker process counts the files that it cannot read.
+    """
 
     paths: list[Path]
     labels: np.ndarray
@@ -49,6 +57,12 @@ class Files:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "lock"}  # which no process can share
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, lock=threading.Lock())
 
     def read(self, row: int) -> tuple[Image.Image, int]:
         """Returns an image and its label.
@@ -168,17 +182,16 @@ def first(images: Images, count: int | None) -> Images:
     return Files([images.paths[row] for row in rows], images.labels[rows], images.classes, images.max_corrupt)
 
 
-def training_batches(
-    images: Images, batch_size: int, seed: int, side: int, resize: tuple[int, int]
-) -> grain.MapDataset:
+def training_batches(images: Images, batch_size: int, seed: int, changes: Sequence[Change] = ()) -> grain.MapDataset:
     """Returns an endless dataset of batches, in a new order in each epoch. An incomplete last batch is skipped.
 
     Args:
-        images: The images. Those in memory are neither resized nor cropped.
+        images: The images.
         batch_size: Batch size of all processes together, each of which gets its share.
-        seed: Seed of the order and of the crops.
-        side: Side of the random square crop of an image file, in pixels.
-        resize: Range of the length, in pixels, to which the shorter side of an image file is resized before.
+        seed: Seed of the order and of the changes. The random numbers for an image depend on this seed, the epoch and
+            the place in the order only.
+        changes: Random changes of an image, in their order. Image files need one that crops, as all images of a batch
+            must have the same size.
     """
     if not 1 <= batch_size <= len(images):
         raise ValueError(
@@ -187,20 +200,20 @@ def training_batches(
     share = distribution.local_batch_size(batch_size)
     process, processes = distribution.data_shard()
     rows = grain.MapDataset.range(len(images)).seed(seed).shuffle()
-    if isinstance(images, Arrays):
+    if isinstance(images, Arrays) and not changes:
         batches = rows.batch(batch_size, drop_remainder=True)
         return batches.map(lambda rows: _take(images, rows[process::processes])).repeat()
 
-    def cut(row: int, rng: np.random.Generator) -> Batch:
+    def read(row: int, rng: np.random.Generator) -> Batch:
         image, label = images.read(row)
-        image = _resized(image, int(rng.integers(resize[0], resize[1] + 1)))
-        left, top = (int(rng.integers(0, length - side + 1)) for length in image.size)
-        return np.asarray(image.crop((left, top, left + side, top + side))), np.int32(label)
+        for change in changes:
+            image = change(image, rng)
+        return np.asarray(image), np.int32(label)
 
-    # Crop first, so that crops depend on the seed and the place in the order, not on the number of processes.
-    cuts = rows.random_map(cut)
-    cuts = cuts[: len(images) // batch_size * batch_size]
-    return cuts[process::processes].batch(share, drop_remainder=True).repeat()
+    # Change first, so that changes depend on the seed and the place in the order, not on the number of processes.
+    changed = rows.random_map(read)
+    changed = changed[: len(images) // batch_size * batch_size]
+    return changed[process::processes].batch(share, drop_remainder=True).repeat()
 
 
 def evaluation_batches(images: Images, batch_size: int, side: int, resize: int) -> grain.MapDataset:
@@ -213,7 +226,8 @@ def evaluation_batches(images: Images, batch_size: int, side: int, resize: int) 
 
     def cut(row: int) -> Batch:
         image, label = images.read(row)
-        image = _resized(image, resize)
+        scale = resize / min(image.size)
+        image = image.resize([max(resize, round(scale * length)) for length in image.size], Image.Resampling.BILINEAR)
         left, top = ((length - side) // 2 for length in image.size)
         return np.asarray(image.crop((left, top, left + side, top + side))), np.int32(label)
 
@@ -245,11 +259,6 @@ def even_batch_size(images: int, most: int) -> int:
 
 def _take(images: Arrays, rows: np.ndarray) -> Batch:
     return images.pixels[rows], images.labels[rows]
-
-
-def _resized(image: Image.Image, shorter: int) -> Image.Image:
-    scale = shorter / min(image.size)
-    return image.resize([max(shorter, round(scale * length)) for length in image.size], Image.Resampling.BILINEAR)
 
 
 def _batch_files(paths: list[Path], key: str, first_label: int, classes: int) -> Arrays:

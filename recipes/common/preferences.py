@@ -4,12 +4,13 @@ Files are `.jsonl` or `.jsonl.gz`, with a pair on each line. There are two forma
 
 - HH (Bai et al., 2022): `chosen` and `rejected` are two dialogues, "\n\nHuman: ...\n\nAssistant: ...". The prompt is
   their common beginning, up to the last "\n\nAssistant:" in it.
-- SHP (Ethayarajh et al., 2022): `human_ref_A` and `human_ref_B` are two answers to `history`. A is the better one if
-  `labels` is 1. They become dialogues like those of HH. All pairs are used. Its authors advise to use only pairs whose
-  scores differ by a factor of two; filter the file to do so.
+- SHP (Ethayarajh et al., 2022): `human_ref_A` and `human_ref_B` are two answers to `history`, with the scores `score_A`
+  and `score_B`. A is the better one if `labels` is 1. They become dialogues like those of HH.
 
-Blank lines are skipped. Pairs are skipped and counted if a response is empty, both are equal, or a text is not valid
-Unicode.
+Blank lines are skipped. Pairs are skipped and counted if a response is empty, both are equal, a text is not valid
+Unicode, or, as the authors of SHP advise, one of two scores is not at least twice the other.
+
+Selection, truncation and one response to each prompt for supervised tuning are those of the code of DPO's authors.
 
 The library `datasets` reads "Anthropic/hh-rlhf" and "stanfordnlp/SHP" if such a name is given instead of a file.
 """
@@ -33,11 +34,17 @@ FILES = (".jsonl", ".gz")
 
 
 class Pair(NamedTuple):
-    """A prompt and two responses to it."""
+    """A prompt and two responses to it.
+
+    `score` is that of the chosen response, and `keeps_start` tells which part of a long prompt is kept; both are for
+    pairs of SHP.
+    """
 
     prompt: str
     chosen: str
     rejected: str
+    score: int = 0
+    keeps_start: bool = False
 
 
 class Tokens(NamedTuple):
@@ -72,15 +79,15 @@ def read(source: str, split: str) -> list[Pair]:
             pair = _pair(json.loads(row) if isinstance(row, str) else row)
         except (ValueError, RecursionError) as error:  # the latter for JSON that is nested too deeply
             raise ValueError(f"{source}, row {number}: {error}") from error
-        if _is_usable(pair):
+        if pair is not None and _is_usable(pair):
             found.append(pair)
         else:
             skipped.append(number)
     if skipped:
         print(
             f"{source}: {len(skipped)} of {len(skipped) + len(found)} pairs are skipped, since a response is empty, "
-            f"both are the same, or a text is not valid Unicode: rows {', '.join(map(str, skipped[:10]))}"
-            + (", ..." if len(skipped) > 10 else "")
+            f"both are the same, a text is not valid Unicode, or the scores are too close: "
+            f"rows {', '.join(map(str, skipped[:10]))}" + (", ..." if len(skipped) > 10 else "")
         )
     if not found:
         raise ValueError(
@@ -109,8 +116,8 @@ def _rows_of_data_set(name: str, split: str) -> Iterable[dict[str, Any]]:
     return datasets.load_dataset(name, split=split)
 
 
-def _pair(row: Any) -> Pair:
-    """Returns the pair in a row of either format. Raises a ValueError for others."""
+def _pair(row: Any) -> Pair | None:
+    """Returns the pair in a row of either format; None if its scores are too close. Raises a ValueError for others."""
     match row:
         case {"chosen": str(chosen), "rejected": str(rejected)}:
             beginnings = [chosen[: mark.end()] for mark in re.finditer(ANSWER, chosen)]
@@ -120,24 +127,42 @@ def _pair(row: Any) -> Pair:
                     f"chosen and rejected must begin with the same prompt, which ends with {ANSWER!r}. "
                     f"Received: chosen={chosen[:60]!r}, rejected={rejected[:60]!r}"
                 )
-            responses = chosen.removeprefix(prompt), rejected.removeprefix(prompt)
-        case {"history": str(history), "human_ref_A": str(first), "human_ref_B": str(second), "labels": 0 | 1 as label}:
-            prompt = f"\n\nHuman: {history}{ANSWER}"
-            responses = tuple(text and f" {text}" for text in ((first, second) if label else (second, first)))
-        case _:
-            raise ValueError(
-                "a row must have texts chosen and rejected, or history, human_ref_A, human_ref_B and labels, 0 or 1. "
-                f"Received: {str(row)[:200]}"
-            )
-    return Pair(prompt, *responses)
+            return Pair(prompt, chosen.removeprefix(prompt), rejected.removeprefix(prompt))
+        case {
+            "history": str(history),
+            "human_ref_A": str(first),
+            "human_ref_B": str(second),
+            "labels": 0 | 1 as label,
+            "score_A": int(score_a),
+            "score_B": int(score_b),
+        }:
+            low, high = sorted((score_a, score_b))
+            if high < 2 * low:
+                return None
+            responses = (text and f" {text}" for text in ((first, second) if label else (second, first)))
+            score = score_a if label else score_b
+            return Pair(f"\n\nHuman: {history}{ANSWER}", *responses, score, keeps_start=True)
+    raise ValueError(
+        "a row must have texts chosen and rejected, or history, human_ref_A, human_ref_B, integers score_A and "
+        f"score_B, and labels, 0 or 1. Received: {str(row)[:200]}"
+    )
 
 
 def _is_usable(pair: Pair) -> bool:
     try:
-        "".join(pair).encode()
+        "".join(pair[:3]).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
         return False
     return bool(pair.chosen and pair.rejected) and pair.chosen != pair.rejected
+
+
+def once_a_prompt(pairs: Iterable[Pair]) -> list[Pair]:
+    """Returns a pair for each prompt, for supervised tuning: that whose chosen response scores highest; or the last."""
+    best: dict[str, Pair] = {}
+    for pair in pairs:
+        if pair.prompt not in best or pair.score >= best[pair.prompt].score:
+            best[pair.prompt] = pair
+    return list(best.values())
 
 
 def gpt2_tokenizer(vocabulary: dict[str, int], merges: Iterable[str]) -> tokenizers.Tokenizer:
@@ -167,7 +192,9 @@ def gpt2_tokenizer(vocabulary: dict[str, int], merges: Iterable[str]) -> tokeniz
 def tokenize(pairs: Sequence[Pair], tokenizer: tokenizers.Tokenizer, length: int = 512) -> list[Tokens]:
     """Tokenizes texts, and adds an end-of-text token to each response.
 
-    Prompts are truncated to their last `length // 2` tokens, responses so that both together have `length` tokens.
+    Where the prompt and the longer response have more than `length` tokens, the prompt is truncated to `length // 2`:
+    its end is kept, or its start where `keeps_start` says so. Where they still have more, both responses are truncated
+    to `length - length // 2`.
 
     Raises:
         ValueError: If `length` is below 2.
@@ -177,12 +204,16 @@ def tokenize(pairs: Sequence[Pair], tokenizer: tokenizers.Tokenizer, length: int
     end = tokenizer.token_to_id(END)
     found = []
     for start in range(0, len(pairs), 1000):  # the library's results take far more memory than the tokens
-        columns = zip(*pairs[start : start + 1000], strict=True)
+        part = pairs[start : start + 1000]
+        columns = list(zip(*part, strict=True))[:3]
         encodings = [tokenizer.encode_batch(list(texts)) for texts in columns]
-        for prompt, *responses in zip(*encodings, strict=True):
+        for pair, prompt, *responses in zip(part, *encodings, strict=True):
             whole = [prompt.ids, *([*response.ids, end] for response in responses)]
-            kept = [whole[0][-(length // 2) :]]
-            kept += [tokens[: length - len(kept[0])] for tokens in whole[1:]]
+            kept, longer = list(whole), max(map(len, whole[1:]))
+            if len(kept[0]) + longer > length:
+                kept[0] = kept[0][: length // 2] if pair.keeps_start else kept[0][-(length // 2) :]
+            if len(kept[0]) + longer > length:
+                kept[1:] = [tokens[: length - length // 2] for tokens in whole[1:]]
             truncated = any(len(tokens) < len(all_tokens) for tokens, all_tokens in zip(kept, whole, strict=True))
             found.append(Tokens(*(np.array(tokens, "int32") for tokens in kept), truncated))
     return found

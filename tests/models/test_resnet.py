@@ -44,3 +44,13 @@ def test_geometric_blocks_have_no_activation_in_front_of_the_sum():
         if layer.name.endswith("_conv") and layer.activation is keras.activations.linear
     ]
     assert linear == ["stage1_block1_2_conv", "stage2_block1_shortcut_conv", "stage2_block1_2_conv"]
+
+
+def test_the_stem_for_small_images_keeps_their_size():
+    model = resnet.network((8, 8, 3), 5, "relu", "standard", "batch", filters=(4, 6), blocks=1, stem="small")
+    stem = model.get_layer("stem_conv")
+    assert (stem.kernel_size, stem.strides) == ((3, 3), (1, 1))
+    assert model.get_layer("stage1_block1_1_conv").input.shape == (None, 8, 8, 4)
+    assert model.get_layer("pool").input.shape == (None, 4, 4, 6)
+    with pytest.raises(ValueError, match="`stem` must be one of"):
+        resnet.network((8, 8, 3), 5, "relu", "standard", "batch", filters=(4,), blocks=1, stem="tiny")

@@ -32,6 +32,7 @@ def test_smoke(arguments, tmp_path):
     assert finished.exit_code == 0
     assert "train: 8 pairs, 8 of them truncated" in finished.output
     assert "test: 8 pairs" in finished.output
+    assert "fine-tuning: 8 prompts" in finished.output
 
     found = pd.read_csv(tmp_path / "out" / "gpt2_dpo.csv")
     assert found["method"].tolist() == ["ReLU", "CRReLU"]
@@ -52,6 +53,22 @@ def test_smoke(arguments, tmp_path):
     ]
     assert not list(run.glob("*/beta-*/*.h5"))
     assert [path.parent.name for path in run.glob("*/*/*.h5")] == ["fine-tuning"] * 2
+
+
+def test_both_data_sets_in_one_command(arguments, tmp_path, monkeypatch):
+    studies = []
+
+    def fit(model, fit, train, test, study, beta):
+        studies.append(study)
+        return {1: {"margin": 0, "accuracy": 1, "loss": 2, gpt2_dpo.NATS: 3}}
+
+    monkeypatch.setattr(gpt2_dpo, "fine_tune_and_align", fit)
+    answers = {"human_ref_A": "So.", "human_ref_B": "No.", "score_A": 2}
+    shp = [{"history": "Why?", "labels": 1, "score_B": 1}, {"history": "Why?", "labels": 0, "score_B": 4}]
+    path = save(tmp_path / "shp.jsonl", [answers | row for row in shp])
+    invoke([*arguments, "--train", str(path)])
+    study = studies[0]
+    assert (len(study.train), len(study.tuning), len(study.test)) == (10, 9, 8)
 
 
 def test_what_is_missing_is_trained(arguments, tmp_path, monkeypatch):
@@ -88,7 +105,9 @@ def test_each_beta_starts_from_the_fine_tuned_network(tmp_path, monkeypatch):
     def train(folder, betas):
         settings = {"name": "run", "length": 10, "batch_size": 2, "steps_sft": 3, "steps_dpo": 5}
         build = lambda activation: bigram(random_table())  # noqa: E731
-        study = Study(train=made_up(4), test=made_up(2), build=build, folder=tmp_path / folder, **settings)
+        study = Study(
+            tuning=made_up(4), train=made_up(4), test=made_up(2), build=build, folder=tmp_path / folder, **settings
+        )
         comparisons = [comparison(study, ["ReLU"], beta, 1) for beta in betas]
         results = experiments.run(comparisons, tmp_path / folder / f"{betas}.jsonl", progress=False)
         return results.final.set_index("task")[[*gpt2_dpo.METRICS, gpt2_dpo.NATS]]

@@ -9,10 +9,12 @@ from typer.testing import CliRunner
 
 import keras_actlab
 from keras_actlab import experiments, models
+from keras_actlab.models import deit
 from recipes import cifar_tmaf, cifar_transformers, imagenet32_vgg, imagenet_resnet, imagenet_transformers
 from recipes.common import transformers
 from recipes.common.image_classification import Method, Setting, comparison, cosine_schedule, step_schedule
 from recipes.common.images import Arrays, first
+from recipes.imagenet32_vgg import authors_network
 from tests.backends import numpy
 from tests.recipes.common.test_images import CIFAR10, save_batches, save_folders
 
@@ -22,7 +24,7 @@ RECIPES = {
     "imagenet32_vgg": (imagenet32_vgg, "GmP+IMN", "VGG-6"),
     "imagenet_resnet": (imagenet_resnet, "BN", "ResNet-18"),
     "cifar_transformers": (cifar_transformers, "CRReLU", "TNT-Small"),
-    "imagenet_transformers": (imagenet_transformers, "ReLU", "ViT-Tiny"),
+    "imagenet_transformers": (imagenet_transformers, "ReLU", "DeiT-Tiny"),
     "cifar_tmaf": (cifar_tmaf, "TMAF diagonal", "ResNet-18"),
 }
 
@@ -34,12 +36,20 @@ def tiny(shape, classes, activation="relu", **options):
     return keras_actlab.swap_activations(model, activation)
 
 
+def two_heads(shape, classes, **options):
+    """In place of DeiT."""
+    inputs = keras.Input(shape)
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    heads = [keras.layers.Dense(classes, name=name)(pooled) for name in ("class_head", "distillation_head")]
+    return keras.Model(inputs, keras.layers.Average()(heads))
+
+
 @pytest.fixture
 def _tiny(monkeypatch):
     for name in ("vgg6", "resnet18"):
         monkeypatch.setattr(models, name, tiny)
     for name in transformers.NETWORKS:
-        monkeypatch.setitem(transformers.NETWORKS, name, tiny)
+        monkeypatch.setitem(transformers.NETWORKS, name, two_heads if name == "DeiT-Tiny" else tiny)
 
 
 def invoke(app, *arguments):
@@ -47,7 +57,6 @@ def invoke(app, *arguments):
 
 
 @pytest.mark.usefixtures("_tiny")
-@pytest.mark.filterwarnings("ignore:Tensor.T is deprecated on 0-D tensors")  # which Keras' Equalization calls
 @pytest.mark.parametrize("name", RECIPES)
 def test_smoke(name, tmp_path):
     recipe, method, network = RECIPES[name]
@@ -81,7 +90,7 @@ def test_unknown_methods_are_refused(name):
     assert "--method must be among" in refused.output.replace("\n", " ").replace("│ ", "")
 
 
-SETTING = Setting(batch_size=4, epochs=2, side=4, resize=(4, 4))
+SETTING = Setting(batch_size=4, epochs=2, side=4)
 
 
 def arrays(count=12, seed=0):
@@ -153,3 +162,83 @@ def test_the_rate_warms_up_for_20_of_100_epochs_and_falls_on_a_cosine():
     assert rate(optimizer, 1000) == pytest.approx(1e-5)
     assert (optimizer.weight_decay, optimizer.global_clipnorm) == (0.05, 1.0)
     assert rate(cosine_schedule(512, 10, 100), 200) == pytest.approx(5e-4)
+
+
+@pytest.mark.usefixtures("_tiny")
+def test_a_teacher_is_trained_first_or_read_from_a_file(tmp_path):
+    save_batches(tmp_path, CIFAR10)
+    arguments = ["--smoke", "--data-dir", tmp_path, "--data", "cifar10", "--method", "ReLU", "--network", "DeiT-Tiny"]
+    app = cifar_transformers.app
+    assert invoke(app, *arguments, "--out", tmp_path / "a").exit_code == 0
+    folders = sorted(path.name for path in (tmp_path / "a" / "cifar_transformers").iterdir())
+    assert folders[-1] == "teacher, cifar10, DeiT-Tiny, batch 4, epochs 2, limit 8"
+    (row,) = experiments.load(tmp_path / "a" / "cifar_transformers.jsonl").rows
+    assert row["parameters"] == 2 * 40 + 162  # two heads and the teacher
+
+    constant = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(10, "softmax")])
+    constant.save(tmp_path / "teacher.keras")
+    options = ["--augmentation", "layer", "--teacher", tmp_path / "teacher.keras", "--out", tmp_path / "b"]
+    assert invoke(app, *arguments, *options).exit_code == 0
+    assert invoke(app, *arguments, "--teacher", "none", "--out", tmp_path / "c").exit_code == 0
+    refused = invoke(app, *arguments, "--teacher", "nowhere.keras", "--out", tmp_path / "d")
+    assert refused.exit_code == 2
+    assert "--teacher must be a .keras file" in refused.output.replace("\n", " ").replace("│ ", "")
+
+
+def test_vision_transformers_start_as_in_timm():
+    model = deit.network((8, 8, 3), 5, 4, "gelu", blocks=1, heads=3, dim=96)
+    transformers.start(model)
+    for variable in model.trainable_variables:
+        values = numpy(variable)
+        if variable.name == "bias":
+            assert not values.any()
+        elif variable.name == "kernel" and values.ndim == 4:  # 4 x 4 x 3 inputs
+            assert 0.95 * 48**-0.5 < np.abs(values).max() <= 48**-0.5
+        elif variable.name in ("gamma", "beta"):
+            assert (values == (variable.name == "gamma")).all()
+        else:  # of a normal distribution that is truncated at two standard deviations
+            assert np.mean(np.abs(values) > 0.04 + 1e-6) < 1e-4  # on PyTorch, Keras truncates all but few
+            assert values.std() == pytest.approx(0.02 * 0.88, rel=0.2), variable.path
+
+
+@pytest.mark.parametrize(
+    ("options", "layers", "head"),
+    [
+        (("standard", "none"), ["Conv2D", "ReLU"], "Dense"),
+        (("standard", "batch"), ["Conv2D", "BatchNormalization", "ReLU"], "Dense"),
+        (("weight_norm", "none"), ["WeightNormalization", "ReLU"], "WeightNormalization"),
+        (
+            ("weight_norm", "mean_only"),
+            ["WeightNormalization", "MeanOnlyBatchNormalization", "ReLU"],
+            "WeightNormalization",
+        ),
+        (("gmp", "none"), ["GmPConv2D"], "Dense"),
+        (("gmp", "input_mean"), ["GmPConv2D", "InputMeanNormalization"], "Dense"),
+    ],
+)
+def test_vgg6_of_the_authors(options, layers, head):
+    model = authors_network((8, 8, 3), 5, *options, filters=(16,))
+    names = [type(layer).__name__ for layer in model.layers]
+    assert names == ["InputLayer", *layers, *layers, "MaxPooling2D", "GlobalAveragePooling2D", head]
+    if options[0] == "gmp":
+        second = [layer for layer in model.layers if hasattr(layer, "scale")][1]
+        assert not numpy(second.radius).any()
+        # The norm of 144 uniform weights within the square root of 6 / (144 + 16).
+        assert numpy(second.scale).mean() == pytest.approx((144 * 6 / 160 / 3) ** 0.5, rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_rate_falls_on_a_plateau_of_the_test_part(tmp_path):
+    setting = replace(SETTING, epochs=40, plateau=True)
+    rates = []
+
+    class Recorder(keras.optimizers.SGD):
+        def finalize_variable_values(self, variables):
+            rates.append(float(numpy(self.learning_rate)))
+            super().finalize_variable_values(variables)
+
+    method = Method(tiny, lambda batch_size, steps, epochs: Recorder(1e-6))  # which changes no rank
+    described = comparison("task", {"a": method}, setting, arrays(), arrays(seed=1), 1, tmp_path)
+    (row,) = experiments.run(described, tmp_path / "rows.jsonl", progress=False).rows
+    assert rates == pytest.approx([1e-8])  # from the sixth epoch without a gain, and from the eleventh
+    assert set(row["metrics"]) == {"accuracy", "top5", "loss"}

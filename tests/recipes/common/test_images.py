@@ -1,13 +1,13 @@
 import pickle
+from functools import partial
 
-import grain
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from recipes.common import images
-from recipes.common.augmentation import GROUP, RandAugment
+from recipes.common.augmentation import resize_and_crop
 
 pytestmark = pytest.mark.one_backend
 
@@ -137,15 +137,15 @@ def collect(dataset, count=None):
 def test_every_picture_once_in_each_pass_in_another_order():
     pixels = np.arange(10, dtype="uint8")[:, None, None, None] * np.ones((1, 2, 2, 3), "uint8")
     arrays = images.Arrays(pixels, np.arange(10, dtype="int32"), 10)
-    batches = collect(images.training_batches(arrays, 5, seed=0, side=2, resize=(2, 2)), 4)
+    batches = collect(images.training_batches(arrays, 5, seed=0), 4)
     first, second = (np.concatenate([labels for _, labels in batches[part : part + 2]]) for part in (0, 2))
     assert sorted(first) == sorted(second) == list(range(10))
     assert first.tolist() != second.tolist()
     assert all((x[:, 0, 0, 0] == labels).all() for x, labels in batches)
-    again = images.training_batches(arrays, 5, seed=0, side=2, resize=(2, 2))[3]
+    again = images.training_batches(arrays, 5, seed=0)[3]
     np.testing.assert_array_equal(again[1], batches[3][1])
     with pytest.raises(ValueError, match="batch_size=11"):
-        images.training_batches(arrays, 11, seed=0, side=2, resize=(2, 2))
+        images.training_batches(arrays, 11, seed=0)
 
 
 def test_pictures_of_files_are_cut_at_random_for_training_and_in_the_middle_for_the_test(tmp_path):
@@ -155,13 +155,19 @@ def test_pictures_of_files_are_cut_at_random_for_training_and_in_the_middle_for_
     assert labels.tolist() == [0, 0, 1, 1]
     np.testing.assert_array_equal(x[2], everything[1:7, 1:7])
 
-    dataset = images.training_batches(train, 2, seed=0, side=6, resize=(8, 8))
+    crop = partial(resize_and_crop, side=6, shorter=(299, 299))  # 8 pixels for a side of 6
+    dataset = images.training_batches(train, 2, seed=0, changes=[crop])
     first, later = dataset[0], collect(dataset, 12)
     assert first[0].shape == (2, 6, 6, 3)
     assert len({x[0].tobytes() for x, _ in later}) > 5
     np.testing.assert_array_equal(dataset[7][0], later[7][0])
-    shorter = images.training_batches(train, 2, seed=0, side=6, resize=(16, 20))[0][0]
-    assert shorter.shape == (2, 6, 6, 3)
+
+
+def test_files_travel_to_worker_processes(tmp_path):
+    train, _ = images.class_folders(save_folders(tmp_path))
+    copy = pickle.loads(pickle.dumps(train))
+    assert copy.read(0)[0].tobytes() == train.read(0)[0].tobytes()
+    assert copy.corrupt == set()
 
 
 def test_a_few_corrupt_pictures_are_counted_and_replaced(tmp_path, capsys):
@@ -261,38 +267,6 @@ def test_a_part_of_the_pictures_is_always_the_same():
     assert one == other
     assert len(set(one)) == 7
     assert images.first(arrays, None) is arrays
-
-
-class TestRandAugment:
-    def batch(self):
-        return np.random.default_rng(0).integers(0, 256, (2 * GROUP, 8, 8, 3), "uint8"), np.arange(2 * GROUP)
-
-    def test_depends_on_seed_and_step_only(self):
-        x, y = self.batch()
-        augment, other = RandAugment(1), RandAugment(1)
-        other(7, (x, y))
-        one, two = augment(3, (x, y)), other(3, (x, y))
-        np.testing.assert_array_equal(one[0], two[0])
-        assert one[0].dtype == "uint8"
-        assert one[1] is y
-        assert (augment(4, (x, y))[0] != one[0]).any()
-
-    @pytest.mark.filterwarnings("ignore:Tensor.T is deprecated")  # of Keras' equalization on PyTorch
-    def test_each_change_changes_some_picture_and_keeps_its_size(self, monkeypatch):
-        x, y = self.batch()
-        augment = RandAugment(0)
-        for change in augment.changes:
-            monkeypatch.setattr(augment, "changes", [change])
-            changed = augment(0, (x // 2 + 40, y))[0]  # so that there is contrast to gain
-            assert changed.shape == x.shape
-            assert (changed != x // 2 + 40).any(), change.name
-
-    def test_fits_into_a_pipeline_of_several_threads(self):
-        x, y = self.batch()
-        dataset = grain.MapDataset.source([(x, y)]).repeat(4).map_with_index(RandAugment(1))
-        read = list(dataset.to_iter_dataset(grain.ReadOptions(num_threads=3, prefetch_buffer_size=4)))
-        for step, (changed, _) in enumerate(read):
-            np.testing.assert_array_equal(changed, RandAugment(1)(step, (x, y))[0])
 
 
 def test_keras_layers_read_the_batches():

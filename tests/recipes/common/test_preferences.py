@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from recipes.common.preferences import Pair, Tokens, batches, gpt2_tokenizer, pad, read, tokenize
+from recipes.common.preferences import Pair, Tokens, batches, gpt2_tokenizer, once_a_prompt, pad, read, tokenize
 from tests.recipes.dialogues import MERGES, dialogue, save, vocabulary
 
 pytestmark = pytest.mark.one_backend
 
 HH = {"chosen": dialogue("Hi", "Yes."), "rejected": dialogue("Hi", "No.")}
-SHP = {"history": "Why?", "human_ref_A": "So.", "human_ref_B": "No.", "labels": 1}
+SHP = {"history": "Why?", "human_ref_A": "So.", "human_ref_B": "No.", "labels": 1, "score_A": 8, "score_B": 4}
 PROMPT = "\n\nHuman: Hi\n\nAssistant:"
 
 
@@ -30,8 +30,8 @@ def test_pairs_of_both_formats_are_read(tmp_path, name):
     question = "\n\nHuman: Why?\n\nAssistant:"
     assert read(str(path), "train") == [
         Pair(PROMPT, " Yes.", " No."),
-        Pair(question, " So.", " No."),
-        Pair(question, " No.", " So."),
+        Pair(question, " So.", " No.", score=8, keeps_start=True),
+        Pair(question, " No.", " So.", score=4, keeps_start=True),
     ]
 
 
@@ -63,6 +63,7 @@ def test_the_prompt_is_what_both_dialogues_have_in_common(tmp_path, chosen, reje
         ({"chosen": "Hello", "rejected": "Hi"}, "begin with the same prompt.*Received: chosen='Hello'"),
         ({"chosen": dialogue("a", "b"), "rejected": dialogue("c", "b")}, "begin with the same prompt"),
         (SHP | {"labels": 2}, "labels, 0 or 1.*Received"),
+        ({name: value for name, value in SHP.items() if name != "score_A"}, "integers score_A and score_B"),
         ({"chosen": dialogue("a", "b")}, "a row must have texts chosen and rejected"),
         ({"chosen": 1, "rejected": 2}, "a row must have texts"),
         ([1, 2], r"a row must have texts.*Received: \[1, 2\]"),
@@ -80,6 +81,7 @@ def test_a_row_that_is_no_pair_is_named(tmp_path, row, words):
         {"chosen": PROMPT, "rejected": f"{PROMPT} No."},
         {"chosen": f"{PROMPT} No.", "rejected": f"{PROMPT} No."},
         SHP | {"human_ref_A": ""},
+        SHP | {"score_B": 5},  # not twice as many
         SHP | {"human_ref_B": ""},
         SHP | {"human_ref_B": "So."},
         SHP | {"human_ref_B": "No\ud800."},
@@ -180,16 +182,29 @@ def letters(tokenizer, tokens):
     return ["".join(tokenizer.id_to_token(int(token)) for token in part) for part in tokens[:3]]
 
 
-def test_prompts_lose_their_beginning_and_responses_their_end(tokenizer):
-    pairs = [Pair("abcdef", "uvwxyz", "uv"), Pair("ab", "uvwxyz", "uvwx"), Pair("abcd", "uvw", "uvwx")]
-    first, second, third = tokenize(pairs, tokenizer, length=8)
-    assert letters(tokenizer, first) == ["cdef", "uvwx", "uv<|endoftext|>"]
-    assert letters(tokenizer, second) == ["ab", "uvwxyz", "uvwx<|endoftext|>"]
-    assert letters(tokenizer, third) == ["abcd", "uvw<|endoftext|>", "uvwx"]
-    assert [tokens.truncated for tokens in (first, second, third)] == [True, True, True]
-    (whole,) = tokenize(pairs[2:], tokenizer, length=9)
-    assert letters(tokenizer, whole) == ["abcd", "uvw<|endoftext|>", "uvwx<|endoftext|>"]
-    assert not whole.truncated
+@pytest.mark.parametrize(
+    ("pair", "expected", "truncated"),
+    [
+        # Nothing is cut while the prompt and the longer response fit, end of text included.
+        (Pair("abcdef", "u", "u"), ["abcdef", "u.", "u."], False),
+        (Pair("abc", "uvwx", "u"), ["abc", "uvwx.", "u."], False),
+        # The prompt keeps 4 tokens: its end, or its start.
+        (Pair("abcdef", "uv", "u"), ["cdef", "uv.", "u."], True),
+        (Pair("abcdef", "uv", "u", keeps_start=True), ["abcd", "uv.", "u."], True),
+        # Responses keep 4 tokens, though the prompt is shorter.
+        (Pair("ab", "uvwxyz", "uvwx"), ["ab", "uvwx", "uvwx"], True),
+        (Pair("abcdef", "uvwxyz", "uv"), ["cdef", "uvwx", "uv."], True),
+    ],
+)
+def test_only_what_exceeds_the_limit_is_cut(tokenizer, pair, expected, truncated):
+    (tokens,) = tokenize([pair], tokenizer, length=8)
+    assert [text.replace("<|endoftext|>", ".") for text in letters(tokenizer, tokens)] == expected
+    assert tokens.truncated is truncated
+
+
+def test_fine_tuning_has_one_response_to_each_prompt():
+    pairs = [Pair("a", "1", "2"), Pair("b", "3", "4", 5), Pair("a", "6", "7"), Pair("b", "8", "9", 4)]
+    assert once_a_prompt(pairs) == [Pair("a", "6", "7"), Pair("b", "3", "4", 5)]
 
 
 def test_the_end_of_a_text_is_no_token_of_a_text(tokenizer):
