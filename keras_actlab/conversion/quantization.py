@@ -26,9 +26,9 @@ def quantize(model: keras.Model, mode: str | None = None, *, config: Any = None,
     Args:
         model: A model that is built, without layers that compute their kernels: use the result of `fold`.
         mode: `"int8"`, `"int4"` or `"float8"`. Optional if `config` is given.
-        config: A `keras.quantizers.QuantizationConfig`. `"gptq"` and `"awq"` need `keras.quantizers.GPTQConfig` and
-            `AWQConfig`, whose `quantization_layer_structure` must name layers of this model unless its class has the
-            method `get_quantization_layer_structure`.
+        config: A `keras.quantizers.QuantizationConfig`. `"awq"` needs `keras.quantizers.AWQConfig`, whose
+            `quantization_layer_structure` must name layers of this model unless its class has the method
+            `get_quantization_layer_structure`. GPTQ is passed on to Keras likewise, but no test covers it.
         filters: Which layers to quantize: a regular expression of names, a list of these, or a function of a layer.
 
     Raises:

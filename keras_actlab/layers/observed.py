@@ -62,7 +62,7 @@ def observed(model: keras.Model, observer: Observer) -> Iterator[None]:
 
     with ExitStack() as restore:
         for layer, activation in observable(model).items():
-            if activation is layer:
+            if isinstance(activation, keras.layers.Layer):  # which is `layer`
                 restore.enter_context(replaced_call(layer, observing(layer, activation, layer.call)))
             else:
                 restore.callback(setattr, layer, "activation", activation)
