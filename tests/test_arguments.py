@@ -179,6 +179,13 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
     "conversion.to_weight_normalization": (
         conversion.to_weight_normalization, {"model": dense}, {"model": MODEL, "where": OTHER}
     ),
+    "conversion.quantize": (
+        conversion.quantize, {"model": dense, "mode": "int8"}, {"model": MODEL, "mode": [3, "unheard of", OBJECT, None]}
+    ),
+    "cab.DeadUnitTracker": (
+        cab.DeadUnitTracker, {"data": np.zeros((3, 2))},
+        {"data": [3, np.zeros((0, 2))], "layers": OTHER, "every": COUNT, "tolerance": POSITIVE},
+    ),
     "cab.BoundaryTracker": (
         cab.BoundaryTracker, {"layers": lambda: dense().layers[0]},
         {"layers": [None, 3, [], OBJECT, [3]], "every": COUNT, "megabytes": POSITIVE, "path": [3, [], OBJECT]},

@@ -7,6 +7,7 @@ import keras
 
 from keras_actlab._private.keras_layers import is_selected_for_quantization, nested_layers, without_children
 from keras_actlab._private.torch_modules import update_parameters
+from keras_actlab.arguments import check_choice
 from keras_actlab.conversion.attributes import originals
 from keras_actlab.layers.quantization import refuses_quantization
 
@@ -44,6 +45,8 @@ def quantize(model: keras.Model, mode: str | None = None, *, config: Any = None,
     >>> [layer.dtype_policy.name for layer in model.layers]
     ['int8_from_float32', 'int8_from_float32']
     """
+    if mode is not None or config is None:
+        check_choice("mode", mode, ("int8", "int4", "float8", "awq", "gptq"))
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r} (of type {type(model).__name__})")
     if not model.built:

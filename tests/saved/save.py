@@ -169,10 +169,16 @@ def scaled_schedule():
     return model, normal(4, 3)
 
 
+def augmentation():
+    """Random in training, so that only what it does in inference can be compared."""
+    augment = layers.RandAugment(2, 5.0, erase=0.5, seed=1, name="augment")
+    return keras.Sequential([keras.Input((6, 6, 3)), augment, keras.layers.Flatten()]), np.full((2, 6, 6, 3), 7.0)
+
+
 # Each returns a model and an input.
 MODELS: tuple[Callable, ...] = (
     activations, geometric, kernels, normalized, distillation, converted_attention, converted_gpt2,
-    scaled_schedule,
+    scaled_schedule, augmentation,
 )  # fmt: skip
 WITH_WEIGHTS = (geometric, converted_attention)  # files of weights are large for what they tell
 
