@@ -38,9 +38,9 @@ class GmPEinsumDense(GmP):
             None in the tuple is a length that is taken from the input.
         activation: Name, function or layer; None for linear.
         bias_axes: Axes of the output along which the bias varies; None for no bias.
-        scale_inside, kernel_initializer, angles_initializer, angles_regularizer, angles_constraint, radius_initializer,
-            radius_regularizer, radius_constraint, scale_initializer, scale_regularizer, scale_constraint: As in
-            `GmPDense`.
+        scale_inside: As in `GmPDense`, and so are `kernel_initializer`, `angles_initializer`, `angles_regularizer`,
+            `angles_constraint`, `radius_initializer`, `radius_regularizer`, `radius_constraint`, `scale_initializer`,
+            `scale_regularizer` and `scale_constraint`.
         activity_regularizer: Regularizer of the layer's output.
         **kwargs: Base layer arguments, such as `name` and `dtype`.
 
