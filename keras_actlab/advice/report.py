@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # answers call `html`
 def html(advice: "Advice") -> str:
     """Returns the report, with its pictures within."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("keras_actlab.advice", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("keras_actlab.advice", "."),
+        autoescape=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
     )
     pictures = {"differences": differences(advice), "rates": rates(advice)}
     if advice.question.epochs is None:
