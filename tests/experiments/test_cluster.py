@@ -173,6 +173,7 @@ def test_processes_of_this_machine_are_those_of_jobs(name):
     assert not chosen
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_table(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     keras.config.set_image_data_format("channels_first")

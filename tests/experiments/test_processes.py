@@ -46,8 +46,10 @@ with runpy.run_path(file)["Processes"](1, getattr(tasks, start), ("",)) as proce
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("how", "start", "task"),
-    [(signal.SIGKILL, "prepare", "waits"), (signal.SIGTERM, "computes", "work")],
-    ids=["at work", "while it starts"],
+    [
+        pytest.param(signal.SIGKILL, "prepare", "waits", id="at work"),
+        pytest.param(signal.SIGTERM, "computes", "work", id="while it starts", marks=pytest.mark.slow),
+    ],
 )
 def test_processes_end_with_the_one_that_started_them(how, start, task):
     command = [sys.executable, "-c", PARENT, processes.__file__, start, task]
