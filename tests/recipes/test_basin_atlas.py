@@ -78,7 +78,10 @@ def test_smoke(tmp_path):
         result = CliRunner().invoke(recipe.app, ["--smoke", "--out", str(tmp_path)], catch_exceptions=False)
         assert result.exit_code == 0
     rows = pd.read_csv(tmp_path / "basin_atlas.csv")
-    assert len(rows) == len(recipe.SMOKE_METHODS) * 2 * len(recipe.SCALES) * len(recipe.RATES)
+    assert len(rows) == len(recipe.CONFIRMED_METHODS) * 2 * len(recipe.SCALES) * len(recipe.RATES)
     losses = rows[(rows["scale"] == 1) & (rows["learning rate"] == 0.01)].groupby("method")["loss"].mean()
     assert losses.max() < 0.6
+    again = pd.read_csv(tmp_path / "basin_atlas-confirmation.csv")
+    assert sorted(again["seed"].unique()) == [2, 3]
+    assert not np.isin(again["loss"], rows["loss"]).any()
     assert (tmp_path / "basin_atlas.png").stat().st_size > 10_000
