@@ -5,8 +5,9 @@ gain that the paper claims:
 
 - confirmed: the interval is on the claimed side of 0, also after correction for all comparisons on the same results
   page (false discovery rate, Benjamini and Hochberg).
-- refuted: the claimed gain is outside the interval, and the claim is not confirmed.
-- not told apart: the interval holds the claimed gain, or no gain is claimed, and the claim is not confirmed.
+- refuted: the claimed gain is outside the interval or, where the paper gives no number, the interval is on the other
+  side of 0; and the claim is not confirmed.
+- not told apart: neither.
 - undecided: no run of this repository is large enough.
 
 Intervals are those of `experiments.Paired`, with the correction for splits of one table. The smallest difference that
@@ -80,8 +81,9 @@ def judged(paired: Paired, gain: float | None, higher_is_better: bool = False, r
         ratio: Whether the differences are of logarithms, and shown as ratios.
     """
     low, high = paired.interval()
-    better = low > 0 if higher_is_better else high < 0
-    verdict = "confirmed" if better else "not told apart" if gain is None or low <= gain <= high else "refuted"
+    better, worse = (low > 0, high < 0) if higher_is_better else (high < 0, low > 0)
+    excluded = worse if gain is None else not low <= gain <= high
+    verdict = "confirmed" if better else "refuted" if excluded else "not told apart"
 
     def show(value: float) -> str:
         return f"{np.exp(value):.3f}" if ratio else f"{value:+.3g}"
@@ -229,6 +231,17 @@ def chosen_rates(methods: list[str], rate: float) -> Callable[[], Finding]:
     return find
 
 
+def basin(column: str, baseline: str) -> Callable[[], Finding]:
+    """Returns the function that judges the ratio of GmP to a baseline in the basin atlas, pooled over its sets."""
+
+    def find() -> Finding:
+        logs = np.log(read("basin_atlas-shares").set_index(["set", "seed", "method"])[column]).unstack()
+        ratios = (logs["GmP"] - logs[baseline]).groupby("seed").mean()
+        return judged(Paired(ratios), None, higher_is_better=True, ratio=True)
+
+    return find
+
+
 def parameters(name: str, method: str, baseline: str, more: int) -> Callable[[], Finding]:
     """Returns the function that compares numbers of parameters."""
 
@@ -300,13 +313,14 @@ def refined(task: str, metric: str, overlap: float, higher_is_better: bool) -> C
 
 
 GEOMETRY, MATRICES, ENTROPY = "Chen and Ge (2024)", "Liu et al. (2024)", "Sun et al. (2024)"
-UCI_PAGE, LEVY, BANANA = "uci_regression", "levy_regression", "banana_classification"
+UCI_PAGE, LEVY, BANANA, ATLAS = "uci_regression", "levy_regression", "banana_classification", "basin_atlas"
 COMMANDS = {
     "perturbation": "python -m recipes.perturbation",
     LEVY: "python -m recipes.levy_regression",
     BANANA: "python -m recipes.banana_classification --data banana.csv",
     "boundary_gallery": "python -m recipes.boundary_gallery",
     UCI_PAGE: "python -m recipes.uci_regression --data-dir FOLDER",
+    ATLAS: "python -m recipes.basin_atlas",
     "imagenet32_vgg": "python -m recipes.imagenet32_vgg --data-dir FOLDER",
     "imagenet_resnet": "python -m recipes.imagenet_resnet --data-dir FOLDER",
     "function_approximation": "python -m recipes.function_approximation",
@@ -450,12 +464,29 @@ def geometric_claims() -> list[Claim]:
             UCI_PAGE,
             chosen_rates(["SP", "WN", "BN"], 0.01),
         ),
+        *(
+            claim(
+                GEOMETRY,
+                "first version",
+                f"GmP trains at a larger share of starts and learning rates than {baseline}, as a ratio",
+                ATLAS,
+                basin("share", baseline),
+            )
+            for baseline in ("SP", "WN", "BN")
+        ),
         claim(
             GEOMETRY,
             "first version",
-            "GmP trains from less careful starts and at larger learning rates",
-            UCI_PAGE,
-            undecided("no run with varied starts"),
+            "GmP trains from more scales of the start than SP, at one learning rate, as a ratio",
+            ATLAS,
+            basin("scales", "SP"),
+        ),
+        claim(
+            GEOMETRY,
+            "first version",
+            "GmP trains at larger learning rates than SP, from the same ordinary start, as a ratio",
+            ATLAS,
+            basin("largest rate", "SP"),
         ),
         claim(GEOMETRY, "figure 4", "GmP converges faster", "imagenet32_vgg", undecided("no run of this size")),
     ]
@@ -644,8 +675,8 @@ are higher.
 
 - **confirmed**: the interval is on the claimed side of 0, also after correction for all comparisons on the same results
   page (false discovery rate, Benjamini and Hochberg). Statements without a test: the figures agree.
-- **refuted**: the interval excludes the gain that the paper claims, or the figures contradict the statement. A smaller
-  gain may lie within the interval.
+- **refuted**: the interval excludes the gain that the paper claims or, where it gives no number, lies on the other side
+  of 0; or the figures contradict the statement. A smaller gain may lie within the interval.
 - **not told apart**: the interval holds the claimed gain and 0, or no gain is claimed and the interval holds 0.
 - **undecided**: no run of this repository is large enough, or it is not finished. Short runs are shown where there
   are any.

@@ -158,7 +158,9 @@ class Ensemble(keras.Model):
                 raise ValueError("`members` must not pass on a mask to their loss, which would not see it")
             return results
 
-        values = [variable.value for variable in self._trained], [variable.value for variable in self._fixed]
+        # Copies, because PyTorch assigns in place below, and the backward pass may need the values of before.
+        fixed = [ops.copy(variable.value) if training else variable.value for variable in self._fixed]
+        values = [variable.value for variable in self._trained], fixed
         outputs, fixed, losses = ops.vectorized_map(member, (*values, inputs))
         if training:
             for variable, value in zip(self._fixed, fixed, strict=True):

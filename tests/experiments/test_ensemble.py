@@ -4,7 +4,7 @@ import pytest
 from keras import layers, ops
 
 from keras_actlab.experiments import Ensemble
-from keras_actlab.layers import CRReLU
+from keras_actlab.layers import CRReLU, EntropyActivation
 
 MEMBERS = 2
 
@@ -72,6 +72,20 @@ def test_factors_multiply_the_learning_rate_of_each_member():
             alone.optimizer.learning_rate = 0.02 * factor
             alone.train_on_batch(x[k], y[k])
         np.testing.assert_allclose(outputs[k], alone.predict_on_batch(x[k]), atol=1e-5)
+
+
+def test_a_variable_that_the_backward_pass_needs_may_change_in_the_forward_pass():
+    def small():
+        network = keras.Sequential([keras.Input((4,)), EntropyActivation(sample_size=16), layers.Dense(1)])
+        network.compile("sgd", "mse")
+        return network
+
+    ensemble = Ensemble([small() for _ in range(MEMBERS)])
+    x, y = examples()
+    train(ensemble, x, y, np.zeros((2, MEMBERS, 0), "int32"))
+    sample = next(each for each in ensemble.non_trainable_variables if each.shape == (MEMBERS, 16))
+    for values, seen in zip(ops.convert_to_numpy(sample), x, strict=True):
+        assert np.isin(values[:2], seen).all()
 
 
 def test_a_member_does_not_see_the_others():

@@ -89,6 +89,7 @@ def test_published_figures_are_the_paper_s():
         ([1.0, 1.1, 0.9], -0.5, False, "refuted"),
         ([1.0, -1.0, 0.5], -0.5, False, "not told apart"),
         ([1.0, -1.0, 0.5], None, True, "not told apart"),
+        ([1.0, 1.1, 0.9], None, False, "refuted"),
     ],
 )
 def test_the_rule(differences, gain, higher, verdict):
