@@ -1,4 +1,4 @@
-"""Training on several devices, each with a part of every batch: data parallelism by the backends' own engines.
+"""Training on several devices: data parallelism by the backends' own engines, and layouts for model parallelism.
 
 The backends are imported because Keras' own distribution works on JAX only. On TensorFlow it is `tf.distribute`, and on
 PyTorch a group of processes, which Keras' trainer does not support.
@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 import keras
 
 from keras_actlab._private.keras_trainer import training_hooks
+from keras_actlab.conversion.layouts import layout_map
 from keras_actlab.ops.replicas import mean_over_replicas
 from keras_actlab.ops.tensor import Tensor, integer
 
 T = TypeVar("T")
 
-__all__ = ["data_parallel", "data_shard", "is_first_process", "local_batch_size", "of_first_process"]
+__all__ = ["data_parallel", "data_shard", "is_first_process", "layout_map", "local_batch_size", "of_first_process"]
 
 
 @contextlib.contextmanager

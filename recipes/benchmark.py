@@ -14,18 +14,28 @@ round. The median and the quartiles over rounds are reported. A ratio below 1 is
 - models (on request): training steps of ResNet-18 and ViT-Tiny of keras-hub, with other activations.
 - scaling (on request): forward and backward passes for several numbers of elements, intervals, diagonals and inputs.
 
+`--device gpu` raises an error unless the backend has a GPU. It also measures a dense layer of 4096 units, and larger
+batches. It begins no section after six minutes, so that a run fits into eight, and prints which sections it left out.
+For PyTorch, add `--compiled`.
+
+- `peak_bytes` is the high-water mark of the GPU's memory: of the item with all that the group holds on PyTorch, and of
+  the process so far on JAX, which cannot reset it.
+- `gigabytes_per_second` is the bandwidth that an elementwise item or the direction map achieves, if it reads and writes
+  each number once: input and output in a forward pass; with the backward pass also input, cotangent and gradient.
+
 Each run appends its rows to one file, so that backends and versions can be compared.
 """
 
 import gc
 import importlib
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import joblib
 import keras
@@ -55,6 +65,7 @@ COLUMNS = [
     *("run", "backend", "mode", "device", "versions", "threads"),
     *("section", "item", "baseline", "dtype", "size", "what"),
     *("seconds", "low", "high", "ratio", "ratio_low", "ratio_high", "first_call", "bytes_per_input_byte"),
+    *("peak_bytes", "gigabytes_per_second"),
 ]
 Tensor = Any
 Function = Callable[[Tensor, list[Tensor]], Tensor]  # of an input and parameters
@@ -218,6 +229,56 @@ def device() -> str:
     return f"{platform.system()}, {name or platform.processor()}"
 
 
+def check_gpu(found: str) -> None:
+    """Raises unless the name of a platform that a backend computes on is that of a GPU."""
+    if found not in ("cuda", "gpu", "rocm", "mps"):
+        raise typer.BadParameter(
+            f"--device gpu needs a GPU that the backend computes on. Received: {BACKEND} computes on {found}"
+        )
+
+
+def platform_of_backend() -> str:
+    """Returns the name of the platform that the backend computes on."""
+    x = keras.ops.convert_to_tensor(0.0)
+    match BACKEND:
+        case "jax":
+            return next(iter(x.devices())).platform
+        case "tensorflow":
+            return x.device.rpartition("device:")[2].partition(":")[0].lower()
+    return x.device.type
+
+
+def high_water_mark(function: Callable[[], None]) -> int | None:
+    """Calls a function, and returns the high-water mark of the GPU's memory in bytes, which JAX does not reset."""
+    if BACKEND == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            function()
+            return torch.cuda.max_memory_allocated()
+    function()
+    if BACKEND == "jax":
+        import jax
+
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return None
+
+
+# Numbers that are read or written for each number of the input, if each is read and written once.
+TRAFFIC = {"forward": 2, "forward+backward": 5}
+ELEMENTWISE = ("activations", "direction map", "bandwidth")  # sections
+
+
+def with_bandwidth(section: str, row: Row) -> Row:
+    """Returns a row with the achieved bandwidth, if its section measures it."""
+    if section not in ELEMENTWISE or row["what"] not in TRAFFIC:
+        return row
+    numbers = math.prod(int(length) for length in row["size"].split(" x "))
+    moved = TRAFFIC[row["what"]] * numbers * {"float32": 4, "bfloat16": 2}[row["dtype"]]
+    return row | {"gigabytes_per_second": moved / row["seconds"] / 1e9}
+
+
 def threads() -> int:
     """Returns the number of threads that compute."""
     if BACKEND != "torch":
@@ -230,10 +291,13 @@ def threads() -> int:
 # Timing.
 
 
-def side_by_side(functions: dict[str, Callable[[], None]], repetitions: int) -> pd.DataFrame:
-    """Returns the seconds of each function (columns) in each round (rows); round 0 is the first call of all.
+def side_by_side(
+    functions: dict[str, Callable[[], None]], repetitions: int
+) -> tuple[pd.DataFrame, dict[str, int | None]]:
+    """Returns the seconds of each function (columns) in each round (rows), and the high-water mark of memory of each.
 
-    Between round 0, which compiles, and round 1, each function runs once more, untimed.
+    Round 0 is the first call of all, which compiles. Between it and round 1, each function runs once more, untimed, for
+    the high-water marks.
     """
 
     def seconds(function: Callable[[], None]) -> float:
@@ -242,22 +306,22 @@ def side_by_side(functions: dict[str, Callable[[], None]], repetitions: int) -> 
         return time.perf_counter() - start
 
     rounds = [{name: seconds(function) for name, function in functions.items()}]
-    for function in functions.values():
-        function()
+    marks = {name: high_water_mark(function) for name, function in functions.items()}
     names = list(functions)
     for _ in range(repetitions):
         rounds.append({name: seconds(functions[name]) for name in names})
         names = names[1:] + names[:1]
-    return pd.DataFrame(rounds, columns=list(functions))
+    return pd.DataFrame(rounds, columns=list(functions)), marks
 
 
 @dataclass(frozen=True)
 class Bench:
-    """How the items of a run are measured: compiled or not, the number of rounds, and the size."""
+    """How the items of a run are measured: compiled or not, the number of rounds, and the size, larger for a GPU."""
 
     mode: str
     repetitions: int
     smoke: bool
+    gpu: bool = False
 
     @property
     def jit_compile(self) -> bool:
@@ -273,7 +337,7 @@ class Bench:
         dtype: str = "float32",
     ) -> Iterator[Row]:
         """Yields a row for each pair of an item and its baseline, which all run in the same rounds."""
-        found = side_by_side(functions, self.repetitions)
+        found, marks = side_by_side(functions, self.repetitions)
         seconds = found.iloc[1:]
         for item, baseline in pairs:
             low, median, high = seconds[item].quantile([0.25, 0.5, 0.75])
@@ -291,6 +355,7 @@ class Bench:
                 "ratio_low": ratio_low,
                 "ratio_high": ratio_high,
                 "first_call": found.loc[0, item],
+                "peak_bytes": marks.get(item),
             }
 
     def forward(self, function: Function, x: Tensor, parameters: list[Tensor]) -> Callable[[], None]:
@@ -452,11 +517,10 @@ def convolution(item: str, filters: int) -> list[keras.Layer]:
 
 def layers(bench: Bench) -> Iterator[Row]:
     """Measures training steps of single layers."""
-    units, filters, side = (8, 4, 6) if bench.smoke else (1024, 64, 32)
-    groups = [
-        (f"Dense {units}", dense, (units,), (2,) if bench.smoke else (32, 256)),
-        (f"Conv2D {filters}, {side} x {side}", convolution, (side, side, filters), (2,) if bench.smoke else (4, 64)),
-    ]
+    widths, filters, side = ((8,), 4, 6) if bench.smoke else ((1024, 4096) if bench.gpu else (1024,), 64, 32)
+    batches, of_images = ((2,), (2,)) if bench.smoke else ((32, 256), (4, 64, 256) if bench.gpu else (4, 64))
+    groups = [(f"Dense {units}", dense, (units,), batches) for units in widths]
+    groups.append((f"Conv2D {filters}, {side} x {side}", convolution, (side, side, filters), of_images))
     for name, make, shape, batches in groups:
         for batch in batches:
             x, y = normal(batch, *shape), keras.ops.zeros((batch, *shape))
@@ -516,7 +580,7 @@ def vit_tiny(smoke: bool) -> keras.Model:
 
 def steps_of(bench: Bench, name: str, baseline: str, batch: int, networks: dict[str, keras.Model]) -> Iterator[Row]:
     """Measures training steps of whole networks, in three rounds at most."""
-    bench = Bench(bench.mode, min(bench.repetitions, 3), bench.smoke)
+    bench = replace(bench, repetitions=min(bench.repetitions, 3))
     batch = 2 if bench.smoke else batch
     steps = {}
     for item, model in networks.items():
@@ -533,7 +597,7 @@ def steps_of(bench: Bench, name: str, baseline: str, batch: int, networks: dict[
 def parameterizations(bench: Bench) -> Iterator[Row]:
     """Measures training steps of VGG-6 in four parameterizations."""
     networks = {item: vgg6(item, bench.smoke) for item in ("plain", "BN", "GmP+IMN", "WN")}
-    yield from steps_of(bench, "VGG-6", "BN", 64, networks)
+    yield from steps_of(bench, "VGG-6", "BN", 256 if bench.gpu else 64, networks)
 
 
 def models(bench: Bench) -> Iterator[Row]:
@@ -542,8 +606,9 @@ def models(bench: Bench) -> Iterator[Row]:
     resnet, vit = resnet18(bench.smoke), vit_tiny(bench.smoke)
     resnets = {"ReLU": resnet, "CRReLU": swap(resnet, CRReLU), "TMAF diagonal": swap(resnet, TMAF(bandwidth=0))}
     vits = {"GELU": vit, "CRReLU": swap(vit, CRReLU), "EntropyActivation": swap(vit, EntropyActivation)}
-    yield from steps_of(bench, "ResNet-18", "ReLU", 16, resnets)
-    yield from steps_of(bench, "ViT-Tiny", "GELU", 16, vits)
+    batch = 256 if bench.gpu else 16
+    yield from steps_of(bench, "ResNet-18", "ReLU", batch, resnets)
+    yield from steps_of(bench, "ViT-Tiny", "GELU", batch, vits)
 
 
 def folding(bench: Bench) -> Iterator[Row]:
@@ -649,6 +714,7 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "scaling": scaling,
 }
 Section = StrEnum("Section", {name: name for name in SECTIONS})
+GPU_SECONDS = 360  # No section begins later. One that begins before has two minutes.
 DEFAULT = [section for section in Section if section not in ("models", "scaling")]
 
 
@@ -668,10 +734,7 @@ def describe(mode: str, path: Path) -> Row:
 
 def show(name: str, rows: list[Row]) -> None:
     """Prints the table of a section."""
-    table = pd.DataFrame(rows).drop(columns=["section", "low", "high"])
-    if name == "bandwidth":
-        numbers = [np.prod([int(length) for length in size.split(" x ")]) for size in table["size"]]
-        table["GB/s"] = 2 * 4 * np.array(numbers) / table["seconds"] / 1e9  # 4 bytes each, read and written
+    table = pd.DataFrame(rows).drop(columns=["section", "low", "high"]).dropna(axis="columns", how="all")
     print(f"\n## {name}\n\n{table.to_markdown(index=False, floatfmt='.3g')}", flush=True)
 
 
@@ -687,24 +750,35 @@ def main(
         bool, typer.Option("--compiled/--eager", help="Whether PyTorch compiles. The other backends always do.")
     ] = False,
     repetitions: Annotated[int, typer.Option(min=1, help="Number of rounds; every item runs once in each.")] = 5,
-    out: Annotated[Path, typer.Option(help="Folder for the rows and the figure.")] = Path("results"),
+    device: Annotated[
+        Literal["default", "gpu"], typer.Option(help="gpu: measures on a GPU, with sizes for one, within 8 minutes.")
+    ] = "default",
+    out: Annotated[Path, typer.Option(help="Folder, or a .csv file, for the rows; the figure is beside them.")] = Path(
+        "results"
+    ),
     smoke: cli.Smoke = False,
 ) -> None:
     """Measures time and memory of the layers beside a baseline, which is in none of the papers.
 
     Prints tables; appends rows to a file; draws time over size.
     """
+    start, gpu = time.perf_counter(), device == "gpu"
+    if gpu:
+        check_gpu(platform_of_backend())
     mode = "jit" if BACKEND != "torch" else "compiled" if compiled else "eager"
-    bench = Bench(mode, 2 if smoke else repetitions, smoke)
-    path = out / "benchmark.csv"
+    bench = Bench(mode, 2 if smoke else repetitions, smoke, gpu)
+    path = out if out.suffix == ".csv" else out / "benchmark.csv"
     run = describe(mode, path)
-    for name in section:
-        found = [{"section": str(name)} | row for row in SECTIONS[name](bench)]
+    for index, name in enumerate(section):
+        if gpu and time.perf_counter() - start > GPU_SECONDS:
+            print(f"\nLeft out after {GPU_SECONDS} seconds: {', '.join(section[index:])}")
+            break
+        found = [with_bandwidth(name, row) | {"section": str(name)} for row in SECTIONS[name](bench)]
         show(name, found)
         # After each section, so that a kill loses no finished one.
         everything = files.append_rows([run | row for row in found], path, COLUMNS)
     if "scaling" in section:
-        files.write_figure(plot_scaling(everything[everything["section"] == "scaling"]), out / "benchmark.png")
+        files.write_figure(plot_scaling(everything[everything["section"] == "scaling"]), path.with_suffix(".png"))
 
 
 if __name__ == "__main__":

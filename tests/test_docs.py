@@ -18,9 +18,9 @@ PAGES = sorted(DOCS.rglob("*.md"))
 
 
 def blocks(page):
-    """The Python code of a page, save what asks for a TPU or a cluster."""
+    """The Python code of a page, save what asks for several devices, a TPU or a cluster."""
     found = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return [code for code in found if not re.search(r"TPUClusterResolver|Client\(|ray\.init\(", code)]
+    return [code for code in found if not re.search(r"list_devices\(|TPUClusterResolver|Client\(|ray\.init\(", code)]
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,7 @@ from typing import Any, NoReturn
 
 import keras
 
-from keras_actlab import ops
-from keras_actlab.layers.kernels import from_columns
+from keras_actlab.layers.kernels import direction_of, from_columns
 from keras_actlab.ops.tensor import Tensor
 
 
@@ -40,7 +39,7 @@ class GeometricKernel(keras.Variable):
     @property
     def value(self) -> Tensor:
         """The kernel, in the dtype of the variable, or in that of an autocast scope, as Keras reads variables."""
-        columns = ops.angles_to_direction(self.angles) * keras.ops.convert_to_tensor(self.scale)
+        columns = direction_of(self.angles) * keras.ops.convert_to_tensor(self.scale)
         kernel = keras.ops.cast(from_columns(columns, self._shape, self.unit_axes), self._dtype)
         return self._maybe_autocast(kernel)
 

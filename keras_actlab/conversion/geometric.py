@@ -14,7 +14,7 @@ from keras_actlab.conversion.layer_refs import LayerRef, layer_refs
 from keras_actlab.conversion.parametrized import UnitAxes, attributes, kernels, parametrize
 from keras_actlab.conversion.rewriting import Where, rewrite, warn_if_unchanged
 from keras_actlab.conversion.surgery import scope_of
-from keras_actlab.layers.activations import is_positively_homogeneous
+from keras_actlab.layers.activations import is_activation, is_positively_homogeneous
 from keras_actlab.layers.folding import KERNELS, shared_arguments, starting_with_zeros
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
@@ -145,8 +145,8 @@ def _has_kernel(ref: LayerRef) -> bool:
 
 def _holds_matrices(layer: keras.Operation) -> bool:
     """Whether `layer` has kernels of its own, and no geometric counterpart, as layers of experts have."""
-    # Those of Keras' own layers have counterparts.
-    own = [] if _is_of_keras(layer) else own_variables(layer)
+    # Those of Keras' own layers have counterparts. Levels of TMAF have three axes, too.
+    own = [] if _is_of_keras(layer) or is_activation(layer) else own_variables(layer)
     return type(layer).__name__ in MATRICES or any(map(_is_stack, own))
 
 

@@ -20,7 +20,7 @@ from keras_actlab.layers.arguments import (
     boolean,
 )
 from keras_actlab.layers.folding import check_not_overridden, fold_geometric
-from keras_actlab.layers.kernels import from_columns, to_columns
+from keras_actlab.layers.kernels import direction_of, from_columns, to_columns
 from keras_actlab.layers.quantization import Unquantized, refuse_quantization
 from keras_actlab.layers.replacement import Replacement
 from keras_actlab.ops.tensor import Tensor, along_axis, concrete
@@ -231,7 +231,7 @@ class GmP(Unquantized, Replacement):
             raise ValueError(f"Layer {self.name!r} has no `{wanted}` before it is built.")
         if self.angles is None:
             return keras.ops.reshape(self.sign, (1, -1))
-        return ops.angles_to_direction(self.angles)
+        return direction_of(self.angles)
 
     @property
     def kernel(self) -> Tensor:

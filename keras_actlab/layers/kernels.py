@@ -5,6 +5,7 @@ import math
 import keras
 import numpy as np
 
+from keras_actlab.ops import angles_to_direction
 from keras_actlab.ops.tensor import Tensor
 
 
@@ -29,6 +30,21 @@ def fan_in_axes(rank: int, unit_axes: tuple[int, ...]) -> tuple[int, ...]:
 
 def _last(unit_axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(range(-len(unit_axes), 0))
+
+
+def direction_of(angles: keras.Variable) -> Tensor:
+    """Returns the unit vectors with the given angles, (fan_in, units); see `keras_actlab.ops.angles_to_direction`.
+
+    In model parallelism they are divided among the devices as the angles are. Otherwise, XLA may divide them along the
+    fan-in, as an input of the layer is divided, and then exchanges rows of angles.
+    """
+    direction = angles_to_direction(angles)
+    distribution = keras.distribution.distribution()
+    if isinstance(distribution, keras.distribution.ModelParallel):
+        along_units = distribution.get_variable_layout(angles).axes[-1]
+        layout = keras.distribution.TensorLayout((None, along_units), distribution.device_mesh)
+        direction = keras.distribution.distribute_tensor(direction, layout)
+    return direction
 
 
 def to_float32(variable: object) -> np.ndarray:

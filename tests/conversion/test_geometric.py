@@ -325,3 +325,11 @@ def test_kernels_that_a_layer_holds_itself_are_listed():
     model = keras.Sequential([keras.Input((4,)), Experts(name="experts"), keras.layers.Dense(2)])
     (row,) = report(keras_actlab.to_gmp(model)).skipped
     assert (row.layer, row.note) == ("experts", "Experts has no geometric counterpart")
+
+
+@pytest.mark.one_backend
+def test_activations_stay():
+    """The levels of TMAF, which have three axes, became angles."""
+    layer = keras.layers.Dense(4, activation=layers.TMAF(name="activation"))
+    converted = keras_actlab.to_gmp(keras.Sequential([keras.Input((3,)), layer]))
+    assert [weight.name for weight in converted.weights] == ["angles", "radius", "scale", "levels"]

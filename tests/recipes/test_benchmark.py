@@ -1,7 +1,11 @@
+import sys
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from recipes import benchmark as recipe
@@ -9,13 +13,14 @@ from recipes import benchmark as recipe
 pytestmark = pytest.mark.one_backend
 
 # Elsewhere compiling keras-hub's models would take a minute.
-SECTIONS = [name for name in recipe.SECTIONS if name != "models" or keras.backend.backend() == "torch"]
+MODELS = ["models"] * (keras.backend.backend() == "torch")
+SECTIONS = [name for name in recipe.SECTIONS if name != "models"]
 MODE = "eager" if keras.backend.backend() == "torch" else "jit"
 
 
-def run(out, *sections):
+def run(out, *sections, options=()):
     chosen = [word for name in sections for word in ("--section", name)]
-    finished = CliRunner().invoke(recipe.app, ["--smoke", "--out", str(out), *chosen], catch_exceptions=False)
+    finished = CliRunner().invoke(recipe.app, ["--smoke", "--out", str(out), *options, *chosen], catch_exceptions=False)
     assert finished.exit_code == 0
     return finished.stdout
 
@@ -23,14 +28,21 @@ def run(out, *sections):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("benchmark")
-    run(out, *SECTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        for package in {"keras_hub", "keras_cv", "tensorflow"} - {keras.backend.backend()}:
+            patch.setitem(sys.modules, package, None)  # its import raises an error
+        patch.setattr(recipe, "platform_of_backend", lambda: "gpu")
+        run(out, *SECTIONS, options=["--device", "gpu"])
+    if MODELS:
+        run(out, *MODELS)
     return out
 
 
 def test_every_round_calls_each_function_once():
     called = []
     functions = {name: lambda name=name: called.append(name) for name in "abc"}
-    seconds = recipe.side_by_side(functions, repetitions=4)
+    seconds, marks = recipe.side_by_side(functions, repetitions=4)
+    assert list(marks) == list("abc")
     assert "".join(called) == "abc" * 2 + "abc" + "bca" + "cab" + "abc"
     assert list(seconds) == list("abc")
     assert len(seconds) == 1 + 4
@@ -39,11 +51,57 @@ def test_every_round_calls_each_function_once():
 
 def test_ratios_are_those_of_rounds(monkeypatch):
     seconds = pd.DataFrame({"a": [9.0, 1, 2, 4], "b": [9.0, 2, 8, 4]})
-    monkeypatch.setattr(recipe, "side_by_side", lambda functions, repetitions: seconds)
+    monkeypatch.setattr(recipe, "side_by_side", lambda functions, repetitions: (seconds, {"b": 7}))
     (row,) = recipe.Bench(MODE, 3, smoke=True).compare({}, [("b", "a")], "3", "forward")
     assert (row["ratio_low"], row["ratio"], row["ratio_high"]) == (1.5, 2, 3)
     assert (row["low"], row["seconds"], row["high"]) == (3, 4, 6)
     assert row["first_call"] == 9
+    assert row["peak_bytes"] == 7
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_a_gpu_is_asked_for_where_there_is_none(platform):
+    backend = keras.backend.backend()
+    with pytest.raises(typer.BadParameter, match=f"needs a GPU.* Received: {backend} computes on {platform}"):
+        recipe.check_gpu(platform)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "gpu"])
+def test_a_gpu_is_found(platform):
+    recipe.check_gpu(platform)
+
+
+@pytest.mark.skipif(recipe.platform_of_backend() != "cpu", reason="there is a GPU")
+def test_no_work_is_done_without_the_gpu(tmp_path):
+    finished = CliRunner().invoke(recipe.app, ["--device", "gpu", "--out", str(tmp_path / "rows.csv")])
+    assert finished.exit_code == 2
+    assert "computes on cpu" in finished.output
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_a_run_on_a_gpu_ends_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "platform_of_backend", lambda: "gpu")
+    seconds = iter([0, 100, 200, 300, 350, 361])
+    monkeypatch.setattr(recipe, "time", SimpleNamespace(perf_counter=lambda: next(seconds)))
+    measured = []
+    for name in recipe.DEFAULT:
+        row = dict.fromkeys(recipe.COLUMNS) | {"what": "forward", "size": "2 x 3", "dtype": "float32", "seconds": 1.0}
+        section = lambda bench, name=name, row=row: measured.append((name, bench.gpu)) or [row]  # noqa: E731
+        monkeypatch.setitem(recipe.SECTIONS, name, section)
+    path = tmp_path / "rows.csv"
+    finished = CliRunner().invoke(recipe.app, ["--device", "gpu", "--out", str(path)], catch_exceptions=False)
+    assert measured == [(name, True) for name in recipe.DEFAULT[:4]]
+    assert "Left out after 360 seconds: folding, bandwidth" in finished.stdout
+    assert pd.read_csv(path)["section"].tolist() == recipe.DEFAULT[:4]
+
+
+@pytest.mark.parametrize(
+    ("what", "dtype", "expected"), [("forward", "float32", 2 * 4), ("forward+backward", "bfloat16", 5 * 2)]
+)
+def test_achieved_bandwidth(what, dtype, expected):
+    row = {"what": what, "dtype": dtype, "size": "10 x 100", "seconds": 1e-6}
+    assert recipe.with_bandwidth("activations", row)["gigabytes_per_second"] == pytest.approx(expected)
+    assert recipe.with_bandwidth("layers", row) == row  # training steps do more than move numbers
 
 
 @pytest.mark.parametrize(("function", "expected"), [(lambda x, _: x * x, 1), (lambda x, _: keras.ops.exp(x * x), 2)])
@@ -91,8 +149,8 @@ def test_the_model_of_the_paper():
 def test_a_run_holds_every_section(folder):
     table = pd.read_csv(folder / "benchmark.csv")
     assert list(table) == recipe.COLUMNS
-    assert (table["run"] == 1).all()
-    assert list(table["section"].unique()) == SECTIONS
+    np.testing.assert_array_equal(table["run"], 1 + (table["section"] == "models"))
+    assert list(table["section"].unique()) == SECTIONS + MODELS
     timed = table[table["what"] != "bytes kept"]
     assert timed[["seconds", "low", "high", "ratio", "first_call"]].gt(0).all(axis=None)
     np.testing.assert_array_equal(timed.loc[timed["item"] == timed["baseline"], "ratio"], 1)
@@ -104,7 +162,7 @@ def test_a_run_holds_every_section(folder):
     assert sections["activations"]["bytes_per_input_byte"].notna().sum() == weighed
     assert len(sections["layers"]) == 2 * 4  # layers, parameterizations
     assert len(sections["VGG-6"]) == 4
-    if "models" in SECTIONS:
+    if MODELS:
         assert len(sections["models"]) == 2 * 3
     assert set(sections["folding"]["item"]) == {"plain", "folded", "geometric"}
 
@@ -112,12 +170,12 @@ def test_a_run_holds_every_section(folder):
 def test_another_run_is_appended(folder, tmp_path):
     (tmp_path / "benchmark.csv").write_bytes((folder / "benchmark.csv").read_bytes())
     printed = run(tmp_path, "bandwidth")
-    assert "GB/s" in printed
+    assert "gigabytes_per_second" in printed
     first = (folder / "benchmark.csv").read_text()
     both = (tmp_path / "benchmark.csv").read_text()
     assert both.startswith(first)
     added = pd.read_csv(tmp_path / "benchmark.csv").iloc[-1]
-    assert (added["run"], added["item"]) == (2, "x + 1")
+    assert (added["run"], added["item"]) == (2 + len(MODELS), "x + 1")
 
 
 def test_scaling_is_drawn_on_logarithmic_axes(folder):
