@@ -29,8 +29,8 @@ def quantize(model: keras.Model, mode: str | None = None, *, config: Any = None,
         mode: `"int8"`, `"int4"` or `"float8"`. Optional if `config` is given.
         config: A `keras.quantizers.QuantizationConfig`. `"awq"` needs `keras.quantizers.AWQConfig`, whose
             `quantization_layer_structure` must name layers of this model unless its class has the method
-            `get_quantization_layer_structure`. `"gptq"` needs `keras.quantizers.GPTQConfig` likewise, with a `group_size`
-            that divides 128.
+            `get_quantization_layer_structure`. `"gptq"` needs `keras.quantizers.GPTQConfig` likewise, with a
+            `group_size` that divides 128.
         filters: Which layers to quantize: a regular expression of names, a list of these, or a function of a layer.
 
     Raises:
