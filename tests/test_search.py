@@ -118,7 +118,7 @@ def test_the_direction_of_a_study(tmp_path):
         search.optimize(space(tmp_path), optuna.create_study(direction="maximize"), trials=1)
 
 
-@pytest.mark.filterwarnings("ignore")  # KerasTuner's own
+@pytest.mark.filterwarnings("ignore:(currentThread|getName).. is deprecated")  # KerasTuner's own
 def test_keras_tuner(tmp_path):
     keras_tuner = pytest.importorskip("keras_tuner")
     one = space(tmp_path, epochs=1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_actlab.arguments import check_number, check_type
 from keras_actlab.cab._base_tracker import BaseTracker
-from keras_actlab.layers.observed import labels, observable, observed
+from keras_actlab.layers.observed import labels, observable, observed, select
 from keras_actlab.ops.tensor import Tensor, concrete
 
 # Distance of the two points whose outputs give the slope, relative to the pre-activation: small enough for a sigmoid,
@@ -104,16 +104,7 @@ class DeadUnitTracker(BaseTracker):
         there = list(observable(self.model))
         selected = there
         if self.layers is not None:
-            selected = []
-            for wanted in self.layers:
-                found = [layer for layer in there if wanted is layer or wanted in (layer.name, layer.path)]
-                if not found:
-                    raise ValueError(
-                        "`layers` must be layers with an elementwise activation in the trained model. Received: "
-                        f"{wanted if isinstance(wanted, str) else wanted.name!r}, while the model has "
-                        f"{[layer.path for layer in there]}"
-                    )
-                selected += found
+            selected = select(self.layers, there, "layers with an elementwise activation")
         if not selected:
             raise ValueError(f"The model must have an elementwise activation. Received: {self.model.name!r}")
         self._labels = labels(selected)

@@ -132,6 +132,10 @@ class Modified(keras.layers.Layer):
         del cls  # the config names the class to return
         # keras-hub adds arguments to the config of a preset.
         added = {key: value for key, value in config.items() if key not in ("original", "changes")}
+        # It adds the dtype None if it finds none here, which would replace the dtypes of quantized layers.
+        saved = config["original"]["config"].get("dtype")
+        if added.get("dtype") is None and isinstance(saved, dict) and saved["class_name"] == "DTypePolicyMap":
+            added.pop("dtype", None)
         own = {**config["original"], "config": config["original"]["config"] | added}
         layer = keras.saving.deserialize_keras_object(own, custom_objects=custom_objects)
         within = {(): layer, **dict(_within(layer))}

@@ -29,13 +29,14 @@ def quantize(model: keras.Model, mode: str | None = None, *, config: Any = None,
         mode: `"int8"`, `"int4"` or `"float8"`. Optional if `config` is given.
         config: A `keras.quantizers.QuantizationConfig`. `"awq"` needs `keras.quantizers.AWQConfig`, whose
             `quantization_layer_structure` must name layers of this model unless its class has the method
-            `get_quantization_layer_structure`. GPTQ is passed on to Keras likewise, but no test covers it.
+            `get_quantization_layer_structure`. `"gptq"` needs `keras.quantizers.GPTQConfig` likewise, with a
+            `group_size` that divides 128.
         filters: Which layers to quantize: a regular expression of names, a list of these, or a function of a layer.
 
     Raises:
         TypeError: If `model` is not a model.
-        ValueError: If the model is not built, the selected layers include one that computes its kernel, or none can be
-            quantized. The model is unchanged then.
+        ValueError: If the model is not built, the selected layers include one that computes its kernel, none can be
+            quantized, or GPTQ's `group_size` does not divide 128. The model is unchanged then.
 
     Example:
 
@@ -47,6 +48,13 @@ def quantize(model: keras.Model, mode: str | None = None, *, config: Any = None,
     """
     if mode is not None or config is None:
         check_choice("mode", mode, ("int8", "int4", "float8", "awq", "gptq"))
+    # Keras 3.15 starts another group after each block of 128 inputs, and then fails halfway: it has more scales than
+    # groups. With at most 128 inputs, -1 is the same as 128.
+    if isinstance(config, keras.quantizers.GPTQConfig) and (config.group_size < 1 or 128 % config.group_size):
+        raise ValueError(
+            "`group_size` of GPTQ must divide 128, because Keras fails otherwise for layers with more than 128 inputs. "
+            f"Received: group_size={config.group_size}"
+        )
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model. Received: model={model!r} (of type {type(model).__name__})")
     if not model.built:

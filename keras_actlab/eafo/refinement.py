@@ -16,6 +16,7 @@ from keras_actlab.eafo.densities import Empirical, check_number
 from keras_actlab.eafo.push_forward import PushForward, Table, push_forward_of, runs, support
 from keras_actlab.eafo.search import node_correction
 from keras_actlab.layers import EntropyActivation
+from keras_actlab.layers.observed import select
 from keras_actlab.ops.float64 import linear_spline
 
 ROUNDING = float(np.finfo("float32").eps)
@@ -117,21 +118,12 @@ class EntropyRefinement(PeriodicCallback):
                     f"Received: {self.model.name!r}, which has {len(there)} EntropyActivation, none of them with one"
                 )
             return
-        self._found = []
-        for wanted in self.layers:
-            found = [layer for layer in there if wanted is layer or wanted in (layer.name, layer.path)]
-            if not found:
+        self._found = select(self.layers, there, "EntropyActivation layers")
+        for layer in self._found:
+            if not layer.sample_size:
                 raise ValueError(
-                    "`layers` must be EntropyActivation layers of the model that is trained. Received: "
-                    f"{wanted if isinstance(wanted, str) else wanted.name!r}, while the model has "
-                    f"{[layer.path for layer in there]}"
+                    f"`layers` must keep a sample: give them a `sample_size`. Received: {layer.path!r}, without one"
                 )
-            for layer in found:
-                if not layer.sample_size:
-                    raise ValueError(
-                        f"`layers` must keep a sample: give them a `sample_size`. Received: {layer.path!r}, without one"
-                    )
-            self._found += [layer for layer in found if layer not in self._found]
 
     def run(self) -> None:
         for layer in self._found:

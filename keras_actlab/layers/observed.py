@@ -1,9 +1,9 @@
 """Observing the activations of a model while it runs, outside of compiled functions."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import keras
 
@@ -17,6 +17,8 @@ EXCLUDED_ACTIVATIONS = (
     keras.activations.softmax,
     keras.activations.sparsemax,
 )
+
+LayerT = TypeVar("LayerT", bound=keras.layers.Layer)
 
 # Called with the layer, the function that it applies (or the layer itself), the input and the output.
 Observer: TypeAlias = Callable[[keras.layers.Layer, Callable[..., Any], Tensor, Tensor], None]
@@ -44,6 +46,24 @@ def labels(layers: Iterable[keras.layers.Layer]) -> dict[keras.layers.Layer, str
     layers = list(layers)
     counts = Counter(layer.name for layer in layers)
     return {layer: layer.name if counts[layer.name] == 1 else layer.path or layer.name for layer in layers}
+
+
+def select(wanted: Iterable[keras.layers.Layer | str], there: Sequence[LayerT], description: str) -> list[LayerT]:
+    """Returns those of the layers `there` that `wanted` holds itself or by name or path, each once.
+
+    Raises ValueError if an entry selects none.
+    """
+    selected: dict[int, LayerT] = {}
+    for entry in wanted:
+        found = {id(layer): layer for layer in there if entry is layer or entry in (layer.name, layer.path)}
+        if not found:
+            raise ValueError(
+                f"`layers` must be {description} of the model that is trained. Received: "
+                f"{entry if isinstance(entry, str) else entry.name!r}, while the model has "
+                f"{[layer.path for layer in there]}"
+            )
+        selected |= found
+    return list(selected.values())
 
 
 @contextmanager

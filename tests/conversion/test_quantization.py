@@ -158,3 +158,7 @@ def test_arguments():
         keras_actlab.quantize(keras.Sequential([keras.Input((3,)), layers.CRReLU()]), "int8")
     with pytest.raises(ValueError, match="int3"):
         keras_actlab.quantize(network(), "int3")
+    for group_size in (-1, 48, 256):
+        config = keras.quantizers.GPTQConfig(["a"], str.split, group_size=group_size)
+        with pytest.raises(ValueError, match=f"must divide 128, .*Received: group_size={group_size}"):
+            keras_actlab.quantize(network(), config=config)

@@ -61,18 +61,32 @@ def test_a_folded_language_model_generates_the_same_when_quantized(task, mode, s
     assert generated(model) == texts
 
 
+def calibration(model, mode, group_size):
+    config = {"awq": keras.quantizers.AWQConfig, "gptq": keras.quantizers.GPTQConfig}[mode]
+    tokenizer = model.preprocessor.tokenizer
+    return config(TEXTS * 4, tokenizer, num_samples=4, sequence_length=10, group_size=group_size)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Invalid quantization mode")  # of embeddings, which Keras skips
-def test_calibrated_weights(task):
+@pytest.mark.parametrize(("mode", "group_size"), [("awq", -1), ("awq", 32), ("gptq", 32)])
+def test_calibrated_weights(task, mode, group_size):
     model = folded(task)
-    before = logits(model)
-    config = keras.quantizers.AWQConfig(
-        TEXTS * 4, model.preprocessor.tokenizer, num_samples=4, sequence_length=10, group_size=-1
-    )
-    keras_actlab.quantize(model, "awq", config=config)
+    before, texts = logits(model), generated(model)
+    keras_actlab.quantize(model, mode, config=calibration(model, mode, group_size))
     blocks = model.backbone.transformer_layers
-    assert {block._feedforward_intermediate_dense.quantization_mode for block in blocks} == {"awq"}
+    assert {block._feedforward_intermediate_dense.quantization_mode for block in blocks} == {mode}
     assert np.abs(logits(model) - before).max() < 0.5 * np.abs(before).max()
+    assert generated(model) == texts
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:(Invalid quantization mode|Layer .* does not have a `quantize`)")
+def test_keras_still_fails_with_groups_that_quantize_refuses():
+    """For a plain model; if it no longer fails, `quantize` need not refuse these group sizes."""
+    plain = models.gpt2(vocabulary={word: index for index, word in enumerate(WORDS)}, merges=["0 0"], **SIZE)
+    with pytest.raises(ValueError, match=r"variable.shape=\(64, 1\), Received: value.shape=.*64, 2"):
+        plain.quantize("gptq", config=calibration(plain, "gptq", -1))
 
 
 def test_an_unfolded_task_is_refused(task):
@@ -83,11 +97,14 @@ def test_an_unfolded_task_is_refused(task):
         backbone.enable_lora(2)
 
 
-@pytest.mark.parametrize("form", ["converted", "folded"])
+@pytest.mark.filterwarnings("ignore:The use of `x.T`")  # of int8 embeddings in Keras 3.15
+@pytest.mark.parametrize("form", ["converted", "folded", "int8"])
 def test_presets(task, form, tmp_path):
     import keras_hub
 
     model = task if form == "converted" else folded(task)
+    if form == "int8":
+        keras_actlab.quantize(model, "int8")
     model.save_to_preset(str(tmp_path))
     loaded = keras_hub.models.GPT2CausalLM.from_preset(str(tmp_path))
     np.testing.assert_allclose(logits(loaded), logits(model), atol=1e-4)

@@ -11,7 +11,7 @@ import pytest
 
 from keras_actlab.trackers import MLflowWriter, TensorBoardWriter, WandbWriter
 
-pytestmark = [pytest.mark.one_backend, pytest.mark.filterwarnings("ignore")]  # the tools' own
+pytestmark = pytest.mark.one_backend
 
 VALUES = np.array([0.0, 1.0, 1.0, np.nan, 3.0])
 
