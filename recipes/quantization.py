@@ -72,11 +72,13 @@ def text(seed: int, epochs: int, count: int | None) -> list[Row]:
     parts = [manual[start : start + CHARACTERS] for start in range(0, len(manual), CHARACTERS)][:count]
     train, test = train_test_split(parts, test_size=0.1, random_state=seed)
     byte_pairs = tokenizers.ByteLevelBPETokenizer()
-    byte_pairs.train_from_iterator(train, vocab_size=512, special_tokens=["<|endoftext|>"])
+    byte_pairs.train_from_iterator(train, vocab_size=511)
     learned = json.loads(byte_pairs.to_str())["model"]
+    # keras-hub pads with token 0. Were it the end of a text, `generate` would take each text for finished.
+    vocabulary = learned["vocab"] | {"<|endoftext|>": len(learned["vocab"])}
     model = keras_actlab.models.gpt2(
         activation="crrelu",
-        vocabulary=learned["vocab"],
+        vocabulary=vocabulary,
         merges=[" ".join(pair) for pair in learned["merges"]],
         dropout=0.0,
         num_layers=2,
@@ -98,7 +100,8 @@ def text(seed: int, epochs: int, count: int | None) -> list[Row]:
 
     def measure(one: keras.Model) -> Row:
         compile_for(one, sampler="greedy")
-        generated = [byte_pairs.encode(found).ids for found in one.generate(starts, max_length=TOKENS)]
+        found = one.generate(starts, max_length=TOKENS)
+        generated = [byte_pairs.encode(text[len(start) :]).ids for start, text in zip(starts, found, strict=True)]
         before.extend(generated if not before else [])
         pairs = list(zip(generated, before, strict=True))
         equal = sum(a == b for pair in pairs for a, b in zip(*pair, strict=False))

@@ -36,7 +36,8 @@ def gpt2(
             and vocabulary are downloaded, or a folder that holds them. None for a new network.
         activation: The activation of the hidden layers: any that `keras_actlab.swap_activations` accepts. None for that
             of GPT-2, the tanh approximation of GELU.
-        vocabulary: The integer of each token of a new network, or a JSON file that holds them.
+        vocabulary: The integer of each token of a new network, or a JSON file that holds them. keras-hub pads texts
+            with 0. If that is "<|endoftext|>", `generate` takes every text for finished.
         merges: The byte-pair merge rules of a new network, or a text file that holds them.
         **size: `num_layers` (12 by default), `num_heads` (12), `hidden_dim` (768), `intermediate_dim` (3072),
             `max_sequence_length` (1024) and `dropout` (0.1) of a new network.
@@ -51,7 +52,7 @@ def gpt2(
 
     Example:
 
-    >>> tokens = {"vocabulary": {"<|endoftext|>": 0, "a": 1, "b": 2, "ab": 3}, "merges": ["a b"]}
+    >>> tokens = {"vocabulary": {"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}, "merges": ["a b"]}
     >>> model = keras_actlab.models.gpt2(
     ...     activation="crrelu", **tokens, num_layers=1, num_heads=2, hidden_dim=8, intermediate_dim=32
     ... )
