@@ -35,6 +35,9 @@ class Augmentation:
     layers: Callable[[], list[keras.Layer]] = list
 
 
+FLIP = {"flip": Augmentation(layers=lambda: [keras.layers.RandomFlip("horizontal")])}  # for `command`
+
+
 @dataclass(frozen=True)
 class Setting:
     """How all methods of a comparison are trained.
