@@ -16,7 +16,7 @@ from keras_actlab import models
 from keras_actlab.conversion import To
 from keras_actlab.layers import TMAF, CRReLU
 from recipes.common.augmentation import random_resized_crop
-from recipes.common.image_classification import Augmentation, Method, Protocol, command, step_schedule
+from recipes.common.image_classification import FLIP, Method, Protocol, command, step_schedule
 
 
 def method(activation: To) -> Method:
@@ -43,7 +43,7 @@ app = command(
     ["cifar10"],
     [128],
     crop=random_resized_crop,
-    augmentations={"flip": Augmentation(layers=lambda: [keras.layers.RandomFlip("horizontal")])},
+    augmentations=FLIP,
 )
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from keras_actlab import models
 from keras_actlab.layers import GmPConv2D, InputMeanNormalization, MeanOnlyBatchNormalization, WeightNormalization
 from recipes.common.augmentation import resize_and_crop
 from recipes.common.image_classification import (
-    Augmentation,
+    FLIP,
     Method,
     Protocol,
     command,
@@ -122,7 +122,7 @@ app = command(
     ["imagenet32"],
     [256, 512, 1024],
     crop=resize_and_crop,
-    augmentations={"flip": Augmentation(layers=lambda: [keras.layers.RandomFlip("horizontal")])},
+    augmentations=FLIP,
 )
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ METHODS = {
     "BN": method("standard", "batch"),
     "GmP+IMN": method("gmp", "input_mean"),
 }
+AUGMENTATIONS = {"flip and colours": Augmentation(changes=(augmentation.flip, augmentation.shift_colours))}
 app = command(
     "imagenet_resnet",
     "Repeats table 3 of Chen and Ge (2024): parameterizations of ResNet-18 on ImageNet.",
@@ -41,7 +42,7 @@ app = command(
     ["folders"],
     [256],
     crop=augmentation.resize_and_crop,
-    augmentations={"flip and colours": Augmentation(changes=(augmentation.flip, augmentation.shift_colours))},
+    augmentations=AUGMENTATIONS,
 )
 
 if __name__ == "__main__":

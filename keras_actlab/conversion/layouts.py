@@ -9,11 +9,11 @@ import keras
 from keras_actlab._private.keras_layers import nested_layers
 from keras_actlab.arguments import check_model, check_type
 from keras_actlab.conversion.parametrized import kernels
-from keras_actlab.layers.arguments import Shape
 from keras_actlab.layers.gmp import GmP
 from keras_actlab.layers.gmp_separable_conv import GmPSeparableConv
 
 UnitAxes: TypeAlias = tuple[int, ...]
+Axes: TypeAlias = tuple[str | None, ...]  # of the device mesh, one for each axis of a variable
 
 
 def layout_map(model: keras.Model, plain: keras.distribution.LayoutMap) -> keras.distribution.LayoutMap:
@@ -76,9 +76,9 @@ def layout_map(model: keras.Model, plain: keras.distribution.LayoutMap) -> keras
     return result
 
 
-def _kernels(model: keras.Model) -> Iterator[tuple[str, Shape, UnitAxes, list[keras.Variable]]]:
+def _kernels(model: keras.Model) -> Iterator[tuple[str, tuple[int, ...], UnitAxes, list[keras.Variable]]]:
     """Returns path, shape and unit axes of each plain kernel, and the variables in its place, with units last."""
-    paths = {}
+    paths: dict[int, str] = {}
     for layer in nested_layers(model):
         if isinstance(layer, GmPSeparableConv):
             paths |= {id(layer.depthwise): "depthwise_kernel", id(layer.pointwise): "pointwise_kernel"}
@@ -95,7 +95,7 @@ def _kernels(model: keras.Model) -> Iterator[tuple[str, Shape, UnitAxes, list[ke
             yield kernel.path, kernel.shape, kernel.unit_axes, [kernel.angles, kernel.scale]
 
 
-def _split(axes: Shape, shape: Shape, unit_axes: UnitAxes, mesh: keras.distribution.DeviceMesh) -> str | None:
+def _split(axes: Axes, shape: tuple[int, ...], unit_axes: UnitAxes, mesh: keras.distribution.DeviceMesh) -> str | None:
     """Returns the mesh axis along which units are split, given the layout and the shape of a plain kernel."""
     units = math.prod(shape[axis] for axis in unit_axes)
     sizes = dict(zip(mesh.axis_names, mesh.shape, strict=True))

@@ -82,7 +82,9 @@ def fit_resumable(
         verbose: As in `keras.Model.fit`.
 
     Returns:
-        The log: `epoch`, `step`, `seconds`, and the metrics that `fit` reports.
+        The log: `epoch`, `step`, `seconds`, `training_seconds` (without the validation), `waiting_seconds` (of these,
+        spent waiting for batches; on TensorFlow, whose own threads wait, preparing them), and the metrics that `fit`
+        reports.
 
     Raises:
         ValueError: If the model is not built or not compiled, or has another optimizer that is not built; if a number
@@ -103,6 +105,8 @@ def fit_resumable(
     [2, 4, 6]
     """
     import grain
+
+    from keras_actlab.experiments._waiting import TimedBatches
 
     check_model("model", model)
     check_type("batches", batches, grain.MapDataset, "a grain.MapDataset")
@@ -150,8 +154,9 @@ def fit_resumable(
             # Keras learns the number of validation batches by running out of them. If it is given, Keras takes too
             # many with `steps_per_execution`.
             warnings.filterwarnings("ignore", "Your input ran out of data")
+            checkpoints.batches = TimedBatches(read_ahead(batches[step : epochs * steps_per_epoch], workers, processes))
             model.fit(
-                read_ahead(batches[step : epochs * steps_per_epoch], workers, processes),
+                checkpoints.batches,
                 initial_epoch=epoch,
                 epochs=epochs,
                 steps_per_epoch=steps,
@@ -297,7 +302,8 @@ class _Checkpoints(keras.callbacks.Callback):
         self.step = 0
         self.is_seeded = False
         self.rows: list[dict[str, float]] = []
-        self.start = 0.0
+        self.start = self.trained = 0.0
+        self.batches: Any = None  # the `TimedBatches` of this `fit`
         self._fit_start = 0  # the first step of this epoch in this `fit`
         self._last: Path | None = None  # the newest checkpoint that was read or written
         self._unaveraged: list[np.ndarray] = []
@@ -370,7 +376,11 @@ class _Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self.start = time.perf_counter()
+        self.trained = self.batches.seconds = 0.0
         self._fit_start = self.step
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        self.trained = time.perf_counter()
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if not self.is_seeded:  # not earlier, because PyTorch's data loaders draw random numbers, too
@@ -389,7 +399,10 @@ class _Checkpoints(keras.callbacks.Callback):
                 f"`batches` must have a batch at each index: do not filter it. Received: none after step {self.step}"
             )
         self._check_finite(logs)
-        row = {"epoch": epoch, "step": self.step, "seconds": time.perf_counter() - self.start}
+        now = time.perf_counter()
+        row = {"epoch": epoch, "step": self.step, "seconds": now - self.start}
+        row["training_seconds"] = (self.trained or now) - self.start
+        row["waiting_seconds"] = self.batches.seconds
         self.rows.append(row | (logs or {}))
         if _averages(self.model.optimizer):
             variables = self.model.trainable_variables

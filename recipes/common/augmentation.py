@@ -38,10 +38,30 @@ def resize_and_crop(
         shorter: Range of the length for a side of 224; in proportion for others.
     """
     low, high = (round(length * side / 224) for length in shorter)
-    scale = int(rng.integers(low, high + 1)) / min(image.size)
-    image = image.resize([max(side, round(scale * length)) for length in image.size], Image.Resampling.BILINEAR)
+    image = resize_shorter(image, int(rng.integers(low, high + 1)), side)
     left, top = (int(rng.integers(0, length - side + 1)) for length in image.size)
     return image.crop((left, top, left + side, top + side))
+
+
+def resize_shorter(image: Image.Image, length: int, least: int) -> Image.Image:
+    """Returns an image with a shorter side of `length`, and both sides of `least` or more."""
+    scale = length / min(image.size)
+    size = tuple(max(least, round(scale * one)) for one in image.size)
+    return _cut(image, (0, 0, *image.size), size)
+
+
+def _cut(image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> Image.Image:
+    """Returns a box of an image, resized.
+
+    A JPEG that is not decoded yet is decoded at a half, a quarter or an eighth if the box then has `size` or more.
+    """
+    (width, height), (left, top, right, bottom) = image.size, box
+    image.draft("RGB", (math.ceil(width * size[0] / (right - left)), math.ceil(height * size[1] / (bottom - top))))
+    left, top, right, bottom = (edge / round(width / image.size[0]) for edge in box)
+    # Cropped first, so that no pixel outside of the box contributes.
+    x, y = math.floor(left), math.floor(top)
+    image = image.crop((x, y, math.ceil(right), math.ceil(bottom)))
+    return image.resize(size, Image.Resampling.BILINEAR, (left - x, top - y, right - x, bottom - y))
 
 
 def random_resized_crop(image: Image.Image, rng: np.random.Generator, side: int) -> Image.Image:
@@ -57,8 +77,7 @@ def random_resized_crop(image: Image.Image, rng: np.random.Generator, side: int)
     else:  # the image is elongated
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         left, top = (width - w) // 2, (height - h) // 2
-    image = image.crop((left, top, left + w, top + h))
-    return image.resize((side, side), Image.Resampling.BILINEAR)
+    return _cut(image, (left, top, left + w, top + h), (side, side))
 
 
 def flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import grain
 import keras
+import pandas as pd
 import typer
 
 from keras_actlab import distribution, experiments, models
@@ -34,6 +35,9 @@ class Augmentation:
     layers: Callable[[], list[keras.Layer]] = list
 
 
+FLIP = {"flip": Augmentation(layers=lambda: [keras.layers.RandomFlip("horizontal")])}  # for `command`
+
+
 @dataclass(frozen=True)
 class Setting:
     """How all methods of a comparison are trained.
@@ -50,6 +54,7 @@ class Setting:
         workers: Number of threads that read images.
         processes: Number of processes that prepare training batches; 0 for threads only.
         save_every: Number of steps between two checkpoints.
+        jit_compile: As in `keras.Model.compile`.
     """
 
     batch_size: int
@@ -62,6 +67,7 @@ class Setting:
     workers: int = 2
     processes: int = 0
     save_every: int = 1000
+    jit_compile: bool | str = "auto"
 
 
 def standardization() -> keras.layers.Layer:
@@ -116,9 +122,7 @@ def comparison(
     steps = len(train) // setting.batch_size
     size = images.even_batch_size(len(test), setting.batch_size) if setting.data_parallel else setting.batch_size
     evaluation = images.evaluation_batches(test, size, setting.side, round(setting.side * 256 / 224))
-    fit: experiments.Fitting = experiments.Resumable(
-        folder, max(1, steps), setting.save_every, setting.workers, setting.processes
-    )
+    fit = experiments.Resumable(folder, max(1, steps), setting.save_every, setting.workers, setting.processes)
     return experiments.Comparison(
         name=task,
         methods={
@@ -129,7 +133,7 @@ def comparison(
         mode="max",
         epochs=setting.epochs,
         seeds=seeds,
-        fit=partial(_fit_on_plateau, steps=steps) if setting.plateau else fit,
+        fit=partial(_fit_on_plateau, steps=steps) if setting.plateau else partial(fit_and_report, fit, setting),
     )
 
 
@@ -182,6 +186,7 @@ def _model(method: Method, setting: Setting, classes: int, steps: int, teacher: 
             keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
             keras.metrics.SparseTopKCategoricalAccuracy(min(5, classes), name="top5"),
         ],
+        jit_compile=setting.jit_compile,
     )
     return model
 
@@ -198,6 +203,30 @@ def _with_teacher(model: keras.Sequential, teacher: keras.Model) -> keras.Model:
     distillation = models.HardDistillation(keras.Model(pixels, keras.layers.Average()(heads)), teacher)
     distillation(pixels)  # builds it
     return distillation
+
+
+def fit_and_report(
+    resumable: experiments.Resumable,
+    setting: Setting,
+    model: keras.Model,
+    fit: experiments.Fit,
+    train: grain.MapDataset,
+    test: grain.MapDataset,
+) -> dict[int, dict[str, Any]]:
+    """Trains a model from checkpoints, and prints the images per second and the share of time spent waiting for input.
+
+    The first epoch, which compiles, is left out if there are others.
+    """
+    found = resumable(model, fit, train, test)
+    if distribution.is_first_process():
+        log = pd.read_csv(Path(resumable.folder) / fit.label / "log.csv")
+        rows = log.assign(steps=log["step"].diff().fillna(log["step"])).tail(max(1, len(log) - 1))
+        steps, seconds, waiting = rows[["steps", "training_seconds", "waiting_seconds"]].sum()
+        print(
+            f"{fit.label}: {steps * setting.batch_size / seconds:,.0f} images per second, "
+            f"{waiting / seconds:.0%} of the time waiting for input"
+        )
+    return found
 
 
 def _fit_on_plateau(
@@ -287,7 +316,7 @@ def command(
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     usual = {"protocol": next(iter(protocols)), "side": 224, "limit": None, "precision": "float32", "accumulate": 1}
-    usual |= {"augmentation": next(iter(augmentations)), "teacher": "trained"}
+    usual |= {"augmentation": next(iter(augmentations)), "teacher": "trained", "compile": False}
     networks = protocols[usual["protocol"]].networks
     names = list(networks)
     every = list(dict.fromkeys(method for methods in networks.values() for method in methods))
@@ -314,6 +343,9 @@ def command(
         side: Annotated[int, typer.Option(min=8, help="Side of the square input in pixels, for image files.")] = 224,
         limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images in each part.")] = None,
         precision: Annotated[str, typer.Option(help="Keras' dtype policy, such as mixed_bfloat16.")] = "float32",
+        compile_: Annotated[
+            bool, typer.Option("--compile", help="Compile on PyTorch, too; the other backends always do.")
+        ] = False,
         accumulate: Annotated[int, typer.Option(min=1, help="Number of batches for an update of the weights.")] = 1,
         data_parallel: Annotated[bool, typer.Option(help="Divide batches among all devices or processes.")] = False,
         workers: Annotated[int, typer.Option(min=1, help="Number of threads that prepare batches.")] = 2,
@@ -333,7 +365,7 @@ def command(
         chosen = protocols[protocol]
         epochs = epochs or chosen.epochs
         options = {"protocol": protocol, "epochs": epochs, "side": side, "limit": limit, "precision": precision}
-        options |= {"accumulate": accumulate, "augmentation": augmentation, "teacher": teacher}
+        options |= {"accumulate": accumulate, "augmentation": augmentation, "teacher": teacher, "compile": compile_}
         default = usual | {"epochs": chosen.epochs}
         unusual = [f"{option} {value}" for option, value in options.items() if value != default[option]]
         with distribution.data_parallel() if data_parallel else contextlib.nullcontext():
@@ -356,6 +388,7 @@ def command(
                         workers=workers,
                         processes=processes,
                         save_every=save_every,
+                        jit_compile=compile_ or "auto",
                     )
                     found = chosen.networks[of_network]
                     methods = {name: found[name] for name in method if name in found}

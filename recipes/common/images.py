@@ -8,6 +8,7 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,19 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from keras_actlab import distribution
-from recipes.common.augmentation import Change
+from recipes.common.augmentation import Change, resize_shorter
 
 Batch = tuple[np.ndarray, np.ndarray]
+ImageChange = Callable[[Image.Image], Image.Image]
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 FORMATS = ("BMP", "JPEG", "PNG", "WEBP")  # regardless of the suffix: other formats, such as PostScript, run programs
+ORIENTATION = 0x0112  # tag of EXIF
 MAX_PIXELS, MAX_ASPECT_RATIO = 2**26, 64  # a longer side would be too large after resizing
+
+
+def unchanged(image: Image.Image) -> Image.Image:
+    """Returns an image."""
+    return image
 
 
 @dataclass(frozen=True)
@@ -36,9 +44,9 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, row: int) -> tuple[Image.Image, int]:
-        """Returns an image and its label."""
-        return Image.fromarray(self.pixels[row]), int(self.labels[row])
+    def read(self, row: int, change: ImageChange = unchanged) -> tuple[Image.Image, int]:
+        """Returns a changed image and its label."""
+        return change(Image.fromarray(self.pixels[row])), int(self.labels[row])
 
 
 @dataclass(frozen=True)
@@ -64,15 +72,15 @@ class Files:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, lock=threading.Lock())
 
-    def read(self, row: int) -> tuple[Image.Image, int]:
-        """Returns an image and its label.
+    def read(self, row: int, change: ImageChange = unchanged) -> tuple[Image.Image, int]:
+        """Returns a changed image and its label. The change may reduce a JPEG by `draft`, as it is not decoded before.
 
         Raises:
             ValueError: If no file can be read, or more than `max_corrupt` files cannot.
         """
         for candidate in [*range(row, len(self)), *range(row)]:
             try:
-                return _read_image(self.paths[candidate]), int(self.labels[candidate])
+                return _read_image(self.paths[candidate], change), int(self.labels[candidate])
             except Exception as error:  # damaged files make Pillow raise errors of nearly any type
                 self._count(self.paths[candidate], error)
         raise ValueError(
@@ -91,20 +99,29 @@ class Files:
                 ) from error
 
 
-def _read_image(path: Path) -> Image.Image:
-    """Returns an image in RGB, upright and without its alpha channel."""
+def _read_image(path: Path, change: ImageChange) -> Image.Image:
+    """Returns a changed image, in RGB, upright and without its alpha channel."""
     with Image.open(path, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             raise ValueError(
                 f"an image must have at most {MAX_PIXELS} pixels, and a side at most {MAX_ASPECT_RATIO} times the "
                 f"other. Received: {image.width} x {image.height} pixels"
             )
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits per pixel; a conversion would clip them
-            return Image.fromarray((np.asarray(image) >> 8).astype("uint8")).convert("RGB")
-        if image.mode == "P":
-            image = image.convert("RGBA")  # a palette may hold transparent colours, which RGB cannot take
-        return image.convert("RGB")
+        if image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(ORIENTATION, 1) == 1:
+            changed = change(image)
+            changed.load()  # before the file is closed
+            return changed
+        return change(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Returns an image in RGB, upright and without its alpha channel."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits per pixel; a conversion would clip them
+        return Image.fromarray((np.asarray(image) >> 8).astype("uint8")).convert("RGB")
+    if image.mode == "P":
+        image = image.convert("RGBA")  # a palette may hold transparent colours, which RGB cannot take
+    return image.convert("RGB")
 
 
 Images = Arrays | Files
@@ -205,9 +222,7 @@ def training_batches(images: Images, batch_size: int, seed: int, changes: Sequen
         return batches.map(lambda rows: _take(images, rows[process::processes])).repeat()
 
     def read(row: int, rng: np.random.Generator) -> Batch:
-        image, label = images.read(row)
-        for change in changes:
-            image = change(image, rng)
+        image, label = images.read(row, lambda image: reduce(lambda one, change: change(one, rng), changes, image))
         return np.asarray(image), np.int32(label)
 
     # Change first, so that changes depend on the seed and the place in the order, not on the number of processes.
@@ -225,9 +240,7 @@ def evaluation_batches(images: Images, batch_size: int, side: int, resize: int) 
         return rows.batch(share).map(lambda rows: _take(images, rows))
 
     def cut(row: int) -> Batch:
-        image, label = images.read(row)
-        scale = resize / min(image.size)
-        image = image.resize([max(resize, round(scale * length)) for length in image.size], Image.Resampling.BILINEAR)
+        image, label = images.read(row, lambda image: resize_shorter(image, resize, resize))
         left, top = ((length - side) // 2 for length in image.size)
         return np.asarray(image.crop((left, top, left + side, top + side))), np.int32(label)
 

@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import grain
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from keras_actlab import distribution, experiments
+from keras_actlab.experiments import _waiting
 from keras_actlab.experiments.resumable import _Checkpoints
 from tests.backends import numpy, on_one_backend
 from tests.experiments.interrupted import EPOCHS, STEPS, run
@@ -111,6 +113,36 @@ def test_what_the_optimizer_remembers_is_restored(tmp_path, kind):
     for expected, *others in zip(*map(state, (whole, continued, finished)), strict=True):
         for other in others:
             np.testing.assert_array_equal(other, expected)
+
+
+@pytest.mark.one_backend
+def test_the_log_tells_the_time_of_training_and_of_waiting(tmp_path):
+    _, log = small(tmp_path)
+    assert log["waiting_seconds"].gt(0).all()
+    if keras.backend.backend() != "tensorflow":  # whose threads prepare batches meanwhile
+        assert log["training_seconds"].gt(log["waiting_seconds"]).all()
+    assert log["seconds"].ge(log["training_seconds"]).all()
+
+
+@pytest.mark.one_backend
+def test_the_time_of_waiting_is_that_of_reading_batches(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(_waiting, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def slow(row):
+        clock.now += 3.0
+        return row
+
+    batches = _waiting.TimedBatches(grain.MapDataset.range(4).to_iter_dataset().map(slow))
+    for count, _ in enumerate(batches):
+        clock.now += 10.0  # a training step
+        assert batches.seconds == 3 * (count + 1)
+    iterator = iter(batches)
+    next(iterator)
+    state = iterator.get_state()
+    assert next(iterator) == 1
+    iterator.set_state(state)
+    assert next(iterator) == 1
 
 
 @pytest.mark.one_backend

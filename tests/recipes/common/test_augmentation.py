@@ -135,12 +135,15 @@ class Recorder:
     def __init__(self, *size):
         self.size, self.calls = size, []
 
+    def draft(self, mode, size):
+        """As of an image that is decoded already."""
+
     def crop(self, box):
         self.calls.append(np.array(box))
         self.size = (box[2] - box[0], box[3] - box[1])
         return self
 
-    def resize(self, size, resample):
+    def resize(self, size, resample, box):
         self.calls.append(np.array(size))
         self.size = tuple(size)
         return self
@@ -168,7 +171,7 @@ def test_random_resized_crops_have_8_to_100_percent_of_the_image():
 
 
 def test_the_shorter_side_is_resized_within_a_range():
-    sizes, crops = record(partial(augmentation.resize_and_crop, side=56), 200, 100)
+    _, sizes, crops = record(partial(augmentation.resize_and_crop, side=56), 200, 100)
     assert (sizes[:, 1].min(), sizes[:, 1].max()) == (64, 120)  # 256 and 480 for a side of 224
     assert (sizes[:, 0] == 2 * sizes[:, 1]).all()
     left, top, right, bottom = crops.T
@@ -177,6 +180,26 @@ def test_the_shorter_side_is_resized_within_a_range():
     assert left.min() < 3
     assert (right <= sizes[:, 0]).all()
     assert top.max() > 50
+
+
+@pytest.mark.parametrize("change", ["random_resized_crop", "resize_and_crop"])
+def test_a_jpeg_is_decoded_no_larger_than_the_crop_needs(change, tmp_path):
+    path = tmp_path / "picture.jpg"
+    x, y = np.arange(403), np.arange(301)[:, None]
+    Image.fromarray(np.stack(np.broadcast_arrays(x / 1.6, y / 1.2, 255 - y / 1.2), 2).astype("uint8")).save(path)
+    with Image.open(path) as image:
+        whole = image.copy()
+    sizes, differences = [], []
+    for seed in range(40):
+        expected = getattr(augmentation, change)(whole, np.random.default_rng(seed), side=32)
+        with Image.open(path) as image:
+            found = getattr(augmentation, change)(image, np.random.default_rng(seed), side=32)
+            sizes.append(image.size)
+        differences.append(np.abs(np.asarray(found, float) - np.asarray(expected, float)).max())
+    assert (51, 38) in sizes
+    assert set(sizes) <= {(202, 151), (101, 76), (51, 38)}
+    assert max(differences) < 4  # of 255, where neighbouring pixels of the crop differ by up to 8
+    assert found.size == (32, 32)
 
 
 def test_colours_move_along_principal_components():

@@ -11,7 +11,7 @@ import keras_actlab
 from keras_actlab import experiments, models
 from keras_actlab.models import deit
 from recipes import cifar_tmaf, cifar_transformers, imagenet32_vgg, imagenet_resnet, imagenet_transformers
-from recipes.common import transformers
+from recipes.common import image_classification, transformers
 from recipes.common.image_classification import Method, Setting, comparison, cosine_schedule, step_schedule
 from recipes.common.images import Arrays, first
 from recipes.imagenet32_vgg import authors_network
@@ -76,6 +76,7 @@ def test_smoke(name, tmp_path):
     (row,) = experiments.load(tmp_path / "out" / f"{name}.jsonl").rows
     assert row["history"]["epoch"] == [1, 2]
     assert "epochs 2, " in row["task"]
+    assert re.search(r"seed 0, \w+: [\d,]+ images per second, \d+% of the time waiting for input", finished.output)
     assert re.search(rf"\| top5 +\| +{row['task']} ", finished.output)
     assert (tmp_path / "out" / f"{name}.png").stat().st_size > 10_000
 
@@ -116,6 +117,30 @@ def test_finished_fits_are_not_trained_again(tmp_path):
     np.testing.assert_allclose(
         ax.lines[0].get_ydata()[-1], two.final.loc[two.final["method"] == "a", "loss"].mean(), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", True])
+def test_whether_a_model_is_compiled_by_the_backend(jit_compile, tmp_path):
+    methods = {"a": Method(tiny, step_schedule(0.1))}
+    setting = replace(SETTING, jit_compile=jit_compile)
+    described = comparison("task", methods, setting, arrays(), arrays(seed=1), 1, tmp_path)
+    expected = jit_compile is True or keras.backend.backend() != "torch"
+    assert described.methods["a"]().jit_compile == expected
+
+
+def test_throughput_is_that_of_the_epochs_after_the_first(tmp_path, capsys):
+    log = {"step": [3, 6, 9], "training_seconds": [50.0, 1.0, 2.0], "waiting_seconds": [40.0, 0.25, 0.5]}
+    fit = experiments.Fit("task", "ReLU", "final", 0, 1, {}, 3)
+
+    def resumable(model, fit, train, test):
+        (tmp_path / fit.label).mkdir()
+        pd.DataFrame(log).to_csv(tmp_path / fit.label / "log.csv")
+        return {3: {"loss": 1.0}}
+
+    resumable.folder = tmp_path
+    setting = replace(SETTING, batch_size=1000)
+    assert image_classification.fit_and_report(resumable, setting, None, fit, None, None) == {3: {"loss": 1.0}}
+    assert capsys.readouterr().out == f"{fit.label}: 2,000 images per second, 25% of the time waiting for input\n"
 
 
 @pytest.mark.parametrize(

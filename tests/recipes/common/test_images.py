@@ -242,6 +242,31 @@ def test_a_print_picture_and_one_that_lies_on_its_side(tmp_path):
     np.testing.assert_array_equal(np.asarray(train.read(0)[0]), np.rot90(COLOURS[:8], -1))
 
 
+def test_batches_of_jpeg_files(tmp_path, capsys):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned to the right by a quarter
+    save_folders(tmp_path, sizes=())
+    colours = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 128, 3), "uint8"))
+    for name, options in {"0": {}, "1": {"exif": exif}, "2": {}}.items():
+        for folder in ("train/ant", "train/bee", "val/ant", "val/bee"):
+            colours.save(tmp_path / folder / f"{name}.jpg", **options)
+    damaged = tmp_path / "train" / "ant" / "2.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    train, _ = images.class_folders(tmp_path)
+
+    def size(image, rng):
+        sizes.append((image.size, image.format))
+        return resize_and_crop(image, rng, side=4)
+
+    sizes = []
+    x, _ = images.training_batches(train, 6, 0, [size])[0]
+    assert x.shape == (6, 4, 4, 3)
+    # A JPEG is not decoded yet, except one that must be turned.
+    assert set(sizes) == {((128, 96), "JPEG"), ((96, 128), None)}
+    assert train.corrupt == {damaged}
+    assert "1 of at most 10" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
