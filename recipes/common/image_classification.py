@@ -218,8 +218,8 @@ def fit_and_report(
     The first epoch, which compiles, is left out if there are others.
     """
     found = resumable(model, fit, train, test)
-    if distribution.is_first_process():
-        log = pd.read_csv(Path(resumable.folder) / fit.label / "log.csv")
+    log = pd.read_csv(Path(resumable.folder) / fit.label / "log.csv")
+    if distribution.is_first_process() and "waiting_seconds" in log:  # which logs of version 0.1 lack
         rows = log.assign(steps=log["step"].diff().fillna(log["step"])).tail(max(1, len(log) - 1))
         steps, seconds, waiting = rows[["steps", "training_seconds", "waiting_seconds"]].sum()
         print(
