@@ -2,8 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 KERAS ?= keras
-# Test processes: one more than cores, as some wait for the processes that they start.
-JOBS ?= 3
+JOBS ?= 2
 PIP = $(VENV)/bin/python -m pip install --quiet --constraint .ci/constraints.txt
 TEST = $(VENV)/bin/python .ci/test.py $(addprefix --backend=,$(BACKEND)) --keras="$(KERAS)" --jobs=$(JOBS)
 

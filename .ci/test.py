@@ -57,7 +57,9 @@ def stages(backend: str | None, slow: bool, keras: str, jobs: int) -> Iterator[S
         environment = {"KERAS_BACKEND": name, "OMP_NUM_THREADS": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
         # worksteal gives each process a contiguous part of the tests, so that most fixtures are made only once, and
         # moves tests to a process that has finished its part.
-        command = [PYTHON, "-m", "pytest", "--quiet", f"--numprocesses={jobs}", "--dist=worksteal"]
+        # On PyTorch alone, many tests wait for processes that they start.
+        processes = jobs + (name == "torch")
+        command = [PYTHON, "-m", "pytest", "--quiet", f"--numprocesses={processes}", "--dist=worksteal"]
         selected = [] if slow else ["not slow"]
         if not backend and name != "torch":
             selected.append("not one_backend")
@@ -100,7 +102,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=BACKENDS, help="install and test this one alone")
     parser.add_argument("--slow", action="store_true", help="run the tests that are marked slow, too")
     parser.add_argument("--keras", default="keras", help="what pip installs as Keras")
-    parser.add_argument("--jobs", type=int, default=2, help="number of parallel test processes")
+    parser.add_argument("--jobs", type=int, default=2, help="number of parallel test processes, one more on PyTorch")
     options = parser.parse_args()
 
     table = [f"{'stage':22}{'minutes':>9}{'GiB of the largest process':>29}"]

@@ -54,6 +54,10 @@ def half(x: Any) -> Any:
 
 
 @functools.cache
+def layouts() -> keras.distribution.LayoutMap:
+    return keras.distribution.LayoutMap(keras.distribution.DeviceMesh((1,), ("model",), ["cpu:0"]))
+
+
 def results() -> experiments.Results:
     from tests.experiments.examples import results
 
@@ -349,6 +353,10 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
         {"model": MODEL, "batches": [None, *OTHER], "folder": PATH, "steps_per_epoch": COUNT, "epochs": COUNT,
          "seed": INDEX, "settings": OTHER, "validation": OTHER, "save_every": COUNT, "workers": [-1, 1.5, "2", True],
          "processes": [-1, 1.5, "2", True], "verbose": ["2", 1.5, OBJECT]},
+    ),
+    "distribution.layout_map": (
+        keras_actlab.distribution.layout_map, {"model": dense, "plain": layouts},
+        {"model": MODEL, "plain": [None, *OTHER]},
     ),
 }  # fmt: skip
 # Names that hold results of the package's functions, or have no arguments.

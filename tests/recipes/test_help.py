@@ -20,7 +20,7 @@ def command(name):
 
 
 def test_there_are_recipes():
-    assert len(RECIPES) == 21
+    assert len(RECIPES) == 24
 
 
 @pytest.mark.parametrize("name", RECIPES)
