@@ -43,6 +43,7 @@ from recipes.common import cli, images
 from recipes.common.image_classification import standardization
 from recipes.common.transformers import start
 
+NAME = "small_image_networks"
 CLASSES = 10
 SIDE = 32
 PRELU = keras.initializers.Constant(0.25)
@@ -187,39 +188,39 @@ def comparison(
 
 
 def run(
-    tasks: list[str], folder: Path | None, examples: int, epochs: int, splits: int, journal: Path, jobs: int
+    name: str, folder: Path | None, examples: int, epochs: int, splits: int, out: Path, jobs: int
 ) -> tuple[experiments.Results, experiments.Results]:
-    """Chooses the learning rate of each method, and returns the results with these and those of the choice."""
-    choices, finals = [], []
-    for name in tasks:
-        task = TASKS[name]
-        networks = {
-            method: partial(model, task, method, 2 * examples // task.batch_size * epochs) for method in task.methods
-        }
-        choice = comparison(
-            f"{name}, learning rates",
-            networks,
-            epochs,
-            task.batch_size,
-            data=lambda split: draw(split, examples, folder, validate=True),
-            grid={"learning_rate": task.rates},
-            extend="learning_rate",
-        )
-        rates = experiments.run(choice, journal, jobs).final.set_index("method")["learning_rate"]
-        print(f"Learning rates, {name}: {', '.join(f'{method} {rate:g}' for method, rate in rates.items())}")
-        final = comparison(
-            name,
-            {method: partial(network, learning_rate=rates[method]) for method, network in networks.items()},
-            epochs,
-            task.batch_size,
-            data=lambda split: draw(1 + split, examples, folder, validate=False),
-            splits=splits,
-            independent_splits=True,  # two of them share 6 % of the 3,000 images
-        )
-        experiments.run(final, journal, jobs)
-        choices.append(choice)
-        finals.append(final)
-    return experiments.run(finals, journal), experiments.run(choices, journal)
+    """Chooses the learning rate of each method of a task, and trains and tests with these.
+
+    Returns:
+        The results, and those of the choice, of all tasks in the folder.
+    """
+    task = TASKS[name]
+    steps = 2 * examples // task.batch_size * epochs
+    networks = {method: partial(model, task, method, steps) for method in task.methods}
+    choice = comparison(
+        f"{name}, learning rates",
+        networks,
+        epochs,
+        task.batch_size,
+        data=lambda split: draw(split, examples, folder, validate=True),
+        grid={"learning_rate": task.rates},
+        extend="learning_rate",
+    )
+    path, choices = (out / f"{NAME}{part}.jsonl" for part in ("", "-rates"))
+    rates = experiments.run(choice, choices, jobs).final.set_index("method")["learning_rate"]
+    print(f"Learning rates, {name}: {', '.join(f'{method} {rate:g}' for method, rate in rates.items())}")
+    final = comparison(
+        name,
+        {method: partial(network, learning_rate=rates[method]) for method, network in networks.items()},
+        epochs,
+        task.batch_size,
+        data=lambda split: draw(1 + split, examples, folder, validate=False),
+        splits=splits,
+        independent_splits=True,  # two of them share 6 % of the 3,000 images
+    )
+    experiments.run(final, path, jobs)
+    return experiments.load(path), experiments.load(choices)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -245,11 +246,10 @@ def main(
     cli.check_choices("--task", task or (), TASKS)
     if smoke:
         examples, epochs, splits = 256, 1, 2  # one batch of 512 images and mirror images
-    finals, choices = run(
-        task or list(TASKS), data_dir, examples, epochs, splits, out / "small_image_networks.jsonl", jobs
-    )
-    write(out / "small_image_networks-rates.csv", choices.frame.to_csv(index=False))
-    cli.finish(finals, out, "small_image_networks")
+    for name in task or TASKS:
+        found, choices = run(name, data_dir, examples, epochs, splits, out, jobs)
+    write(out / f"{NAME}-rates.csv", choices.frame.to_csv(index=False))
+    cli.finish(found, out, NAME)
 
 
 if __name__ == "__main__":
