@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -46,31 +47,42 @@ def describe(model: keras.Model, learning_rate: bool = True) -> str | None:
     return json.dumps(_renamed(saved, names)) + str(shapes)
 
 
-def _names(model: keras.Model) -> dict[str, str]:
-    """Gives each layer, operation and optimizer a name by its place in the model."""
+def _names(model: keras.Model) -> set[str]:
+    """The names of all layers, operations and optimizers of a model."""
     layers = nested_layers(model, include_self=True)
     operations = [each for layer in layers for each in getattr(layer, "operations", ())]
     named = [*layers, *operations, *([model.optimizer] if getattr(model, "optimizer", None) else [])]
-    return {name: f"#{place}" for place, name in enumerate(dict.fromkeys(each.name for each in named))}
+    return {each.name for each in named}
 
 
-def _renamed(saved: Any, names: dict[str, str], of_class: str = "") -> Any:
+def _renamed(saved: Any, names: set[str], places: Mapping[str, str] = {}, of_class: str = "") -> Any:
     """Replaces names where a configuration holds one: under "name", and at the head of references to a tensor.
 
-    Objects that are no layers of the model, such as the preprocessor of a keras-hub task, lose their number only.
+    A reference becomes the place of the layer in the list of its own model, because layers of two nested models can
+    have the same name. Objects that are no layers of the model, such as the preprocessor of a keras-hub task, lose
+    their number only.
     """
     if isinstance(saved, dict):
         inner = str(saved.get("class_name", ""))
+        if isinstance(entries := saved.get("layers"), list):
+            places = {name: f"#{place}" for place, entry in enumerate(entries) if (name := _name(entry))}
         return {
-            key: names.get(value, _unnumbered(value, of_class))
+            key: ("#" if value in names else _unnumbered(value, of_class))
             if key == "name" and isinstance(value, str)
-            else _renamed(value, names, inner if key == "config" else "")
+            else _renamed(value, names, places, inner if key == "config" else "")
             for key, value in saved.items()
         }
     if isinstance(saved, list):
         is_reference = len(saved) == 3 and isinstance(saved[0], str) and all(type(part) is int for part in saved[1:])
-        return [names.get(saved[0], saved[0]), *saved[1:]] if is_reference else [_renamed(v, names) for v in saved]
+        if is_reference:
+            return [places.get(saved[0], saved[0]), *saved[1:]]
+        return [_renamed(each, names, places) for each in saved]
     return saved
+
+
+def _name(entry: Any) -> str | None:
+    config = entry.get("config") if isinstance(entry, dict) else None
+    return config.get("name") if isinstance(config, dict) else None
 
 
 def _unnumbered(name: str, of_class: str) -> str:

@@ -61,6 +61,17 @@ def test_models_that_are_built_alike_are_described_alike(build):
     assert describe(build()) == describe(first)
 
 
+def test_nested_models_may_share_names():
+    """Keras counts names over the process, so a second build gives the same two layers different names."""
+
+    def built(inner_name, outer_name):
+        inputs = keras.Input((3,), name="x")
+        inner = keras.Model(inputs, layers.Dense(3, name=inner_name)(inputs))
+        return compiled(keras.Model(inputs, layers.Dense(3, name=outer_name)(inner(inputs))))
+
+    assert describe(built("dense", "dense")) == describe(built("dense_1", "dense_2"))
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
