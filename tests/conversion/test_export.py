@@ -29,10 +29,10 @@ REQUIRES = {
 # Their runtimes are in the extra [ship], which only `make test-all` installs.
 SLOW_FORMATS = ("litert", "openvino")
 
-# What fails in the same way for the plain model.
+# What fails in the same way for the plain model. Without a number, we found no report.
 UPSTREAM = {
     ("tensorflow", "ViT with CRReLU", "onnx"): "tf2onnx makes a constant of keras-hub's position embedding an input",
-    ("tensorflow", "ViT with GmP, folded", "onnx"): "tf2onnx does not know Erfc, of which TensorFlow makes its GELU",
+    ("tensorflow", "ViT with GmP, folded", "onnx"): "tf2onnx does not convert Erfc: onnx/tensorflow-onnx#2463",
     ("jax", "ViT with CRReLU", "onnx"): "jax2onnx does not trace keras-hub's embedding of patches",
     ("jax", "ViT with GmP, folded", "onnx"): "jax2onnx does not trace keras-hub's embedding of patches",
 }
@@ -213,13 +213,13 @@ def test_a_converted_model_is_exported_without_a_call(tmp_path):
         np.testing.assert_allclose(run(path, "onnx", x), numpy(converted(x)), atol=1e-5)
 
 
-# What fails in the same way for a plain model that Keras quantizes. Only the fault of OpenVINO is reported.
+# What fails in the same way for a plain model that Keras quantizes. Without a number, we found no report.
 QUANTIZED_UPSTREAM = {
     ("tensorflow", "openvino", "int8"): "the product of int8 matrices overflows int8: openvinotoolkit/openvino#34256",
     ("tensorflow", "litert", "int8"): "TensorFlow converts no product of int8 matrices to LiteRT",
-    ("torch", "onnx", "int4"): "PyTorch subtracts an int8 from a float tensor in ONNX",
-    ("torch", "openvino", "int8"): "PyTorch's second trace of the graph, a check, differs from the first",
-    ("torch", "openvino", "int4"): "PyTorch's second trace of the graph, a check, differs from the first",
+    ("torch", "onnx", "int4"): "PyTorch subtracts an int8 from a float in ONNX, like pytorch/pytorch#194381",
+    ("torch", "openvino", "int8"): "PyTorch's check of the trace fails: pytorch/pytorch#48869",
+    ("torch", "openvino", "int4"): "PyTorch's check of the trace fails: pytorch/pytorch#48869",
 }
 
 
