@@ -230,11 +230,11 @@ def chosen_rates(methods: list[str], rate: float) -> Callable[[], Finding]:
     return find
 
 
-def basin(column: str, baseline: str) -> Callable[[], Finding]:
+def basin(name: str, column: str, baseline: str) -> Callable[[], Finding]:
     """Returns the function that judges the ratio of GmP to a baseline in the basin atlas, pooled over its sets."""
 
     def find() -> Finding:
-        logs = np.log(read("basin_atlas-shares").set_index(["set", "seed", "method"])[column]).unstack()
+        logs = np.log(read(name).set_index(["set", "seed", "method"])[column]).unstack()
         ratios = (logs["GmP"] - logs[baseline]).groupby("seed").mean()
         return judged(Paired(ratios), None, higher_is_better=True, ratio=True)
 
@@ -471,7 +471,7 @@ def geometric_claims() -> list[Claim]:
                 "first version",
                 f"GmP trains at a larger share of starts and learning rates than {baseline}, as a ratio",
                 ATLAS,
-                basin("share", baseline),
+                basin("basin_atlas-shares", "share", baseline),
             )
             for baseline in ("SP", "WN", "BN")
         ),
@@ -480,14 +480,14 @@ def geometric_claims() -> list[Claim]:
             "first version",
             "GmP trains from more scales of the start than SP, at one learning rate, as a ratio",
             ATLAS,
-            basin("scales", "SP"),
+            basin("basin_atlas-confirmation-shares", "scales", "SP"),
         ),
         claim(
             GEOMETRY,
             "first version",
             "GmP trains at larger learning rates than SP, from the same ordinary start, as a ratio",
             ATLAS,
-            basin("largest rate", "SP"),
+            basin("basin_atlas-confirmation-shares", "largest rate", "SP"),
         ),
         claim(GEOMETRY, "figure 4", "GmP converges faster", "imagenet32_vgg", undecided("no run of this size")),
     ]
