@@ -50,7 +50,9 @@ def kernel_bytes(task):
 
 
 @pytest.mark.filterwarnings("ignore:The use of `x.T`")  # of int8 embeddings in Keras 3.15
-@pytest.mark.parametrize(("mode", "smaller", "tolerance"), [("int8", 4, 0.1), ("int4", 6, 0.5)])
+@pytest.mark.parametrize(
+    ("mode", "smaller", "tolerance"), [("int8", 4, 0.1), pytest.param("int4", 6, 0.5, marks=pytest.mark.slow)]
+)
 def test_a_folded_language_model_generates_the_same_when_quantized(task, mode, smaller, tolerance):
     model = folded(task)
     before, size, texts = logits(model), kernel_bytes(model), generated(model)

@@ -53,7 +53,7 @@ LAYERS = {
     ),
 }
 # One of each kind; the others differ in Keras' use of the kernels only.
-ON_EACH_BACKEND = ("Dense", "Conv2D", "DepthwiseConv2D", "SeparableConv1D", "LSTM", "ConvLSTM1D", "EinsumDense")
+ON_EACH_BACKEND = ("Dense", "Conv2D", "DepthwiseConv2D", "SeparableConv1D", "LSTM", "EinsumDense")
 each_layer = pytest.mark.parametrize(
     "name", [*ON_EACH_BACKEND, *on_one_backend(*(name for name in LAYERS if name not in ON_EACH_BACKEND))]
 )
