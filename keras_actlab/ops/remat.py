@@ -207,7 +207,7 @@ def _compiled(function: Function) -> Function:
 
     def compiled(*arguments: Tensor) -> Tensor:
         # Each rank and dtype is another compilation; PyTorch allows 8 by default.
-        with torch.compiler.config.patch(recompile_limit=100):  # type: ignore[attr-defined]  # made on import
+        with torch.compiler.config.patch(recompile_limit=100):
             return fast(*arguments)
 
     compiles = True

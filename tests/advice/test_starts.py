@@ -8,7 +8,7 @@ from keras_actlab.advice import starts
 from keras_actlab.advice.question import Method
 from keras_actlab.advice.starts import Start
 from keras_actlab.advice.variants import resolve
-from tests.backends import numpy
+from tests.backends import numpy, on_one_backend
 
 X = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
 Y = np.ones((16, 2), "float32")
@@ -101,7 +101,7 @@ def test_variants_share_the_draw(trained, variant):
         assert_equal(expected, values(swapped.get_layer(name))[: len(expected)])
 
 
-@pytest.mark.parametrize("variant", ["gmp", "weight norm"])
+@pytest.mark.parametrize("variant", ["gmp", *on_one_backend("weight norm")])
 def test_converted_weights_compute_the_same(trained, variant):
     start = Start(trained, is_drawn=True)
     plain, converted = made(start, 3), made(start, 3, variant)
@@ -109,7 +109,7 @@ def test_converted_weights_compute_the_same(trained, variant):
     np.testing.assert_allclose(numpy(converted(X)), numpy(plain(X)), atol=2e-5)
 
 
-@pytest.mark.parametrize("variant", ["crrelu", "tmaf", "entropy", "gmp"])
+@pytest.mark.parametrize("variant", ["crrelu", "gmp", *on_one_backend("entropy", "tmaf")])
 def test_trained_weights_are_kept_and_so_are_outputs(trained, variant):
     start = Start(trained, is_drawn=False)
     plain = made(start, 3)
@@ -118,6 +118,7 @@ def test_trained_weights_are_kept_and_so_are_outputs(trained, variant):
     assert difference < (0.15 if variant == "entropy" else 0.01) * np.abs(numpy(trained(X))).max()
 
 
+@pytest.mark.one_backend
 def test_the_callers_model_is_left_unchanged():
     model = network()
     model.fit(X, Y, epochs=1, batch_size=8, verbose=0)
@@ -163,6 +164,7 @@ class WithoutConfig(keras.Model):
         return self.head(x)
 
 
+@pytest.mark.one_backend
 def test_a_subclass_with_a_configuration_is_drawn():
     model = WithConfig(3)
     model(X)
@@ -245,6 +247,7 @@ def test_a_task_of_keras_hub():
     np.testing.assert_allclose(numpy(made(start, 0, "gmp")(x)), numpy(one(x)), atol=1e-4)
 
 
+@pytest.mark.one_backend
 def test_a_draw_that_was_kept_is_the_draw_that_was_made(trained, monkeypatch):
     start, forgetful = Start(trained, is_drawn=True), Start(trained, is_drawn=True)
     numbers = []

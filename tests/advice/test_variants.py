@@ -5,7 +5,7 @@ import pytest
 from keras_actlab.advice import names
 from keras_actlab.advice.variants import apply, is_activation, resolve
 from keras_actlab.layers import InputMeanNormalization
-from tests.backends import numpy
+from tests.backends import numpy, on_one_backend
 
 X = np.random.default_rng(0).normal(size=(6, 8)).astype("float32")
 
@@ -29,7 +29,11 @@ def made(name: str, model: keras.Model, start: str = "own") -> keras.Model:
 IMPOSSIBLE = {"glu"}  # halves the number of channels
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name != "as is"])
+# How each name converts is in other tests.
+ON_EACH_BACKEND = ("crrelu", "entropy", "gelu", "gmp", "tmaf")
+
+
+@pytest.mark.parametrize("name", [*ON_EACH_BACKEND, *on_one_backend(*sorted({*names()} - {"as is", *ON_EACH_BACKEND}))])
 def test_each_name_works_on_a_dense_model_or_raises(name):
     model = dense()
     if name in IMPOSSIBLE:

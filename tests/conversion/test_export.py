@@ -72,15 +72,9 @@ MODELS = {
     "ViT with CRReLU": lambda: keras_actlab.swap_activations(vit_backbone(), "crrelu"),
     "ViT with GmP, folded": lambda: keras_actlab.fold(keras_actlab.to_gmp(vit_backbone())),
 }
+VITS = ("ViT with CRReLU", "ViT with GmP, folded")
 # What differs between backends is in the others.
-LIKE_OTHERS = (
-    "EntropyActivation",
-    "TMAF with many intervals",
-    "GmP folded",
-    "WeightNormalization",
-    "ViT with CRReLU",
-    "ViT with GmP, folded",
-)
+LIKE_OTHERS = ("EntropyActivation", "TMAF with many intervals", "GmP folded", "WeightNormalization", *VITS)
 
 
 def run(path, export_format, x):
@@ -127,16 +121,20 @@ def export(model, folder, export_format, **options):
 
 
 # PyTorch's exporter to ONNX begins with the same tracing, so that only what makes a file of it remains to be tested.
-TRACED = ("CRReLU", "TMAF", "GmP folded", "WeightNormalization", "EntropyActivation", "ViT with CRReLU")
+TRACED = ("CRReLU", "TMAF", "GmP folded", "WeightNormalization", "EntropyActivation", *VITS)
+# In ONNX files from PyTorch, these layers are also in `FOR_ANY_BATCH`.
+ALSO_FOR_ANY_BATCH = ("GmP folded", "WeightNormalization", "ViT with CRReLU")
 
 
 def cases():
     for name in MODELS:
         for export_format in FORMATS[BACKEND]:
-            in_slow_lane = export_format in SLOW_FORMATS
-            marks = [pytest.mark.one_backend] if name in LIKE_OTHERS and not in_slow_lane else []
-            if in_slow_lane or (export_format == "torch" and name in TRACED):
-                marks.append(pytest.mark.slow)
+            in_slow_lane = (
+                export_format in SLOW_FORMATS
+                or (export_format == "torch" and name in TRACED)
+                or (BACKEND == "torch" and export_format == "onnx" and name in ALSO_FOR_ANY_BATCH)
+            )
+            marks = [pytest.mark.slow] if in_slow_lane else [pytest.mark.one_backend] if name in LIKE_OTHERS else []
             yield pytest.param(name, export_format, marks=marks)
 
 
