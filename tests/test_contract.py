@@ -158,14 +158,15 @@ RANDOM = {"RandAugment"}
 
 # They share all code but the convolution with a case that every backend runs.
 RELATIVES = (
-    "GmPConv1DTranspose", "GmPConv3DTranspose", "GmPDepthwiseConv1D", "GmPSeparableConv1D",
-    "WeightNormalization Conv2DTranspose", "WeightNormalization DepthwiseConv2D", "WeightNormalization SeparableConv2D",
+    "GmPConv1D", "GmPConv1DTranspose", "GmPConv3DTranspose", "GmPDepthwiseConv1D", "GmPSeparableConv1D",
+    "WeightNormalization Conv2D", "WeightNormalization Conv2DTranspose", "WeightNormalization DepthwiseConv2D",
+    "WeightNormalization SeparableConv2D",
 )  # fmt: skip
 # Their differences from a case that every backend runs are compared with NumPy in other tests.
 VARIANTS = (
     "CRReLU per channel", "TMAF diagonal shared", "TMAF full", "GmPDense on steps", "GmPDense fan-in 1",
-    "GmPConv2D from kernel", "GmPConv2D with layer", "GmPConv3D", "GmPEinsumDense with a plain bias",
-    "WeightNormalization Dense with layer", "WeightNormalization EinsumDense",
+    "GmPDense with layer", "GmPConv2D from kernel", "GmPConv2D with layer", "GmPConv3D",
+    "GmPEinsumDense with a plain bias", "WeightNormalization Dense with layer", "WeightNormalization EinsumDense",
 )  # fmt: skip
 ON_EACH_BACKEND = [name for name in CASES if name not in RELATIVES + VARIANTS]
 each_case = pytest.mark.parametrize("name", ON_EACH_BACKEND + on_one_backend(*RELATIVES, *VARIANTS))

@@ -10,7 +10,7 @@ import pytest
 
 import keras_actlab
 from keras_actlab.conversion import report, to_weight_normalization
-from tests.backends import numpy
+from tests.backends import numpy, on_one_backend
 from tests.conversion.parts import Backbone, Extractor
 
 pytestmark = pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match")
@@ -59,7 +59,8 @@ def case(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=CONVERSIONS)
+# "to_gmp" swaps, too, and weight normalization wraps layers as it does.
+@pytest.fixture(scope="module", params=["to_gmp", "fold", *on_one_backend("swap", "to_weight_normalization")])
 def conversion(request):
     return request.param
 

@@ -213,7 +213,7 @@ def test_training_with_a_last_batch_of_another_size():
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [3, *on_one_backend(1)])
 @pytest.mark.parametrize("thresholds", [MANY_THRESHOLDS, tuple(np.linspace(-1e-3, 7.7, 40)), tuple(range(200))])
 def test_the_lookup_equals_the_comparison(thresholds, channels):
     thresholds = check_thresholds(thresholds)
