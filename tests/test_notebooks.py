@@ -1,4 +1,5 @@
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import keras
@@ -33,6 +34,14 @@ def _with_shorter_trainings(source):
     return re.sub(r'\b(epochs|steps|validate_every|splits)("?[=:] ?)(\d+)\b', shorter, source)
 
 
+def _skip_without_its_packages(path):
+    """Skips a notebook whose first cells would install packages."""
+    source = "\n".join(cell.source for cell in _cells(path, "code"))
+    checked = " ".join(re.findall(r"find_spec\(name\) for name in \((.*?)\)", source))
+    if missing := [name for name in re.findall(r'"(\w+)"', checked) if not find_spec(name)]:
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
 @pytest.mark.one_backend
 @pytest.mark.filterwarnings("ignore")  # a notebook would show them, of which test_is_stored_with_its_outputs tells
 @each_notebook
@@ -41,6 +50,7 @@ def test_every_cell_runs(path, monkeypatch):
 
     Other tests cover what those show: exports to ONNX and training on several devices.
     """
+    _skip_without_its_packages(path)
     monkeypatch.chdir(FOLDER)
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
     with plt.rc_context():
@@ -57,6 +67,7 @@ def test_every_cell_runs(path, monkeypatch):
 )
 @each_notebook
 def test_every_cell_runs_as_it_is(path):
+    _skip_without_its_packages(path)
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
 
