@@ -89,7 +89,8 @@ def text(seed: int, epochs: int, count: int | None) -> list[Row]:
     )
     model = keras_actlab.to_gmp(model)
     compile_for(model, sampler="greedy")
-    model.fit(train, batch_size=32, epochs=epochs, verbose=0)
+    # keras-hub makes a dataset of the texts, which `fit` does not shuffle.
+    model.fit(train, batch_size=32, epochs=epochs, shuffle=False, verbose=0)
     samples = {"num_samples": 32, "sequence_length": TOKENS, "group_size": 32}
     configs = {
         "gptq": keras.quantizers.GPTQConfig(train[:128], model.preprocessor.tokenizer, **samples),
