@@ -59,6 +59,7 @@ def test_a_table_of_a_csv_file(model, csv, tmp_path, monkeypatch, capsys):
 
 
 def test_formats_hold_the_same(csv, tmp_path):
+    pytest.importorskip("pyarrow")
     TABLE.to_parquet(tmp_path / "table.parquet")
     np.savez(tmp_path / "one.npz", x=TABLE[["a", "b"]].to_numpy("float32"), y=TABLE["y"])
     np.savez(tmp_path / "several.npz", **{name: TABLE[name] for name in TABLE})

@@ -27,6 +27,7 @@ def run(out, *sections, options=()):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    pytest.importorskip("keras_hub")  # for ResNet-18 and ViT
     out = tmp_path_factory.mktemp("benchmark")
     with pytest.MonkeyPatch.context() as patch:
         for package in {"keras_hub", "keras_cv", "tensorflow"} - {keras.backend.backend()}:

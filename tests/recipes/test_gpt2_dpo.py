@@ -28,6 +28,7 @@ def invoke(arguments, **options):
 
 
 def test_smoke(arguments, tmp_path):
+    pytest.importorskip("keras_hub")
     finished = invoke([*arguments, "--beta", "2", "--beta", "5"])
     assert finished.exit_code == 0
     assert "train: 8 pairs, 8 of them truncated" in finished.output
@@ -56,6 +57,7 @@ def test_smoke(arguments, tmp_path):
 
 
 def test_both_data_sets_in_one_command(arguments, tmp_path, monkeypatch):
+    pytest.importorskip("keras_hub")
     studies = []
 
     def fit(model, fit, train, test, study, beta):
@@ -72,6 +74,7 @@ def test_both_data_sets_in_one_command(arguments, tmp_path, monkeypatch):
 
 
 def test_what_is_missing_is_trained(arguments, tmp_path, monkeypatch):
+    pytest.importorskip("keras_hub")
     asked = []
 
     def fit(model, fit, train, test, study, beta):

@@ -85,6 +85,7 @@ def test_wandb(tmp_path, monkeypatch):
     run.log({"loss": 1.0}, step=100)  # another callback's steps
     write(WandbWriter(run))
     run.finish()
+    wandb.teardown()  # waits for the process that writes the file
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     rows = []
     for record in records(path):
