@@ -36,7 +36,7 @@ def stages(backend: str | None, slow: bool, keras: str, jobs: int) -> Iterator[S
     """All stages, or, where `backend` is given, those that need this backend alone."""
     extras = f"{backend},test-one-backend" if backend else "test"
     if slow:
-        extras += ",search,ship,trackers-all"  # heavy; without them, the tests that need them are skipped
+        extras += ",kernels,search,ship,trackers-all"  # heavy; without them, the tests that need them are skipped
     # Without --no-compile, pip compiles each module of each package on one core; most of them are never imported.
     pip = [PYTHON, "-m", "pip", "install", "--quiet", "--no-compile", "--constraint", ".ci/constraints.txt"]
     yield Stage(

@@ -7,6 +7,7 @@ from keras import backend, ops
 
 from keras_actlab.ops._jit import jit
 from keras_actlab.ops._sines import sines_and_cosines
+from keras_actlab.ops.fused import fused_direction
 from keras_actlab.ops.tensor import Tensor, concrete, floating, largest_magnitude
 
 
@@ -21,7 +22,7 @@ def angles_to_direction(angles: Tensor) -> Tensor:
 
     The angles need not be in the ranges of `keras_actlab.constraints.CanonicalAngles`. On JAX and TensorFlow, float32
     angles are clipped to `[-2**16, 2**16]`, beyond which neighbouring numbers are 1/128 apart. Elsewhere the gradient
-    is exact, also where a sine is 0.
+    is exact, also where a sine is 0. `enable_fused_direction` lets a GPU compute the directions with one kernel.
 
     Args:
         angles: Tensor, (n - 1, units), radians, n >= 2. Half-precision angles are cast to float32, because a product of
@@ -49,7 +50,8 @@ def angles_to_direction(angles: Tensor) -> Tensor:
         raise ValueError(
             f"`angles` must have the shape (n - 1, units) with n >= 2. Received: angles.shape={tuple(angles.shape)}"
         )
-    return _to_direction(angles)
+    direction = fused_direction(angles)
+    return plain_direction(angles) if direction is None else direction
 
 
 def direction_to_angles(kernel: Tensor) -> Tensor:
@@ -94,7 +96,8 @@ def direction_to_angles(kernel: Tensor) -> Tensor:
 
 
 @jit
-def _to_direction(angles: Tensor) -> Tensor:
+def plain_direction(angles: Tensor) -> Tensor:
+    """Returns what `angles_to_direction` does, computed with operations of Keras."""
     sines, cosines = sines_and_cosines(angles)
     cosines = ops.concatenate([cosines, ops.ones_like(angles[:1, :])], axis=0)
     # int: PyTorch's export traces sizes as tensors, and the integer arithmetic in `_products_before` would differ.
