@@ -14,9 +14,9 @@ round. The median and the quartiles over rounds are reported. A ratio below 1 is
 - models (on request): training steps of ResNet-18 and ViT-Tiny of keras-hub, with other activations.
 - scaling (on request): forward and backward passes for several numbers of elements, intervals, diagonals and inputs.
 
-`--device gpu` raises an error unless the backend has a GPU. It also measures a dense layer of 4096 units, and larger
-batches. It begins no section after six minutes, so that a run fits into eight, and prints which sections it left out.
-For PyTorch, add `--compiled`.
+`--device gpu` raises an error unless the backend has a GPU. It also measures a dense layer of 4096 units, larger
+batches, and, on JAX and PyTorch, the direction map and geometric layers with the fused kernel. It begins no section
+after six minutes, so that a run fits into eight, and prints which sections it left out. For PyTorch, add `--compiled`.
 
 - `peak_bytes` is the high-water mark of the GPU's memory: of the item with all that the group holds on PyTorch, and of
   the process so far on JAX, which cannot reset it.
@@ -57,7 +57,7 @@ from keras_actlab.layers import (
     InputMeanNormalization,
     WeightNormalization,
 )
-from keras_actlab.ops import angles_to_direction
+from keras_actlab.ops import angles_to_direction, enable_fused_direction
 from recipes.common import cli, files
 
 BACKEND = keras.backend.backend()
@@ -328,6 +328,11 @@ class Bench:
         """Whether Keras compiles the models."""
         return self.mode != "eager"
 
+    @property
+    def kernel(self) -> bool:
+        """Whether to measure the fused kernel of the direction map."""
+        return self.gpu and not self.smoke and BACKEND != "tensorflow"
+
     def compare(
         self,
         functions: dict[str, Callable[[], None]],
@@ -479,11 +484,27 @@ def direction_pass(bench: Bench, function: Callable[[Tensor], Tensor], rows: int
     return bench.forward_backward(lambda x, _: function(x), x, [], cotangent)
 
 
+def with_kernel(function: Callable[[], None]) -> Callable[[], None]:
+    """Returns a function that runs with the fused kernel of the direction map."""
+
+    def run() -> None:
+        enable_fused_direction()
+        try:
+            function()
+        finally:
+            enable_fused_direction(False)
+
+    return run
+
+
 def direction_map(bench: Bench) -> Iterator[Row]:
     """Measures two ways from angles to directions."""
     maps = {"cumulative product": cumulative_product, "angles_to_direction": angles_to_direction}
+    if bench.kernel:
+        maps["fused kernel"] = angles_to_direction
     for rows, units in [(16, 4)] if bench.smoke else [(576, 64), (2304, 512), (4608, 512), (768, 3072)]:
         functions = {name: direction_pass(bench, function, rows, units) for name, function in maps.items()}
+        functions = {name: with_kernel(f) if name == "fused kernel" else f for name, f in functions.items()}
         yield from bench.compare(functions, against("cumulative product", maps), by(rows, units), "forward+backward")
 
 
@@ -493,7 +514,7 @@ def direction_map(bench: Bench) -> Iterator[Row]:
 def parameterized(item: str, plain: Callable[..., keras.Layer], geometric: Callable[..., keras.Layer]) -> list:
     """Returns the layers of a parameterization, given functions that make a plain layer and a geometric one."""
     match item:
-        case "GmP":
+        case "GmP" | "GmP fused":
             return [geometric()]
         case "GmP+IMN":
             return [InputMeanNormalization(), geometric()]
@@ -525,9 +546,10 @@ def layers(bench: Bench) -> Iterator[Row]:
         for batch in batches:
             x, y = normal(batch, *shape), keras.ops.zeros((batch, *shape))
             steps = {}
-            for item in ("plain", "GmP", "WN", "BN"):
+            for item in ("plain", "GmP", *["GmP fused"] * bench.kernel, "WN", "BN"):
                 model = keras.Sequential([keras.Input(shape), *make(item, shape[-1])])
-                steps[item] = bench.training_step(model, x, y, optimizer=keras.optimizers.SGD(0.01), loss="mse")
+                step = bench.training_step(model, x, y, optimizer=keras.optimizers.SGD(0.01), loss="mse")
+                steps[item] = with_kernel(step) if item == "GmP fused" else step
             yield from bench.compare(steps, against("plain", steps), f"{name}, batch {batch}", "training step")
 
 

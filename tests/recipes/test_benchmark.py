@@ -96,6 +96,25 @@ def test_a_run_on_a_gpu_ends_in_time(tmp_path, monkeypatch):
     assert pd.read_csv(path)["section"].tolist() == recipe.DEFAULT[:4]
 
 
+def test_the_fused_items_alone_run_with_the_kernel(monkeypatch):
+    state, states = [False], {}
+    monkeypatch.setattr(recipe, "enable_fused_direction", lambda enabled=True: state.append(enabled))
+    monkeypatch.setattr(recipe.Bench, "kernel", True)
+
+    def compare(bench, functions, pairs, size, what):
+        for name, function in functions.items():
+            function()
+            states[name] = state.copy()
+            state[:] = state[-1:]
+        return []
+
+    monkeypatch.setattr(recipe.Bench, "compare", compare)
+    bench = recipe.Bench(MODE, 2, smoke=True, gpu=True)
+    assert not [*recipe.direction_map(bench), *recipe.layers(bench)]
+    assert {name for name, found in states.items() if found == [False, True, False]} == {"fused kernel", "GmP fused"}
+    assert {name for name, found in states.items() if found == [False]} >= {"angles_to_direction", "GmP", "plain"}
+
+
 @pytest.mark.parametrize(
     ("what", "dtype", "expected"), [("forward", "float32", 2 * 4), ("forward+backward", "bfloat16", 5 * 2)]
 )
