@@ -358,6 +358,7 @@ TABLE: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, list[Any]]]
         keras_actlab.distribution.layout_map, {"model": dense, "plain": layouts},
         {"model": MODEL, "plain": [None, *OTHER]},
     ),
+    "ops.enable_fused_direction": (ops.enable_fused_direction, {"enabled": False}, {"enabled": BOOLEAN}),
 }  # fmt: skip
 # Names that hold results of the package's functions, or have no arguments.
 WITHOUT = {
