@@ -17,7 +17,7 @@ momentum of 0.9, because there are few steps.
 The learning rate of each method is the best of three, or more where the best one is the lowest or the highest, on 1,500
 validation images after the last epoch. It is chosen once, with a split of its own. Then each of five splits draws other
 training images and initial weights, the same for all methods, and is tested once on the official test images.
-`--examples`, `--epochs` and `--splits` make it larger.
+`--examples`, `--epochs` and `--splits` make it larger; `--method` leaves the other methods out.
 
 Data: `--data-dir` names a folder with the files of CIFAR-10 for Python, `data_batch_1` to `_5` and `test_batch`.
 Without it Keras downloads them.
@@ -188,16 +188,16 @@ def comparison(
 
 
 def run(
-    name: str, folder: Path | None, examples: int, epochs: int, splits: int, out: Path, jobs: int
+    name: str, only: list[str], folder: Path | None, examples: int, epochs: int, splits: int, out: Path, jobs: int
 ) -> tuple[experiments.Results, experiments.Results]:
-    """Chooses the learning rate of each method of a task, and trains and tests with these.
+    """Chooses the learning rate of each method of a task, or of some only, and trains and tests with these.
 
     Returns:
         The results, and those of the choice, of all tasks in the folder.
     """
     task = TASKS[name]
     steps = 2 * examples // task.batch_size * epochs
-    networks = {method: partial(model, task, method, steps) for method in task.methods}
+    networks = {method: partial(model, task, method, steps) for method in only or task.methods}
     choice = comparison(
         f"{name}, learning rates",
         networks,
@@ -231,6 +231,9 @@ def main(
     task: Annotated[
         list[str] | None, typer.Option(help=f"Any of: {'; '.join(TASKS)}. Several times for several; all by default.")
     ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A method of one task. Several times for several; all by default.")
+    ] = None,
     data_dir: cli.DataDir = None,
     examples: Annotated[int, typer.Option(min=1, max=30_000, help="Number of training images in a split.")] = 3000,
     epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 5,
@@ -244,10 +247,14 @@ def main(
     Chooses learning rates, trains and tests every method. Prints tables; writes rows, tables and a figure.
     """
     cli.check_choices("--task", task or (), TASKS)
+    if method:
+        if len(task or ()) != 1:
+            raise typer.BadParameter(f"--method needs one --task. Received: --task {task}")
+        cli.check_choices("--method", method, TASKS[task[0]].methods)
     if smoke:
         examples, epochs, splits = 256, 1, 2  # one batch of 512 images and mirror images
     for name in task or TASKS:
-        found, choices = run(name, data_dir, examples, epochs, splits, out, jobs)
+        found, choices = run(name, method or [], data_dir, examples, epochs, splits, out, jobs)
     write(out / f"{NAME}-rates.csv", choices.frame.to_csv(index=False))
     cli.finish(found, out, NAME)
 

@@ -57,7 +57,7 @@ def start(model: keras.Model) -> None:
     as_pytorch = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
     for variable in model.trainable_variables:
         if variable.name == "bias":
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
         elif variable.name == "kernel":
             variable.assign((as_pytorch if len(variable.shape) == 4 else small)(variable.shape, variable.dtype))
         elif any(word in variable.path for word in ("position", "token")):

@@ -23,9 +23,9 @@ def made_up(monkeypatch):
 
 def test_smoke(tmp_path, monkeypatch):
     task = small_image_networks.TASKS["VGG, batch 512"]
-    task = small_image_networks.Task(["SP"], task.network, (0.03, 0.1), batch_size=512)
+    task = small_image_networks.Task(["BN", "SP"], task.network, (0.03, 0.1), batch_size=512)
     monkeypatch.setitem(small_image_networks.TASKS, "VGG, batch 512", task)
-    arguments = ["--smoke", "--task", "VGG, batch 512", "--out", str(tmp_path)]
+    arguments = ["--smoke", "--task", "VGG, batch 512", "--method", "SP", "--out", str(tmp_path)]
     finished = CliRunner().invoke(small_image_networks.app, arguments, catch_exceptions=False)
     assert finished.exit_code == 0
     rows = pd.read_csv(tmp_path / "small_image_networks.csv")
@@ -41,8 +41,13 @@ def test_smoke(tmp_path, monkeypatch):
         assert f"{method} {chosen:g}" in finished.output
 
 
-def test_an_unknown_task(tmp_path):
-    finished = CliRunner().invoke(small_image_networks.app, ["--task", "ViT-Tiny", "--out", str(tmp_path)])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--task", "ViT-Tiny"], ["--task", "ViT", "--method", "Mish"], ["--method", "ReLU"]],
+    ids=["unknown task", "unknown method", "a method of no task"],
+)
+def test_bad_choices(arguments, tmp_path):
+    finished = CliRunner().invoke(small_image_networks.app, [*arguments, "--out", str(tmp_path)])
     assert finished.exit_code == 2
     assert not list(tmp_path.iterdir())
 
