@@ -57,7 +57,7 @@ from keras_actlab.layers import (
     InputMeanNormalization,
     WeightNormalization,
 )
-from keras_actlab.ops import angles_to_direction, enable_fused_direction
+from keras_actlab.ops import angles_to_direction, enable_fused_direction, remat
 from recipes.common import cli, files
 
 BACKEND = keras.backend.backend()
@@ -784,6 +784,7 @@ def main(
 
     Prints tables; appends rows to a file; draws time over size.
     """
+    remat.COMPILE_AFTER = 0  # PyTorch compiles activations in their first call, which is not timed
     start, gpu = time.perf_counter(), device == "gpu"
     if gpu:
         check_gpu(platform_of_backend())

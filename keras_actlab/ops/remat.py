@@ -22,6 +22,9 @@ Function = Callable[..., Tensor]
 
 # Smaller inputs gain little, and PyTorch takes seconds to compile.
 MIN_SIZE = 2**20
+# A function that has computed this many elements on PyTorch is compiled. Until then, it loses about as much time as its
+# compilation takes, and a first step or a short program does not wait for the compiler.
+COMPILE_AFTER = 2**27
 # Elements per block of rows in the backward pass on a CPU; a block fits into the cache.
 BLOCK = 2**17
 
@@ -39,8 +42,8 @@ def remat(function: Function) -> Function:
 
         - On JAX and TensorFlow on a CPU, one loop over blocks of rows computes the gradients of all parameters. On JAX,
           the same loop computes the gradient of `x`.
-        - On PyTorch, `torch.compile` compiles the forward and backward pass at the first call, except inside a trace.
-          If PyTorch finds no compiler, the function runs uncompiled and warns once.
+        - On PyTorch, `torch.compile` compiles the forward and the backward pass, each after `COMPILE_AFTER` elements,
+          except inside a trace. If PyTorch finds no compiler, the function runs uncompiled and warns once.
           `torch.compiler.set_stance("force_eager")` and the environment variable `TORCH_COMPILE_DISABLE=1` turn the
           compilation off.
 
@@ -200,7 +203,7 @@ def _on_torch(function: Function) -> Function:
 
 
 def _compiled(function: Function) -> Function:
-    """Returns `function` compiled by PyTorch. After a failed compilation it runs uncompiled."""
+    """Returns `function`, compiled by PyTorch after `COMPILE_AFTER` elements, unless the compilation fails."""
     import torch
 
     fast = torch.compile(function, dynamic=True, fullgraph=True)
@@ -210,11 +213,12 @@ def _compiled(function: Function) -> Function:
         with torch.compiler.config.patch(recompile_limit=100):
             return fast(*arguments)
 
-    compiles = True
+    compiles, elements = True, 0
 
     def on_torch(*arguments: Tensor) -> Tensor:
-        nonlocal compiles
-        if not compiles:
+        nonlocal compiles, elements
+        if not compiles or elements < COMPILE_AFTER:
+            elements += arguments[0].numel()
             return function(*arguments)
         try:
             return compiled(*arguments)

@@ -304,6 +304,7 @@ class TestTorch:
     )
     def test_large_inputs_are_compiled(self, name, monkeypatch):
         monkeypatch.setattr(remat, "MIN_SIZE", 1)
+        monkeypatch.setattr(remat, "COMPILE_AFTER", 0)
         function, *parameters = FUNCTIONS[name]
         for rows in (7, 9):
             x, cotangent = random(rows, 5, 6), random(rows, 5, 6, seed=1)
@@ -316,6 +317,36 @@ class TestTorch:
             for one, other in zip(found, expected, strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
+    def test_a_short_use_does_not_wait_for_the_compiler(self, monkeypatch):
+        import torch
+
+        compiled = []
+
+        def compile_and_record(function, **options):
+            def call(*arguments):
+                compiled.append(arguments[0].shape)
+                return function(*arguments)
+
+            return call
+
+        monkeypatch.setattr(torch, "compile", compile_and_record)
+        monkeypatch.setattr(remat, "MIN_SIZE", 1)
+        monkeypatch.setattr(remat, "COMPILE_AFTER", 50)
+        function = remat.remat(_crrelu)
+        epsilon = torch.tensor(0.3)
+        calls = {}
+        for rows in (5, 4, 3, 2, 1):  # of five elements
+            x = torch.as_tensor(random(rows, 5)).requires_grad_()
+            y = function(x, epsilon)
+            calls[rows] = len(compiled)
+            (gradient,) = torch.autograd.grad(y.sum(), x)
+            calls[-rows] = len(compiled)
+            np.testing.assert_allclose(numpy(y), crrelu_reference(numpy(x), 0.3), rtol=1e-5, atol=1e-6)
+            (expected,) = torch.autograd.grad(_crrelu(x, epsilon).sum(), x)
+            np.testing.assert_allclose(numpy(gradient), numpy(expected), rtol=1e-6)
+        # 25 + 20 + 15 elements reach 50; forward and backward pass count and are compiled separately.
+        assert list(calls.values()) == [0, 0, 0, 0, 0, 0, 1, 2, 3, 4]
+
     def test_without_a_compiler(self, monkeypatch):
         import torch
 
@@ -327,6 +358,7 @@ class TestTorch:
 
         monkeypatch.setattr(torch, "compile", failing)
         monkeypatch.setattr(remat, "MIN_SIZE", 1)
+        monkeypatch.setattr(remat, "COMPILE_AFTER", 0)
         function = remat.remat(_crrelu)
         x, epsilon = torch.as_tensor(random(5, 4)), torch.tensor(0.3)
         with pytest.warns(
