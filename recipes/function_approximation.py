@@ -23,8 +23,9 @@ dimension, so that its first layer starts with frequencies of up to 30 as in SIR
 Each target is a task at two sizes. At equal width, every hidden layer has 32 units. At equal parameters, the widths
 give all methods about as many parameters as the last one, TMAF with five diagonals, has with 32 units.
 
-Training: Adam on the mean squared error, 2,000 steps on full batches. In each split, the validation points choose, for
-every method alike, the learning rate and the number of steps among 100, 200, ..., 2,000. The chosen settings are
+Training: Adam on the mean squared error, at most 2,000 steps (`--steps`) on full batches. In each split, the validation
+points choose, for every method alike, the learning rate and the number of steps among 20 multiples of a twentieth of
+them. Three learning rates are tried, and more where the best one is the lowest or the highest. The chosen settings are
 trained again on training and validation points together, and tested once. Errors are relative: the root mean squared
 error divided by the standard deviation of the target.
 
@@ -52,6 +53,7 @@ from recipes.common import cli, files
 
 WIDTH = 32
 RATES = (0.003, 0.01, 0.03)
+STEPS = 2000
 FREQUENCIES = (2, 4, 8, 16)
 THRESHOLDS = (-1.0, 0.0, 1.0)
 
@@ -160,28 +162,34 @@ def relative_error(targets: np.ndarray, predictions: np.ndarray) -> float:
     return root_mean_squared_error(targets, predictions) / float(np.std(targets))
 
 
-def comparison(target: str, sizing: str, smoke: bool = False) -> experiments.Comparison:
+def comparison(target: str, sizing: str, smoke: bool = False, steps: int = STEPS) -> experiments.Comparison:
     """Describes the comparison on one target at one sizing."""
     dimensions = TARGETS[target].dimensions
     methods = ("ReLU", "sine", "TMAF diagonal") if smoke else ACTIVATIONS
     return experiments.Comparison(
-        name=f"{target}, {sizing}",
+        name=f"{target}, {sizing}" + (f", {steps:,} steps" if steps != STEPS else ""),
         methods={method: network(method, SIZINGS[sizing](method, dimensions), dimensions) for method in methods},
         data=TARGETS[target].data,
         metrics={"relative error": relative_error},
         grid={"learning_rate": RATES[-2:] if smoke else RATES},
+        extend=None if smoke else "learning_rate",
         splits=2 if smoke else 5,
         independent_splits=True,
-        epochs=4 if smoke else 2000,
-        validate_every=2 if smoke else 100,
+        epochs=4 if smoke else steps,
+        validate_every=2 if smoke else steps // 20,
         vectorize=2 if smoke else 5,
     )
 
 
-def comparisons(smoke: bool = False, targets: Sequence[str] | None = None) -> list[experiments.Comparison]:
-    """Describes all comparisons, or those on some targets."""
+def comparisons(
+    smoke: bool = False,
+    targets: Sequence[str] | None = None,
+    sizings: Sequence[str] | None = None,
+    steps: int = STEPS,
+) -> list[experiments.Comparison]:
+    """Describes all comparisons, or those on some targets at some sizings."""
     targets = targets or (["sine 2"] if smoke else list(TARGETS))
-    return [comparison(target, sizing, smoke) for target in targets for sizing in SIZINGS]
+    return [comparison(target, sizing, smoke, steps) for target in targets for sizing in sizings or SIZINGS]
 
 
 def figure(results: experiments.Results) -> Figure:
@@ -214,6 +222,10 @@ def main(
     targets: Annotated[
         list[str] | None, typer.Argument(help=f"Functions: any of {', '.join(TARGETS)}. The default is all.")
     ] = None,
+    sizing: Annotated[
+        list[str] | None, typer.Option(help=f"Any of: {'; '.join(SIZINGS)}. Twice for both, which is the default.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=20, help="Largest number of steps.")] = STEPS,
     out: cli.Out = Path("results"),
     jobs: cli.Jobs = 1,
     smoke: cli.Smoke = False,
@@ -225,8 +237,10 @@ def main(
     unknown = set(targets or ()) - set(TARGETS)
     if unknown:
         raise typer.BadParameter(f"must be any of {', '.join(TARGETS)}. Received: {', '.join(sorted(unknown))}")
-    results = experiments.run(comparisons(smoke, targets), out / "function_approximation.jsonl", jobs)
-    files.write_figure(figure(results), out / "function_approximation_frequency.png")
+    cli.check_choices("--sizing", sizing or (), SIZINGS)
+    results = experiments.run(comparisons(smoke, targets, sizing, steps), out / "function_approximation.jsonl", jobs)
+    if steps == STEPS:
+        files.write_figure(figure(results), out / "function_approximation_frequency.png")
     cli.finish(results, out, "function_approximation")
 
 
