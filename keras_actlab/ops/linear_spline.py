@@ -1,6 +1,7 @@
 """Piecewise linear functions on evenly spaced knots."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from keras import ops
@@ -77,7 +78,7 @@ def linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     return _linear_spline(x, knots, values)
 
 
-@remat
+@partial(remat, scatters=True)
 def _linear_spline(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     wide = at_least_float32(x)  # in half precision, the index of the piece could be wrong
     knots, values = ops.stop_gradient(ops.cast(knots, wide.dtype)), ops.cast(values, wide.dtype)

@@ -156,7 +156,7 @@ def _look_up(x: Tensor, levels: Tensor, thresholds: Tensor, axis: int) -> Tensor
 
 
 _compare_by_rows = remat(_compare)
-_look_up_by_rows = remat(_look_up)
+_look_up_by_rows = remat(_look_up, scatters=True)
 
 
 def _evenly_spaced(thresholds: tuple[float, ...]) -> bool:

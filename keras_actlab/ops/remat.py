@@ -29,19 +29,20 @@ COMPILE_AFTER = 2**27
 BLOCK = 2**17
 
 
-def remat(function: Function) -> Function:
+def remat(function: Function, scatters: bool = False) -> Function:
     """Returns `function` with a backward pass that recomputes intermediate results instead of keeping them.
 
     Args:
         function: `function(x, *parameters, **constants)`, written in `keras.ops`. Each row of the output (an entry
             along the first axis) depends only on the same row of the tensor `x` and on the whole tensors `parameters`.
             The constants are hashable.
+        scatters: Whether gradients of parameters are added to single entries of a table.
 
     Returns:
         A function with the same values. If `x` has at least `MIN_SIZE` elements:
 
         - On JAX and TensorFlow on a CPU, one loop over blocks of rows computes the gradients of all parameters. On JAX,
-          the same loop computes the gradient of `x`.
+          the same loop computes the gradient of `x`. If it `scatters`, JAX has no loop: XLA takes twice as long in one.
         - On PyTorch, `torch.compile` compiles the forward and the backward pass, each after `COMPILE_AFTER` elements,
           except inside a trace. If PyTorch finds no compiler, the function runs uncompiled and warns once.
           `torch.compiler.set_stance("force_eager")` and the environment variable `TORCH_COMPILE_DISABLE=1` turn the
@@ -53,8 +54,13 @@ def remat(function: Function) -> Function:
 
     @functools.cache
     def with_gradient(**constants: Any) -> Function:
-        make = {"jax": _on_jax, "tensorflow": _on_tensorflow, "torch": _on_torch}[keras.backend.backend()]
-        return make(functools.partial(function, **constants))
+        with_constants = functools.partial(function, **constants)
+        match keras.backend.backend():
+            case "jax":
+                return _on_jax(with_constants, in_blocks=not scatters)
+            case "tensorflow":
+                return _on_tensorflow(with_constants)
+        return _on_torch(with_constants, in_float32=scatters)
 
     @functools.wraps(function)
     def on_backend(x: Tensor, *parameters: Tensor, **constants: Any) -> Tensor:
@@ -72,7 +78,7 @@ def _is_small(x: Tensor) -> bool:
     return not all(isinstance(length, int) for length in lengths) or math.prod(lengths) < MIN_SIZE
 
 
-def _on_jax(function: Function) -> Function:
+def _on_jax(function: Function, in_blocks: bool) -> Function:
     import jax
 
     @jax.custom_vjp
@@ -90,10 +96,10 @@ def _on_jax(function: Function) -> Function:
             return of_x, of_parameters
 
         # Not on accelerators, where few large steps are faster, nor with rows sharded over several devices.
-        in_blocks = jax.default_backend() == "cpu" and jax.device_count() == 1
-        rows = _rows(x) if in_blocks else max(1, x.shape[0])
+        one_cpu = jax.default_backend() == "cpu" and jax.device_count() == 1
+        rows = _rows(x) if in_blocks and one_cpu else max(1, x.shape[0])
         dtype = x.dtype
-        if in_blocks:  # because XLA's loops convert half precision one number at a time
+        if one_cpu:  # because XLA's loops convert half precision one number at a time
             x, gradient = at_least_float32(x), at_least_float32(gradient)
         whole = x.shape[0] - x.shape[0] % rows
         # The rows beyond the last whole block come first: their gradients are the initial values of the sums.
@@ -145,10 +151,15 @@ def _on_tensorflow(function: Function) -> Function:
     return recomputing
 
 
-def _on_torch(function: Function) -> Function:
+def _on_torch(function: Function, in_float32: bool) -> Function:
     import torch
 
-    forward = _compiled(function)
+    def compiled(function: Function) -> Function:
+        fast = _compiled(function)
+        # PyTorch compiles a loop with a look-up in half precision to a conversion of one number at a time.
+        return (lambda *arguments: fast(*map(at_least_float32, arguments))) if in_float32 else fast
+
+    forward = compiled(function)
 
     @functools.cache
     def gradients(needed: tuple[bool, ...]) -> Function:
@@ -162,13 +173,14 @@ def _on_torch(function: Function) -> Function:
             those = (argument for need, argument in zip(needed, arguments, strict=True) if need)
             return torch.func.vjp(with_others, *those)[1](gradient)
 
-        return _compiled(of_needed)
+        return compiled(of_needed)
 
     class Recomputing(torch.autograd.Function):
         @staticmethod
         def forward(context: Any, *arguments: Tensor) -> Tensor:
             context.save_for_backward(*arguments)
-            return forward(*(argument.detach() for argument in arguments))  # tensors with gradients would be recompiled
+            # Detached, because tensors with gradients would be recompiled.
+            return forward(*(argument.detach() for argument in arguments)).to(arguments[0].dtype)
 
         @staticmethod
         def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
