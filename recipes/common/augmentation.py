@@ -137,7 +137,7 @@ def _solarize_add(image: Image.Image, level: float) -> Image.Image:
 
 
 def _contrast(image: Image.Image, level: float) -> Image.Image:
-    mean = round(np.asarray(image.convert("L")).mean())
+    mean = round(np.asarray(image.convert("L")).sum() / (image.width * image.height))
     return Image.blend(Image.new("RGB", image.size, (mean, mean, mean)), image, _factor(level))
 
 
