@@ -89,46 +89,55 @@ def _affine(image: Image.Image, *matrix: float) -> Image.Image:
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=FILL)
 
 
-def _look_up(image: Image.Image, tables: np.ndarray) -> Image.Image:
-    """Replaces the values of each channel by those of a table, `(3, 256)`."""
-    return Image.fromarray(tables.clip(0, 255).astype("uint8")[np.arange(3), np.asarray(image)])
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Returns the pixels of an image, (height, 3, width): NumPy is faster if channels are not the last axis."""
+    return np.frombuffer(image.tobytes("raw", "RGB;L"), "uint8").reshape(image.height, 3, image.width)
 
 
-# For small images, the two that follow take a third of the time of `ImageOps.autocontrast` and `ImageOps.equalize`.
+def _image(pixels: np.ndarray) -> Image.Image:
+    """Returns an image of pixels, (height, 3, width)."""
+    height, _, width = pixels.shape
+    return Image.frombytes("RGB", (width, height), pixels.astype("uint8").tobytes(), "raw", "RGB;L")
+
+
+# The two that follow are much faster than `ImageOps.autocontrast` and `ImageOps.equalize` for small images.
 
 
 def _auto_contrast(image: Image.Image) -> Image.Image:
-    low, high = np.array(image.getextrema()).T[..., None]
-    scale = 255 / np.maximum(high - low, 1)
-    return _look_up(image, np.where(high > low, VALUES * scale - low * scale, VALUES))
+    ranges = [(low, high) if low < high else (0, 255) for low, high in image.getextrema()]
+    low, high = np.array(ranges).T[..., None]
+    scale = 255 / (high - low)
+    return _image(_pixels(image) * scale - low * scale)
 
 
 def _equalize(image: Image.Image) -> Image.Image:
-    histogram = np.array(image.histogram()).reshape(3, 256)
+    places = _pixels(image) + 256 * np.arange(3)[:, None]  # in the tables of the three channels, one after another
+    histogram = np.bincount(places.ravel(), minlength=768).reshape(3, 256)
     highest = 255 - (histogram[:, ::-1] > 0).argmax(1)
     step = (image.width * image.height - histogram[np.arange(3), highest])[:, None] // 255
     below = histogram.cumsum(1) - histogram
-    return _look_up(image, np.where(step > 0, (step // 2 + below) // np.maximum(step, 1), VALUES))
+    tables = np.where(step > 0, (step // 2 + below) // np.maximum(step, 1), VALUES)
+    return _image(np.minimum(tables, 255).take(places))
 
 
 def _posterize(image: Image.Image, level: float) -> Image.Image:
     # At least one bit is kept; timm's magnitude 10 keeps none, which is a black image.
     bits = 4 - min(3, int(abs(level) / 10 * 4))
-    return Image.fromarray(np.asarray(image) & np.uint8(256 - 2 ** (8 - bits)))
+    return _image(_pixels(image) & np.uint8(256 - 2 ** (8 - bits)))
 
 
 def _solarize(image: Image.Image, level: float) -> Image.Image:
-    pixels = np.asarray(image)
-    return Image.fromarray(np.where(pixels >= 256 - int(abs(level) / 10 * 256), 255 - pixels, pixels))
+    pixels = _pixels(image)
+    return _image(np.where(pixels >= 256 - int(abs(level) / 10 * 256), 255 - pixels, pixels))
 
 
 def _solarize_add(image: Image.Image, level: float) -> Image.Image:
-    pixels, addition = np.asarray(image), np.uint8(abs(level) / 10 * 110)
-    return Image.fromarray(np.where(pixels < 128, np.minimum(pixels, 255 - addition) + addition, pixels))
+    pixels, addition = _pixels(image), np.uint8(abs(level) / 10 * 110)
+    return _image(np.where(pixels < 128, np.minimum(pixels, 255 - addition) + addition, pixels))
 
 
 def _contrast(image: Image.Image, level: float) -> Image.Image:
-    mean = round(np.asarray(image.convert("L")).mean())
+    mean = round(np.asarray(image.convert("L")).sum() / (image.width * image.height))
     return Image.blend(Image.new("RGB", image.size, (mean, mean, mean)), image, _factor(level))
 
 
@@ -176,13 +185,15 @@ def erase(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return image
     width, height = image.size
     for _ in range(10):
-        area, ratio = rng.uniform(0.02, 1 / 3) * width * height, math.exp(rng.uniform(math.log(0.3), -math.log(0.3)))
+        area, ratio, left, top = rng.random(4).tolist()  # faster than other draws
+        area = (0.02 + (1 / 3 - 0.02) * area) * width * height
+        ratio = 0.3 ** (2 * ratio - 1)
         h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w < width and 0 < h < height:
-            place = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
-            noise = rng.normal(MEAN, STANDARD_DEVIATION, (h, w, 3))
+            mean, deviation = np.array([MEAN, STANDARD_DEVIATION], "float32")[..., None]
+            noise = mean + deviation * rng.standard_normal((h, 3, w), "float32")
             image = image.copy()
-            image.paste(Image.fromarray(noise.round().clip(0, 255).astype("uint8")), place)
+            image.paste(_image(noise.round().clip(0, 255)), (int(left * (width - w + 1)), int(top * (height - h + 1))))
             return image
     return image
 

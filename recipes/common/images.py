@@ -8,7 +8,7 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,15 @@ class Arrays:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def read(self, row: int, change: ImageChange = unchanged) -> tuple[Image.Image, int]:
-        """Returns a changed image and its label."""
-        return change(Image.fromarray(self.pixels[row])), int(self.labels[row])
+    def read(self, rows: np.ndarray, changes: Sequence[ImageChange]) -> Batch:
+        """Returns images, each with a change of its own that keeps the size, and their labels."""
+        height, width, _ = self.pixels.shape[1:]
+        # One below the other in one image, as each conversion of an array takes as long as two changes.
+        column = Image.fromarray(self.pixels[rows].reshape(-1, width, 3))
+        for place, change in enumerate(changes):
+            box = (0, place * height, width, (place + 1) * height)
+            column.paste(change(column.crop(box)), box)
+        return np.array(column).reshape(-1, height, width, 3), self.labels[rows]
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,8 @@ def cifar(classes: int, folder: Path | None) -> tuple[Arrays, Arrays]:
     """
     if folder is None:
         module = keras.datasets.cifar10 if classes == 10 else keras.datasets.cifar100
-        return tuple(Arrays(x, y[:, 0].astype("int32"), classes) for x, y in module.load_data())
+        parts = module.load_data()
+        return tuple(Arrays(np.ascontiguousarray(x), y[:, 0].astype("int32"), classes) for x, y in parts)
     train = [f"data_batch_{number}" for number in range(1, 6)] if classes == 10 else ["train"]
     test = ["test_batch"] if classes == 10 else ["test"]
     key = "labels" if classes == 10 else "fine_labels"
@@ -214,21 +221,38 @@ def training_batches(images: Images, batch_size: int, seed: int, changes: Sequen
         raise ValueError(
             f"`batch_size` must be from 1 to the number of images, {len(images)}. Received: batch_size={batch_size}"
         )
-    share = distribution.local_batch_size(batch_size)
+    distribution.local_batch_size(batch_size)  # raises if the devices cannot share a batch
     process, processes = distribution.data_shard()
-    rows = grain.MapDataset.range(len(images)).seed(seed).shuffle()
-    if isinstance(images, Arrays) and not changes:
-        batches = rows.batch(batch_size, drop_remainder=True)
-        return batches.map(lambda rows: _take(images, rows[process::processes])).repeat()
+    steps = len(images) // batch_size  # of an epoch
 
-    def read(row: int, rng: np.random.Generator) -> Batch:
-        image, label = images.read(row, lambda image: reduce(lambda one, change: change(one, rng), changes, image))
-        return np.asarray(image), np.int32(label)
+    def read(step: int, _: int) -> Batch:
+        epoch, step = divmod(step, steps)
+        places = np.arange(step * batch_size + process, (step + 1) * batch_size, processes)
+        rows = _order(len(images), seed, epoch)[places]
+        if isinstance(images, Arrays) and not changes:
+            return _take(images, rows)
+        bits = np.random.Philox(seed)
+        rng, start = np.random.Generator(bits), bits.state
 
-    # Change first, so that changes depend on the seed and the place in the order, not on the number of processes.
-    changed = rows.random_map(read)
-    changed = changed[: len(images) // batch_size * batch_size]
-    return changed[process::processes].batch(share, drop_remainder=True).repeat()
+        def change(place: int, image: Image.Image) -> Image.Image:
+            # Sets the counter, so that the numbers for an image depend on neither the batch nor the number of
+            # processes. One generator for each image would take four times as long.
+            start["state"]["counter"][2:] = epoch, place
+            bits.state = start
+            return reduce(lambda image, change: change(image, rng), changes, image)
+
+        each = [partial(change, place) for place in places.tolist()]
+        if isinstance(images, Arrays):
+            return images.read(rows, each)
+        read = [images.read(row, change) for row, change in zip(rows.tolist(), each, strict=True)]
+        return np.stack([image for image, _ in read]), np.array([label for _, label in read], "int32")
+
+    return grain.MapDataset.range(steps).map_with_index(read).repeat()
+
+
+@lru_cache(maxsize=2)  # one thread may read the end of an epoch while another reads the start of the next
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def evaluation_batches(images: Images, batch_size: int, side: int, resize: int) -> grain.MapDataset:

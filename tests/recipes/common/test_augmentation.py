@@ -230,6 +230,17 @@ def test_pictures_depend_on_seed_epoch_and_place():
         assert len(versions) > 1
 
 
+def test_pictures_depend_on_neither_the_batch_size_nor_the_number_of_processes(monkeypatch):
+    arrays = images.Arrays(np.stack([picture(8, 8, seed) for seed in range(6)]), np.arange(6, dtype="int32"), 6)
+    whole = np.concatenate([x for x, _ in images.training_batches(arrays, 6, 1, CHANGED)[:2]])
+    for size in (2, 3):
+        batches = images.training_batches(arrays, size, 1, CHANGED)[: 12 // size]
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), whole)
+    monkeypatch.setattr(images.distribution, "data_shard", lambda: (1, 2))
+    share, _ = images.training_batches(arrays, 6, 1, CHANGED)[1]
+    np.testing.assert_array_equal(share, whole[6:][1::2])
+
+
 @pytest.mark.slow
 def test_a_resumed_run_reads_the_same_pictures_in_worker_processes():
     arrays = images.Arrays(np.stack([picture(8, 8, seed) for seed in range(6)]), np.arange(6, dtype="int32"), 6)
