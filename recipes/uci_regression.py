@@ -231,8 +231,8 @@ def steps_figure(results: experiments.Results) -> Figure:
         ax.axhline(1, color="0.7", linewidth=1, zorder=0)
         ax.set(title=name.capitalize(), yscale="log", xticks=range(len(labels)))
         ax.set_xticklabels(labels, rotation=90)
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.set_yticks([0.3, 0.5, 0.7, 1.0, 1.4], labels=["0.3", "0.5", "0.7", "1", "1.4"])
+        ax.minorticks_off()
     panels[0, 0].set_ylabel("error of GmP / error of plain weights")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2, title="plain weights")
     return figure
