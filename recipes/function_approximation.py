@@ -234,9 +234,7 @@ def main(
 
     Compares eight activations. Prints tables; writes rows, tables and figures.
     """
-    unknown = set(targets or ()) - set(TARGETS)
-    if unknown:
-        raise typer.BadParameter(f"must be any of {', '.join(TARGETS)}. Received: {', '.join(sorted(unknown))}")
+    cli.check_choices("TARGETS", targets or (), TARGETS)
     cli.check_choices("--sizing", sizing or (), SIZINGS)
     results = experiments.run(comparisons(smoke, targets, sizing, steps), out / "function_approximation.jsonl", jobs)
     if steps == STEPS:

@@ -12,6 +12,15 @@ from recipes import benchmark as recipe
 
 pytestmark = pytest.mark.one_backend
 
+
+@pytest.fixture(scope="module", autouse=True)
+def _restored():
+    """Undoes what a run changes for its process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe.remat, "COMPILE_AFTER", recipe.remat.COMPILE_AFTER)
+        yield
+
+
 # Elsewhere compiling keras-hub's models would take a minute.
 MODELS = ["models"] * (keras.backend.backend() == "torch")
 SECTIONS = [name for name in recipe.SECTIONS if name != "models"]

@@ -94,7 +94,13 @@ def test_help_explains_every_option():
         assert words in text
 
 
-def test_an_unknown_target_is_refused():
-    finished = CliRunner().invoke(recipe.app, ["sine 3"], env={"COLUMNS": "200"})
+@pytest.mark.parametrize("arguments", [["sine 3"], ["--sizing", "sine 3"]])
+def test_an_unknown_choice_is_refused(arguments):
+    finished = CliRunner().invoke(recipe.app, arguments, env={"COLUMNS": "200"})
     assert finished.exit_code == 2
     assert "Received: sine 3" in finished.output
+
+
+def test_more_steps_of_one_sizing():
+    (chosen,) = recipe.comparisons(targets=["sine 4"], sizings=["equal width"], steps=6000)
+    assert (chosen.name, chosen.epochs, chosen.validate_every) == ("sine 4, equal width, 6,000 steps", 6000, 300)
