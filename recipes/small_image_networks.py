@@ -1,6 +1,7 @@
 """A part of CIFAR-10 with small networks: the three papers' comparisons of image classifiers, at tuned learning rates.
 
-One processor core trains each network in about a minute, so that all methods get several learning rates and seeds:
+The networks are small, so that all methods get several learning rates and seeds. With `--size small`, one processor
+core trains each of them in about a minute:
 
 - ViT: activations of a vision transformer (Sun et al., 2024), 4 blocks of 64 channels on 16 patches of 8 x 8 pixels,
   AdamW with weight decay 0.05, gradients clipped to norm 1, and the initial weights of `recipes.common.transformers`;
@@ -11,23 +12,29 @@ One processor core trains each network in about a minute, so that all methods ge
 
 A network is trained on 3,000 images and their mirror images for five epochs, in batches of 64 unless stated otherwise.
 The images of a batch are moved alike, at random, by at most 4 pixels. VGG and ResNet see images at half of the
-resolution. The learning rate rises for a tenth of the steps and then follows a cosine to 0. Moving averages have a
-momentum of 0.9, because there are few steps.
+resolution.
 
-The learning rate of each method is the best of three, or more where the best one is the lowest or the highest, on 1,500
-validation images after the last epoch. It is chosen once, with a split of its own. Then each of five splits draws other
-training images and initial weights, the same for all methods, and is tested once on the official test images.
-`--examples`, `--epochs` and `--splits` make it larger; `--method` leaves the other methods out.
+`--size large` is for a GPU. The transformer has 6 blocks of 96 channels on 64 patches of 4 x 4 pixels, and is trained
+on 10,000 images, each seen 40 times, in batches of 128. VGG and ResNet see 5,000 images at full resolution, 30 times
+each; ResNet has four stages of two blocks, with 16 to 128 filters. Each image is moved by itself. A mirror image counts
+as one of the times.
+
+The learning rate rises for a tenth of the steps and then follows a cosine to 0. Moving averages have a momentum of 0.9,
+because there are few steps. The learning rate of each method is the best of three, or more where the best one is the
+lowest or the highest, after the last epoch, on validation images, half as many as there are for training. It is chosen
+once, with a split of its own. Then each of five splits draws other training images and initial weights, the same for
+all methods, and is tested once on the official test images. `--examples`, `--epochs` and `--splits` change the size;
+`--method` leaves the other methods out.
 
 Data: `--data-dir` names a folder with the files of CIFAR-10 for Python, `data_batch_1` to `_5` and `test_batch`.
 Without it Keras downloads them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
@@ -46,6 +53,7 @@ from recipes.common.transformers import start
 NAME = "small_image_networks"
 CLASSES = 10
 SIDE = 32
+SHIFT = 4  # pixels
 PRELU = keras.initializers.Constant(0.25)
 # The first method of each is the baseline of its table.
 VIT: dict[str, To] = {
@@ -71,23 +79,21 @@ RESNET: dict[str, To] = {
 }
 
 
-def vit_network(method: str) -> keras.Model:
+def vit_network(method: str, patch: int, blocks: int, heads: int, dim: int) -> keras.Model:
     """Returns a vision transformer with a method's activation."""
-    model = vit.network((SIDE, SIDE, 3), CLASSES, SIDE // 4, VIT[method], blocks=4, heads=2, dim=64)
+    model = vit.network((SIDE, SIDE, 3), CLASSES, patch, VIT[method], blocks, heads, dim)
     start(model)
     return model
 
 
-def vgg_network(method: str) -> keras.Model:
+def vgg_network(method: str, side: int) -> keras.Model:
     """Returns VGG-6 with a method's parameterization and normalization."""
-    return vgg.network((SIDE // 2, SIDE // 2, 3), CLASSES, "relu", *VGG[method], filters=(32, 64, 128))
+    return vgg.network((side, side, 3), CLASSES, "relu", *VGG[method], filters=(32, 64, 128))
 
 
-def resnet_network(method: str) -> keras.Model:
+def resnet_network(method: str, side: int, filters: Sequence[int], blocks: int) -> keras.Model:
     """Returns a residual network with a method's activation."""
-    return resnet.network(
-        (SIDE // 2, SIDE // 2, 3), CLASSES, RESNET[method], "standard", "batch", (16, 32, 64), blocks=1, stem="small"
-    )
+    return resnet.network((side, side, 3), CLASSES, RESNET[method], "standard", "batch", filters, blocks, stem="small")
 
 
 def sgd(rate: Any) -> keras.Optimizer:
@@ -117,23 +123,62 @@ class RandomShift(keras.Layer):
         return keras.ops.slice(padded, (0, rows, columns, 0), keras.ops.shape(images))
 
 
+def moved_alike() -> keras.Layer:
+    """Returns a layer that moves all images of a batch alike, which costs little on a CPU."""
+    return RandomShift(SHIFT)
+
+
+def moved_each() -> keras.Layer:
+    """Returns a layer that moves each image of a batch by itself."""
+    share = SHIFT / SIDE
+    return keras.layers.RandomTranslation(share, share, fill_mode="constant", interpolation="nearest")
+
+
 @dataclass(frozen=True)
 class Task:
-    """Networks that are compared, how they are trained, and the learning rates that are tried first."""
+    """Networks that are compared, how they are trained, and the learning rates that are tried first.
+
+    An epoch sees each image and its mirror image once.
+    """
 
     methods: Iterable[str]
     network: Callable[[str], keras.Model]
     rates: tuple[float, ...]
     optimizer: Callable[[Any], keras.Optimizer] = sgd
     batch_size: int = 64
+    examples: int = 3000
+    epochs: int = 5
+    moved: Callable[[], keras.Layer] = moved_alike
 
 
-TASKS = {
-    "ViT": Task(VIT, vit_network, (0.0003, 0.001, 0.003), adamw),
-    "VGG, batch 64": Task(VGG, vgg_network, (0.01, 0.03, 0.1)),
-    "VGG, batch 512": Task(VGG, vgg_network, (0.03, 0.1, 0.3), batch_size=512),
-    "ResNet": Task(RESNET, resnet_network, (0.03, 0.1, 0.3)),
+def vgg_tasks(side: int, **options: Any) -> dict[str, Task]:
+    """Returns the two comparisons of parameterizations."""
+    network = partial(vgg_network, side=side)
+    return {
+        "VGG, batch 64": Task(VGG, network, (0.01, 0.03, 0.1), **options),
+        "VGG, batch 512": Task(VGG, network, (0.03, 0.1, 0.3), batch_size=512, **options),
+    }
+
+
+small_vit = partial(vit_network, patch=8, blocks=4, heads=2, dim=64)
+large_vit = partial(vit_network, patch=4, blocks=6, heads=3, dim=96)
+small_resnet = partial(resnet_network, side=SIDE // 2, filters=(16, 32, 64), blocks=1)
+large_resnet = partial(resnet_network, side=SIDE, filters=(16, 32, 64, 128), blocks=2)
+VIT_RATES, RESNET_RATES = (0.0003, 0.001, 0.003), (0.03, 0.1, 0.3)
+LARGE: dict[str, Any] = {"moved": moved_each, "examples": 5000, "epochs": 15}
+SIZES = {
+    "small": {
+        "ViT": Task(VIT, small_vit, VIT_RATES, adamw),
+        **vgg_tasks(SIDE // 2),
+        "ResNet": Task(RESNET, small_resnet, RESNET_RATES),
+    },
+    "large": {
+        "ViT": Task(VIT, large_vit, VIT_RATES, adamw, **LARGE | {"batch_size": 128, "examples": 10_000, "epochs": 20}),
+        **vgg_tasks(SIDE, **LARGE),
+        "ResNet": Task(RESNET, large_resnet, RESNET_RATES, **LARGE),
+    },
 }
+TASKS = list(SIZES["small"])
 
 
 def model(task: Task, method: str, steps: int, learning_rate: float) -> keras.Model:
@@ -144,7 +189,7 @@ def model(task: Task, method: str, steps: int, learning_rate: float) -> keras.Mo
             layer.momentum = 0.9
     factor = SIDE // network.input_shape[1]
     pooled = [keras.layers.AveragePooling2D(factor)] if factor > 1 else []
-    whole = keras.Sequential([keras.Input((SIDE, SIDE, 3)), standardization(), RandomShift(4), *pooled, network])
+    whole = keras.Sequential([keras.Input((SIDE, SIDE, 3)), standardization(), task.moved(), *pooled, network])
     warm_up = max(1, steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up
@@ -188,36 +233,35 @@ def comparison(
 
 
 def run(
-    name: str, only: list[str], folder: Path | None, examples: int, epochs: int, splits: int, out: Path, jobs: int
+    name: str, task: Task, only: list[str], folder: Path | None, splits: int, path: Path, jobs: int
 ) -> tuple[experiments.Results, experiments.Results]:
     """Chooses the learning rate of each method of a task, or of some only, and trains and tests with these.
 
     Returns:
-        The results, and those of the choice, of all tasks in the folder.
+        The results in the file, and those of the choice in the file beside it.
     """
-    task = TASKS[name]
-    steps = 2 * examples // task.batch_size * epochs
+    steps = 2 * task.examples // task.batch_size * task.epochs
     networks = {method: partial(model, task, method, steps) for method in only or task.methods}
     choice = comparison(
         f"{name}, learning rates",
         networks,
-        epochs,
+        task.epochs,
         task.batch_size,
-        data=lambda split: draw(split, examples, folder, validate=True),
+        data=lambda split: draw(split, task.examples, folder, validate=True),
         grid={"learning_rate": task.rates},
         extend="learning_rate",
     )
-    path, choices = (out / f"{NAME}{part}.jsonl" for part in ("", "-rates"))
+    choices = path.with_stem(f"{path.stem}-rates")
     rates = experiments.run(choice, choices, jobs).final.set_index("method")["learning_rate"]
     print(f"Learning rates, {name}: {', '.join(f'{method} {rate:g}' for method, rate in rates.items())}")
     final = comparison(
         name,
         {method: partial(network, learning_rate=rates[method]) for method, network in networks.items()},
-        epochs,
+        task.epochs,
         task.batch_size,
-        data=lambda split: draw(1 + split, examples, folder, validate=False),
+        data=lambda split: draw(1 + split, task.examples, folder, validate=False),
         splits=splits,
-        independent_splits=True,  # two of them share 6 % of the 3,000 images
+        independent_splits=True,  # two of them share a fifth of the images at the most
     )
     experiments.run(final, path, jobs)
     return experiments.load(path), experiments.load(choices)
@@ -234,9 +278,14 @@ def main(
     method: Annotated[
         list[str] | None, typer.Option(help="A method of one task. Several times for several; all by default.")
     ] = None,
+    size: Annotated[
+        Literal["small", "large"], typer.Option(help="Size of networks and training; large is for a GPU.")
+    ] = "small",
     data_dir: cli.DataDir = None,
-    examples: Annotated[int, typer.Option(min=1, max=30_000, help="Number of training images in a split.")] = 3000,
-    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 5,
+    examples: Annotated[
+        int | None, typer.Option(min=1, max=30_000, help="Number of training images in a split; the task's by default.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs; the task's by default.")] = None,
     splits: Annotated[int, typer.Option(min=2, help="Number of splits.")] = 5,
     out: cli.Out = Path("results"),
     jobs: cli.Jobs = 1,
@@ -250,13 +299,16 @@ def main(
     if method:
         if len(task or ()) != 1:
             raise typer.BadParameter(f"--method needs one --task. Received: --task {task}")
-        cli.check_choices("--method", method, TASKS[task[0]].methods)
+        cli.check_choices("--method", method, SIZES[size][task[0]].methods)
     if smoke:
         examples, epochs, splits = 256, 1, 2  # one batch of 512 images and mirror images
+    stem = NAME if size == "small" else f"{NAME}-{size}"
     for name in task or TASKS:
-        found, choices = run(name, method or [], data_dir, examples, epochs, splits, out, jobs)
-    write(out / f"{NAME}-rates.csv", choices.frame.to_csv(index=False))
-    cli.finish(found, out, NAME)
+        chosen = SIZES[size][name]
+        chosen = replace(chosen, examples=examples or chosen.examples, epochs=epochs or chosen.epochs)
+        found, choices = run(name, chosen, method or [], data_dir, splits, out / f"{stem}.jsonl", jobs)
+    write(out / f"{stem}-rates.csv", choices.frame.to_csv(index=False))
+    cli.finish(found, out, stem)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,9 +24,8 @@ def made_up(monkeypatch):
 
 
 def test_smoke(tmp_path, monkeypatch):
-    task = small_image_networks.TASKS["VGG, batch 512"]
-    task = small_image_networks.Task(["BN", "SP"], task.network, (0.03, 0.1), batch_size=512)
-    monkeypatch.setitem(small_image_networks.TASKS, "VGG, batch 512", task)
+    tasks = small_image_networks.SIZES["small"]
+    monkeypatch.setitem(tasks, "VGG, batch 512", replace(tasks["VGG, batch 512"], rates=(0.03, 0.1)))
     arguments = ["--smoke", "--task", "VGG, batch 512", "--method", "SP", "--out", str(tmp_path)]
     finished = CliRunner().invoke(small_image_networks.app, arguments, catch_exceptions=False)
     assert finished.exit_code == 0
@@ -80,9 +81,22 @@ def test_a_batch_is_moved_alike():
     assert len(found) > 10
 
 
+def test_each_image_is_moved_by_itself_by_whole_pixels():
+    x = np.random.default_rng(0).normal(size=(20, 32, 32, 3)).astype("float32")
+    moved = np.asarray(small_image_networks.moved_each()(x, training=True))
+    padded = np.pad(x, [(0, 0), (4, 4), (4, 4), (0, 0)])
+    places = set()
+    for k in range(len(x)):
+        windows = {(i, j): padded[k, i : i + 32, j : j + 32] for i in range(9) for j in range(9)}
+        (place,) = [place for place, window in windows.items() if np.array_equal(window, moved[k])]
+        places.add(place)
+    assert len(places) > 10
+
+
+@pytest.mark.parametrize("size", small_image_networks.SIZES)
 @pytest.mark.parametrize("name", small_image_networks.TASKS)
-def test_networks(name):
-    task = small_image_networks.TASKS[name]
+def test_networks(name, size):
+    task = small_image_networks.SIZES[size][name]
     method = list(task.methods)[-1]
     model = small_image_networks.model(task, method, 100, 0.5)
     assert model.output_shape == (None, 10)
