@@ -107,31 +107,34 @@ def adamw(rate: Any) -> keras.Optimizer:
 
 
 class RandomShift(keras.Layer):
-    """Moves the images of a batch alike, in training, by a random number of pixels. Pixels from outside are 0."""
+    """Moves images, in training, by a random number of pixels. Pixels from outside are 0.
 
-    def __init__(self, most: int):
+    Keras' `RandomTranslation` is no substitute: it prevents the compilation of the training step.
+
+    Args:
+        most: Largest number of pixels.
+        alike: Whether all images of a batch are moved alike, which costs less.
+    """
+
+    def __init__(self, most: int, alike: bool):
         super().__init__()
-        self.most = most
+        self.most, self.alike = most, alike
         self.generator = keras.random.SeedGenerator()
 
     def call(self, images: Any, training: bool = False) -> Any:
         """Returns the images, moved if `training`."""
         if not training:
             return images
-        rows, columns = keras.random.randint((2,), 0, 2 * self.most + 1, seed=self.generator)
+        batch, height, width, _ = keras.ops.shape(images)
+        drawn = keras.random.randint((2, 1 if self.alike else batch), 0, 2 * self.most + 1, seed=self.generator)
         padded = keras.ops.pad(images, [(0, 0), (self.most, self.most), (self.most, self.most), (0, 0)])
-        return keras.ops.slice(padded, (0, rows, columns, 0), keras.ops.shape(images))
-
-
-def moved_alike() -> keras.Layer:
-    """Returns a layer that moves all images of a batch alike, which costs little on a CPU."""
-    return RandomShift(SHIFT)
-
-
-def moved_each() -> keras.Layer:
-    """Returns a layer that moves each image of a batch by itself."""
-    share = SHIFT / SIDE
-    return keras.layers.RandomTranslation(share, share, fill_mode="constant", interpolation="nearest")
+        if self.alike:
+            return keras.ops.slice(padded, (0, drawn[0, 0], drawn[1, 0], 0), keras.ops.shape(images))
+        rows, columns = (
+            first[:, None] + keras.ops.arange(size) for first, size in zip(drawn, (height, width), strict=True)
+        )
+        moved = keras.ops.take_along_axis(padded, rows[:, :, None, None], axis=1)
+        return keras.ops.take_along_axis(moved, columns[:, None, :, None], axis=2)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class Task:
     batch_size: int = 64
     examples: int = 3000
     epochs: int = 5
-    moved: Callable[[], keras.Layer] = moved_alike
+    alike: bool = True  # whether the images of a batch are moved alike
 
 
 def vgg_tasks(side: int, **options: Any) -> dict[str, Task]:
@@ -165,7 +168,7 @@ large_vit = partial(vit_network, patch=4, blocks=6, heads=3, dim=96)
 small_resnet = partial(resnet_network, side=SIDE // 2, filters=(16, 32, 64), blocks=1)
 large_resnet = partial(resnet_network, side=SIDE, filters=(16, 32, 64, 128), blocks=2)
 VIT_RATES, RESNET_RATES = (0.0003, 0.001, 0.003), (0.03, 0.1, 0.3)
-LARGE: dict[str, Any] = {"moved": moved_each, "examples": 5000, "epochs": 15}
+LARGE: dict[str, Any] = {"alike": False, "examples": 5000, "epochs": 15}
 SIZES = {
     "small": {
         "ViT": Task(VIT, small_vit, VIT_RATES, adamw),
@@ -189,7 +192,9 @@ def model(task: Task, method: str, steps: int, learning_rate: float) -> keras.Mo
             layer.momentum = 0.9
     factor = SIDE // network.input_shape[1]
     pooled = [keras.layers.AveragePooling2D(factor)] if factor > 1 else []
-    whole = keras.Sequential([keras.Input((SIDE, SIDE, 3)), standardization(), task.moved(), *pooled, network])
+    whole = keras.Sequential(
+        [keras.Input((SIDE, SIDE, 3)), standardization(), RandomShift(SHIFT, task.alike), *pooled, network]
+    )
     warm_up = max(1, steps // 10)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm_up), warmup_target=learning_rate, warmup_steps=warm_up

@@ -69,7 +69,7 @@ def test_training_images_are_mirrored_and_not_in_the_validation_part(made_up):
 
 def test_a_batch_is_moved_alike():
     x = np.random.default_rng(0).normal(size=(2, 6, 5, 3)).astype("float32")
-    shift = small_image_networks.RandomShift(2)
+    shift = small_image_networks.RandomShift(2, alike=True)
     np.testing.assert_array_equal(shift(x), x)
     padded = np.pad(x, [(0, 0), (2, 2), (2, 2), (0, 0)])
     windows = [padded[:, i : i + 6, j : j + 5] for i in range(5) for j in range(5)]
@@ -83,7 +83,7 @@ def test_a_batch_is_moved_alike():
 
 def test_each_image_is_moved_by_itself_by_whole_pixels():
     x = np.random.default_rng(0).normal(size=(20, 32, 32, 3)).astype("float32")
-    moved = np.asarray(small_image_networks.moved_each()(x, training=True))
+    moved = np.asarray(small_image_networks.RandomShift(4, alike=False)(x, training=True))
     padded = np.pad(x, [(0, 0), (4, 4), (4, 4), (0, 0)])
     places = set()
     for k in range(len(x)):
