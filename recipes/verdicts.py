@@ -118,15 +118,15 @@ def difference(
 
 
 def undecided(figure: str, task: str = "", method: str = "", baseline: str = "") -> Callable[[], Finding]:
-    """Returns the function of a claim for which no run is large enough, with what small networks have shown."""
+    """Returns the function of a claim for which no run is large enough, with what smaller networks have shown."""
 
     def find() -> Finding:
-        values = final(SMALL, task, "accuracy, %")
+        values = final(LARGE, task, "accuracy, %")
         if not {method, baseline} <= set(values):
             return Finding("undecided", figure)
         paired = Paired((values[method] - values[baseline]).dropna().to_numpy())
         low, high = paired.interval()
-        seen = f"{figure}; small networks {paired.mean:+.3g} ({low:+.3g} to {high:+.3g})"
+        seen = f"{figure}; smaller networks {paired.mean:+.3g} ({low:+.3g} to {high:+.3g})"
         return Finding("undecided", seen, f"{paired.detectable(0.05):.3g}")
 
     return find
@@ -155,6 +155,17 @@ def pooled(name: str, method: str, baseline: str, gain: float | None, suffix: st
         logs = pd.DataFrame({task: np.log(table[method] / table[baseline]) for task, table in run.items()}).dropna()
         finding = judged(Paired(logs.mean(axis=1), OVERLAP), gain and float(np.log(gain)), ratio=True)
         return replace(finding, figure=f"{finding.figure}; {', '.join(run)}")
+
+    return find
+
+
+def growth_with_the_batch(name: str, baseline: str) -> Callable[[], Finding]:
+    """Returns the function that compares the gains of GmP+IMN with batches of 64 and of 512, which share splits."""
+
+    def find() -> Finding:
+        tables = (final(name, f"VGG, batch {batch}", "accuracy, %") for batch in (64, 512))
+        small, large = (table["GmP+IMN"] - table[baseline] for table in tables)
+        return judged(Paired((large - small).to_numpy()), None, higher_is_better=True)
 
     return find
 
@@ -314,7 +325,8 @@ def refined(task: str, metric: str, overlap: float, higher_is_better: bool) -> C
 
 GEOMETRY, MATRICES, ENTROPY = "Chen and Ge (2024)", "Liu et al. (2024)", "Sun et al. (2024)"
 UCI_PAGE, LEVY, BANANA, ATLAS = "uci_regression", "levy_regression", "banana_classification", "basin_atlas"
-SMALL = "small_image_networks"
+SMALL, LARGE = "small_image_networks", "small_image_networks-large"
+IMAGE_NETWORKS = {"small": SMALL, "larger": LARGE}
 STARTS = {"the paper's start": "GmP", "the code's start": GMP}
 AUTHORS = " --protocol authors"
 COMMANDS = {
@@ -334,6 +346,7 @@ COMMANDS = {
     "imagenet_transformers": "python -m recipes.imagenet_transformers --data-dir FOLDER",
     "gpt2_dpo": "python -m recipes.gpt2_dpo --train hh-train.jsonl.gz --test hh-test.jsonl.gz --preset gpt2_base_en",
     SMALL: "python -m recipes.small_image_networks",
+    LARGE: "python -m recipes.small_image_networks --size large",
     "verdicts": "python -m recipes.verdicts",
 }
 # Pages of results under another name than that of the recipe; None for recipes that were not run at a useful size.
@@ -343,6 +356,7 @@ PAGES = {
     "imagenet_resnet": None,
     "imagenet_transformers": None,
     "cifar_tmaf": None,
+    LARGE: SMALL,
     "gpt2_dpo": None,
     "verdicts": None,
 }
@@ -492,14 +506,17 @@ def geometric_claims() -> list[Claim]:
             for place, batch in enumerate((256, 512, 1024)):
                 gain = methods["GmP+IMN"][place] - methods[baseline][place]
                 text = f"GmP+IMN has a higher {top} accuracy than {baseline}, VGG-6, batches of {batch}, in points"
-                small = (f"VGG, batch {batch}", "GmP+IMN", baseline) if top == "top-1" else ()
-                find = undecided(f"paper {gain:+.2f}", *small)
+                smaller = (f"VGG, batch {batch}", "GmP+IMN", baseline) if top == "top-1" else ()
+                find = undecided(f"paper {gain:+.2f}", *smaller)
                 found.append(claim(GEOMETRY, "ImageNet32 table", text, "imagenet32_vgg", find))
-    for batch in (64, 512):
+    for size, name in IMAGE_NETWORKS.items():
         for baseline in ("SP", "BN"):
-            text = f"GmP+IMN classifies better than {baseline}: small VGG-6 on CIFAR-10, batches of {batch}, in points"
-            find = difference(SMALL, f"VGG, batch {batch}", "GmP+IMN", baseline, "accuracy, %", None, 0, True)
-            found.append(claim(GEOMETRY, "general", text, SMALL, find))
+            for batch in (64, 512):
+                text = f"GmP+IMN classifies better than {baseline}: {size} VGG-6, batches of {batch}, in points"
+                find = difference(name, f"VGG, batch {batch}", "GmP+IMN", baseline, "accuracy, %", None, 0, True)
+                found.append(claim(GEOMETRY, "general", text, name, find))
+            text = f"The gain of GmP+IMN over {baseline} grows with the batch: {size} VGG-6, from 64 to 512, in points"
+            found.append(claim(GEOMETRY, "general", text, name, growth_with_the_batch(name, baseline)))
     return [
         *found,
         claim(
@@ -552,12 +569,13 @@ def matrix_claims() -> list[Claim]:
                 "mnist_classification", network, f"TMAF {form}", "ReLU", "accuracy, %", None, 10 / 15, True
             )
             found.append(claim(MATRICES, "MNIST", text, "mnist_classification", find))
-    for form in ("diagonal", "tri-diagonal"):
-        text = f"{form.capitalize()} TMAF classifies CIFAR-10 better than ReLU, small residual network, in points"
-        find = difference(SMALL, "ResNet", f"TMAF {form}", "ReLU", "accuracy, %", None, 0, True)
-        found.append(claim(MATRICES, "CIFAR-10", text, SMALL, find))
-    text = "TMAF classifies CIFAR-10 better than ReLU"
-    return [*found, claim(MATRICES, "CIFAR-10", text, "cifar_tmaf", undecided("no run of a useful size"))]
+    for size, name in IMAGE_NETWORKS.items():
+        for form in ("diagonal", "tri-diagonal"):
+            text = f"{form.capitalize()} TMAF classifies CIFAR-10 better than ReLU, {size} residual network, in points"
+            find = difference(name, "ResNet", f"TMAF {form}", "ReLU", "accuracy, %", None, 0, True)
+            found.append(claim(MATRICES, "CIFAR-10", text, name, find))
+    find = undecided("no run of a useful size", "ResNet", "TMAF diagonal", "ReLU")
+    return [*found, claim(MATRICES, "CIFAR-10", "TMAF classifies CIFAR-10 better than ReLU", "cifar_tmaf", find)]
 
 
 def entropy_claims() -> list[Claim]:
@@ -599,10 +617,11 @@ def entropy_claims() -> list[Claim]:
         text = f"CRReLU classifies better than GELU: {task} network, in points"
         find = difference(name, task, "CRReLU from 0.01", "GELU", "accuracy, %", None, overlap, True)
         found.append(claim(ENTROPY, "general", text, name, find))
-    for baseline, gain in {"GELU": 9.6, "PReLU": 1.6, "ReLU": None}.items():
-        text = f"CRReLU classifies better than {baseline}: small vision transformer on CIFAR-10, in points"
-        find = difference(SMALL, "ViT", "CRReLU", baseline, "accuracy, %", gain, 0, True)
-        found.append(claim(ENTROPY, "general", text, SMALL, find))
+    for size, of_size in IMAGE_NETWORKS.items():
+        for baseline, gain in {"GELU": 9.6, "PReLU": 1.6, "ReLU": None}.items():
+            text = f"CRReLU classifies better than {baseline}: {size} vision transformer on CIFAR-10, in points"
+            find = difference(of_size, "ViT", "CRReLU", baseline, "accuracy, %", gain, 0, True)
+            found.append(claim(ENTROPY, "general", text, of_size, find))
     for task, overlap in overlaps.items():
         text = f"Optimization during training lowers the standardized entropy: {task} network, in nats"
         find = refined(task, "standardized after", overlap, False)
@@ -624,8 +643,8 @@ def entropy_claims() -> list[Claim]:
     for (data, network), (gelu, crrelu) in table.items():
         recipe = "imagenet_transformers" if data == "ImageNet" else "cifar_transformers"
         text = f"CRReLU has a higher accuracy than GELU: {network} on {data}, in points"
-        small = ("ViT", "CRReLU", "GELU") if (data, network) == ("CIFAR-10", "ViT-Tiny") else ()
-        find = undecided(f"paper {crrelu - gelu:+.1f}, one run", *small)
+        smaller = ("ViT", "CRReLU", "GELU") if (data, network) == ("CIFAR-10", "ViT-Tiny") else ()
+        find = undecided(f"paper {crrelu - gelu:+.1f}, one run", *smaller)
         found.append(claim(ENTROPY, "image tables", text, recipe, find))
 
     def own_table() -> Finding:
@@ -684,8 +703,8 @@ are higher.
 - **refuted**: the interval excludes the gain that the paper claims or, where it gives no number, lies on the other side
   of 0; or the figures contradict the statement. A smaller gain may lie within the interval.
 - **not told apart**: the interval holds the claimed gain and 0, or no gain is claimed and the interval holds 0.
-- **undecided**: no run of this repository is large enough, or it is not finished. Short runs are shown where there
-  are any.
+- **undecided**: no run of this repository is large enough, or it is not finished. Runs of smaller networks are shown
+  where there are any.
 
 The smallest difference is the true difference that the run finds with a probability of 80 % at the level 0.05. Other
 comparisons of the results pages are not in this table. The claims on TMAF are judged at equal width, where networks
