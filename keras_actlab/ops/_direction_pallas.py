@@ -172,11 +172,8 @@ def direction(angles: jax.Array, size: tuple[int, int] = SIZE, interpret: bool =
 
     Args:
         angles: Array, (n - 1, units).
-        size: Largest number of rows and of columns that a program holds at once, powers of 2.
+        size: Number of rows and of columns that a program holds at once, powers of 2. They are not smaller for small
+            `angles`, because XLA (JAX 0.11) crashed on a tile of 2 x 1.
         interpret: Whether Pallas interprets the kernels, which works without a GPU, but is slow.
     """
-    height, width = (
-        min(most, pallas.next_power_of_2(n))
-        for most, n in zip(size, (angles.shape[0] + 1, angles.shape[1]), strict=True)
-    )
-    return _differentiable(angles, (height, width), interpret)
+    return _differentiable(angles, size, interpret)

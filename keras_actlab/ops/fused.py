@@ -22,7 +22,8 @@ def enable_fused_direction(enabled: bool = True) -> None:
     passes. Values are equal up to rounding, except that the kernel computes sines of angles beyond `2**16`, too, which
     the plain form clips on JAX.
 
-    The kernels are disabled at first, because they have never run on a GPU. Interpreters of Triton and Pallas ran them.
+    The kernels are disabled at first, because Triton needs a C compiler where the program runs, and because the kernel
+    for JAX has only been checked, but not timed. Both agreed with float64 on an NVIDIA H200.
 
     - The setting holds for programs that are traced afterwards. Call the function before `compile` and `fit`.
     - The plain form computes angles that are not on a GPU, second derivatives, exported programs and transforms of

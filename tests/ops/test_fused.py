@@ -1,4 +1,4 @@
-"""The kernels of the direction map, run by the interpreters of Triton and Pallas: none of these tests needs a GPU."""
+"""The kernels of the direction map, run by the interpreters of Triton and Pallas, or by a GPU if there is one."""
 
 import functools
 import math
@@ -15,6 +15,7 @@ from keras_actlab.ops import float64, fused
 from tests.backends import finite_differences, gradients, numpy
 
 BACKEND = keras.backend.backend()
+ON_GPU = fused._platform(BACKEND) in ("gpu", "cuda")
 on_jax = pytest.mark.skipif(BACKEND != "jax", reason="tests the kernel for JAX")
 on_torch = pytest.mark.skipif(BACKEND != "torch", reason="tests the kernel for PyTorch")
 
@@ -22,6 +23,8 @@ on_torch = pytest.mark.skipif(BACKEND != "torch", reason="tests the kernel for P
 @pytest.fixture(scope="module")
 def interpreted():
     """Returns the function that maps angles to directions with the backend's kernel, in tiles of a given size."""
+    if ON_GPU:
+        pytest.skip("the interpreters take arrays in the memory of the CPU")
     match BACKEND:
         case "tensorflow":
             pytest.skip("no kernel for TensorFlow")
@@ -84,6 +87,19 @@ def test_the_reference_is_the_gradient():
     np.testing.assert_allclose(gradient_of(angles, cotangent), expected, atol=1e-6)
 
 
+def check_against_float64(direction, n, units):
+    angles = angles_of(n, units)
+    cotangent = np.random.default_rng(0).standard_normal((n, units)).astype("float32")
+    wide = angles.astype("float64")
+    # The errors of n sines just below 1 add up. The plain form has them, too: 8,192 of them change the norm by 1e-5.
+    tolerance = 2e-6 + 3e-9 * n
+    found = numpy(direction(keras.ops.convert_to_tensor(angles)))
+    np.testing.assert_allclose(found, float64.angles_to_direction(wide), rtol=0, atol=tolerance)
+    (found,) = gradients(direction, angles, cotangent=cotangent)
+    expected = gradient_of(wide, cotangent.astype("float64"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
 def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
@@ -104,17 +120,13 @@ def slow(*values):
     ],
 )
 def test_against_float64(interpreted, n, units, size):
-    direction = interpreted(size) if size else interpreted()
-    angles = angles_of(n, units)
-    cotangent = np.random.default_rng(0).standard_normal((n, units)).astype("float32")
-    wide = angles.astype("float64")
-    # The errors of n sines just below 1 add up. The plain form has them, too: 8,192 of them change the norm by 1e-5.
-    tolerance = 2e-6 + 3e-9 * n
-    found = numpy(direction(keras.ops.convert_to_tensor(angles)))
-    np.testing.assert_allclose(found, float64.angles_to_direction(wide), rtol=0, atol=tolerance)
-    (found,) = gradients(direction, angles, cotangent=cotangent)
-    expected = gradient_of(wide, cotangent.astype("float64"))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    check_against_float64(interpreted(size) if size else interpreted(), n, units)
+
+
+@pytest.mark.skipif(not ON_GPU, reason="there is no GPU")
+@pytest.mark.parametrize(("n", "units"), [(2, 1), (3, 5), (64, 7), (577, 64), (1025, 1024), (8192, 1), (8192, 4096)])
+def test_a_gpu_agrees_with_float64(n, units):
+    check_against_float64(fused.direction_kernel(), n, units)
 
 
 def test_layers_use_the_kernel_in_half_precision(enabled):

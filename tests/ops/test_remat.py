@@ -315,7 +315,8 @@ class TestTorch:
                 *gradients(plain(function), x, *parameters, cotangent=cotangent),
             ]
             for one, other in zip(found, expected, strict=True):
-                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+                # A GPU adds the parts of a sum in any order.
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * max(1, np.abs(other).max()))
 
     def test_a_short_use_does_not_wait_for_the_compiler(self, monkeypatch):
         import torch
