@@ -14,6 +14,11 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     return dict(model._compile_config.config)
 
 
+def layers_without_jit(model: keras.Model) -> list[str]:
+    """Returns the names of the layers because of which Keras does not compile the steps of a compiled model."""
+    return [layer.name for layer in model._flatten_layers(include_self=False) if not layer.supports_jit]
+
+
 def metric_modes(model: keras.Model) -> dict[str, str | None]:
     """Returns, for each metric of a compiled model that has seen data, whether low values ("min") or high ones are
     better, or None if Keras does not state it. Keras' `EarlyStopping(mode="auto")` reads the same attribute.

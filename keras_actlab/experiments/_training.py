@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_actlab._private.keras_compile import layers_without_jit
 from keras_actlab.experiments._arrays import as_arrays
 from keras_actlab.experiments._description import describe
 from keras_actlab.experiments.comparison import Comparison, Fit
@@ -123,6 +124,12 @@ def _train_one(comparison: Comparison, fit: Fit, history: bool) -> dict[str, Any
     split = comparison.split(fit.split)
     data = split.of_stage(fit.stage, fit.seed)
     model, callbacks = _build(comparison, fit)  # after the data, which may draw random numbers
+    if keras.backend.backend() == "jax" and (slow := layers_without_jit(model)):
+        warnings.warn(
+            f"{fit.method}: JAX does not compile the training step, which then takes many times as long, because of "
+            f"layers that Keras does not allow to be compiled: {', '.join(slow)}",
+            stacklevel=2,
+        )
     if comparison.fit is not None:
         _refuse(callbacks, fit)
         found, seconds = _checked(comparison, fit, comparison.fit(model, fit, *data))

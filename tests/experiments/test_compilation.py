@@ -2,8 +2,11 @@ import os
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
+from sklearn.metrics import root_mean_squared_error
 
+from keras_actlab import experiments
 from keras_actlab.experiments._compilation import VARIABLE, compiled_once
 
 JAX = keras.backend.backend() == "jax"
@@ -53,3 +56,19 @@ def test_other_backends_are_left_alone(monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     with compiled_once():
         assert VARIABLE not in os.environ
+
+
+@pytest.mark.skipif(not JAX, reason="TensorFlow compiles in part, PyTorch does not compile by itself")
+def test_a_training_step_that_is_not_compiled_is_named(tmp_path):
+    def network():
+        layers = [keras.layers.RandomRotation(0.1, name="turned"), keras.layers.Flatten(), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((4, 4, 1)), *layers])
+        model.compile("sgd", "mse")
+        return model
+
+    x, y = np.ones((6, 4, 4, 1), "float32"), np.ones((6, 1), "float32")
+    description = experiments.Comparison(
+        "turned", {"SP": network}, experiments.Split((x, y), None, (x, y)), {"RMSE": root_mean_squared_error}, epochs=1
+    )
+    with pytest.warns(UserWarning, match="SP: JAX does not compile the training step.* compiled: turned$"):
+        experiments.run(description, tmp_path / "results.jsonl", progress=False)
