@@ -130,9 +130,8 @@ class RandomShift(keras.Layer):
         padded = keras.ops.pad(images, [(0, 0), (self.most, self.most), (self.most, self.most), (0, 0)])
         if self.alike:
             return keras.ops.slice(padded, (0, drawn[0, 0], drawn[1, 0], 0), keras.ops.shape(images))
-        rows, columns = (
-            first[:, None] + keras.ops.arange(size) for first, size in zip(drawn, (height, width), strict=True)
-        )
+        rows = drawn[0][:, None] + keras.ops.arange(height)
+        columns = drawn[1][:, None] + keras.ops.arange(width)
         moved = keras.ops.take_along_axis(padded, rows[:, :, None, None], axis=1)
         return keras.ops.take_along_axis(moved, columns[:, None, :, None], axis=2)
 
@@ -168,7 +167,7 @@ large_vit = partial(vit_network, patch=4, blocks=6, heads=3, dim=96)
 small_resnet = partial(resnet_network, side=SIDE // 2, filters=(16, 32, 64), blocks=1)
 large_resnet = partial(resnet_network, side=SIDE, filters=(16, 32, 64, 128), blocks=2)
 VIT_RATES, RESNET_RATES = (0.0003, 0.001, 0.003), (0.03, 0.1, 0.3)
-LARGE: dict[str, Any] = {"alike": False, "examples": 5000, "epochs": 15}
+LARGE_CONVOLUTIONAL: dict[str, Any] = {"alike": False, "examples": 5000, "epochs": 15}
 SIZES = {
     "small": {
         "ViT": Task(VIT, small_vit, VIT_RATES, adamw),
@@ -176,9 +175,9 @@ SIZES = {
         "ResNet": Task(RESNET, small_resnet, RESNET_RATES),
     },
     "large": {
-        "ViT": Task(VIT, large_vit, VIT_RATES, adamw, **LARGE | {"batch_size": 128, "examples": 10_000, "epochs": 20}),
-        **vgg_tasks(SIDE, **LARGE),
-        "ResNet": Task(RESNET, large_resnet, RESNET_RATES, **LARGE),
+        "ViT": Task(VIT, large_vit, VIT_RATES, adamw, batch_size=128, examples=10_000, epochs=20, alike=False),
+        **vgg_tasks(SIDE, **LARGE_CONVOLUTIONAL),
+        "ResNet": Task(RESNET, large_resnet, RESNET_RATES, **LARGE_CONVOLUTIONAL),
     },
 }
 TASKS = list(SIZES["small"])
@@ -266,7 +265,7 @@ def run(
         task.batch_size,
         data=lambda split: draw(1 + split, task.examples, folder, validate=False),
         splits=splits,
-        independent_splits=True,  # two of them share a fifth of the images at the most
+        independent_splits=task.examples <= 10_000,  # two of them share a fifth of the images at the most
     )
     experiments.run(final, path, jobs)
     return experiments.load(path), experiments.load(choices)

@@ -1,4 +1,4 @@
-"""What `keras.Model.compile` was given, and the direction of metrics.
+"""What `keras.Model.compile` was given, what prevents compilation, and the direction of metrics.
 
 Read in Keras 3.15.1 (`keras/src/trainers/trainer.py`, `keras/src/callbacks/monitor_callback.py`). Keras returns the
 arguments of `compile` in serialized form only, which custom losses and metrics do not have unless they are registered.
@@ -15,8 +15,8 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
 
 
 def layers_without_jit(model: keras.Model) -> list[str]:
-    """Returns the names of the layers because of which Keras does not compile the steps of a compiled model."""
-    return [layer.name for layer in model._flatten_layers(include_self=False) if not layer.supports_jit]
+    """Returns the names of the layers, or of the model itself, for which Keras compiles no training step by itself."""
+    return [layer.name for layer in model._flatten_layers() if not layer.supports_jit]
 
 
 def metric_modes(model: keras.Model) -> dict[str, str | None]:

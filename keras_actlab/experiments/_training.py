@@ -124,19 +124,24 @@ def _train_one(comparison: Comparison, fit: Fit, history: bool) -> dict[str, Any
     split = comparison.split(fit.split)
     data = split.of_stage(fit.stage, fit.seed)
     model, callbacks = _build(comparison, fit)  # after the data, which may draw random numbers
-    if keras.backend.backend() == "jax" and (slow := layers_without_jit(model)):
-        warnings.warn(
-            f"{fit.method}: JAX does not compile the training step, which then takes many times as long, because of "
-            f"layers that Keras does not allow to be compiled: {', '.join(slow)}",
-            stacklevel=2,
-        )
     if comparison.fit is not None:
         _refuse(callbacks, fit)
         found, seconds = _checked(comparison, fit, comparison.fit(model, fit, *data))
         seconds = seconds or [(time.perf_counter() - began) / fit.epochs]
         return _row(comparison, fit, found, history) | _costs(model, began, seconds)
+    _warn_unless_compiled(model, fit)
     (row,) = _in_blocks(comparison, [fit], _Single(comparison, fit, split, data, model, callbacks), began, history)
     return row
+
+
+def _warn_unless_compiled(model: keras.Model, fit: Fit) -> None:
+    slow = [] if model.jit_compile or model.run_eagerly else layers_without_jit(model)
+    if keras.backend.backend() == "jax" and slow:
+        warnings.warn(
+            f"{fit.method}: JAX does not compile the training step, which then takes many times as long, because of "
+            f"layers that Keras does not allow to be compiled: {', '.join(slow)}",
+            stacklevel=2,
+        )
 
 
 def _fit_group(comparison: Comparison, fits: Sequence[Fit], history: bool) -> list[dict[str, Any]]:

@@ -303,6 +303,8 @@ class TestTorch:
         "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in FUNCTIONS]
     )
     def test_large_inputs_are_compiled(self, name, monkeypatch):
+        import torch
+
         monkeypatch.setattr(remat, "MIN_SIZE", 1)
         monkeypatch.setattr(remat, "COMPILE_AFTER", 0)
         function, *parameters = FUNCTIONS[name]
@@ -316,7 +318,8 @@ class TestTorch:
             ]
             for one, other in zip(found, expected, strict=True):
                 # A GPU adds the parts of a sum in any order.
-                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * max(1, np.abs(other).max()))
+                scale = max(1, np.abs(other).max()) if torch.cuda.is_available() else 1
+                np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * scale)
 
     def test_a_short_use_does_not_wait_for_the_compiler(self, monkeypatch):
         import torch
