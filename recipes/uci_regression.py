@@ -52,15 +52,16 @@ RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 METHODS = ("SP", "WN", "BN", "GmP", "GmP, code's start")
 EPOCHS = 2000
 # From the authors' protocol to ours, each step on top of those before it: the loss, whether targets are standardized,
-# and whether the learning rate follows a cosine. Test data choose the best epoch in all of them.
+# whether the learning rate follows a cosine, and the batch size. Test data choose the best epoch in all of them.
 STEPS = {
-    "authors": ("mae", False, False),
-    "squared error": ("mse", False, False),
-    "standardized targets": ("mse", True, False),
-    "cosine": ("mse", True, True),
+    "authors": ("mae", False, False, 1024),
+    "squared error": ("mse", False, False, 1024),
+    "standardized targets": ("mse", True, False, 1024),
+    "cosine": ("mse", True, True, 1024),
+    "full batches": ("mse", True, True, None),
 }
-# The step after these, with full batches instead of batches of 1,024. Test data choose nothing in it, nor in the last
-# one, our protocol, where validation data choose the learning rate, too.
+# The step after these. Test data choose nothing in it, nor in the last one, our protocol, where validation data choose
+# the learning rate, too.
 CHOSEN_EPOCH = "validation chooses the epoch"
 
 
@@ -172,7 +173,7 @@ def authors_comparison(
 ) -> experiments.Comparison:
     """Describes the comparison on one data set by the authors' protocol, or by a step from it to ours."""
     x, y = load(name, folder)
-    loss, standardize, cosine = STEPS[step]
+    loss, standardize, cosine, batch_size = STEPS[step]
 
     def data(split: int) -> experiments.Split:
         train, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=split)
@@ -188,7 +189,12 @@ def authors_comparison(
         epochs=4 if smoke else EPOCHS if cosine else 5000,
         vectorize=20,
         fit=authors.Authors(
-            "RMSE", authors.root_mean_squared, authors.mean_squared, standardize=standardize, cosine=cosine
+            "RMSE",
+            authors.root_mean_squared,
+            authors.mean_squared,
+            batch_size=batch_size or len(y),
+            standardize=standardize,
+            cosine=cosine,
         ),
     )
 

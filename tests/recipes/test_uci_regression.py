@@ -82,21 +82,23 @@ def test_every_step_changes_one_thing(folder):
         ", squared error",
         ", standardized targets",
         ", cosine",
+        ", full batches",
         ", validation chooses the epoch",
         "",
     ]
     losses = [build(0.01).loss if searched else build().loss for _, build, _, searched in found]
-    assert losses == ["mae"] + ["mse"] * 5
-    assert [fit and (fit.standardize, fit.cosine) for *_, fit, _ in found] == [
-        (False, False),
-        (False, False),
-        (True, False),
-        (True, True),
+    assert losses == ["mae"] + ["mse"] * 6
+    assert [fit and (fit.standardize, fit.cosine, fit.batch_size) for *_, fit, _ in found] == [
+        (False, False, 1024),
+        (False, False, 1024),
+        (True, False, 1024),
+        (True, True, 1024),
+        (True, True, 308),
         None,
         None,
     ]
     assert {each.splits for each in steps} == {20}
-    assert float(steps[4].methods["SP at 0.1"]().optimizer.learning_rate) == pytest.approx(0.1)
+    assert float(steps[5].methods["SP at 0.1"]().optimizer.learning_rate) == pytest.approx(0.1)
 
 
 def test_the_figure_of_the_steps_shows_ratios():
@@ -118,7 +120,7 @@ def test_the_figure_of_the_steps_shows_ratios():
                 rows.append(row | {"hyperparameters": {}, "metrics": {"RMSE": error}, "failure": None})
     (ax,) = uci_regression.steps_figure(experiments.Results([*records, {"rows": rows}])).axes
     drawn = [line.get_ydata().item() for line in ax.lines if line.get_marker() == "o"]
-    ratios = 0.9 - np.arange(6) / 10
+    ratios = 0.9 - np.arange(7) / 10
     np.testing.assert_allclose(drawn, [*ratios, *(2 * ratios[:-1])], rtol=1e-3)
 
 
