@@ -670,7 +670,7 @@ def verdicts() -> pd.DataFrame:
     claims = [*geometric_claims(), *matrix_claims(), *entropy_claims()]
     findings = [each.find() for each in claims]
     pages = [PAGES.get(each.page) or each.page for each in claims]
-    for page in set(pages):
+    for page in dict.fromkeys(pages):
         tested = [k for k, finding in enumerate(findings) if pages[k] == page and finding.p is not None]
         corrected = stats.false_discovery_control([findings[k].p for k in tested]) if tested else []
         for k, p in zip(tested, corrected, strict=True):

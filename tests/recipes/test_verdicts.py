@@ -125,3 +125,14 @@ def test_the_entropies_that_are_computed_here():
     for change, epsilon in found:
         expected = np.log(1 + float(epsilon) * (1 - positive**2) * np.exp(-(positive**2) / 2)).mean()
         assert float(change) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_growth_of_a_gain_is_that_of_the_rows():
+    rows = pd.read_csv(verdicts.RESULTS / "small_image_networks-large.csv")
+    accuracy = rows.set_index(["task", "method", "split"])["accuracy, %"]
+    gain = accuracy.xs("GmP+IMN", level="method") - accuracy.xs("SP", level="method")
+    expected = stats.ttest_rel(gain["VGG, batch 512"].to_numpy(), gain["VGG, batch 64"].to_numpy())
+    low, high = expected.confidence_interval(0.95)
+    *_, figure, _, _ = cells("gain of GmP+IMN over SP grows with the batch: larger VGG-6")
+    mean = (gain["VGG, batch 512"] - gain["VGG, batch 64"]).mean()
+    assert figure == f"{mean:+.3g} ({low:+.3g} to {high:+.3g})"
